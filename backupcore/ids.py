@@ -1,0 +1,58 @@
+"""Names: of clients, sources, dumps, runs, servers. What is not a name never becomes a path.
+
+Here live making and checking of names; not time arithmetic (clock) and not the file names
+inside a dump (image.layout).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import NamedTuple, Optional
+
+from .errors import RequestError
+
+# What may be a folder on any target, an Ansible host name, an S3 key and a word of the command line.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+DUMP_NAME = re.compile(r"([0-9]{8}T[0-9]{6}Z)-L([0-9])-([0-9a-f]{8})\Z")
+
+
+class DumpName(NamedTuple):
+    """The parts of a dump's name: stamp is UTC to the second, level 0-9, token 8 hex digits."""
+
+    stamp: str
+    level: int
+    token: str
+
+
+def is_name(text: str) -> bool:
+    """Whether text may name a client, a source or a target."""
+    return bool(NAME.match(text)) and ".." not in text
+
+
+def check_name(text: str, what: str) -> str:
+    """Returns text; raises RequestError when it cannot be the name of a `what`."""
+    if not is_name(text):
+        raise RequestError(f"{text!r} cannot name a {what}", "letters, digits, '.', '_' and '-' make a name")
+    return text
+
+
+def new_dump_name(stamp: str, level: int) -> str:
+    """`<UTC time>-L<level>-<8 random hex>`, the name and folder of a dump; stamp from clock.stamp()."""
+    return f"{stamp}-L{level}-{secrets.token_hex(4)}"
+
+
+def parse_dump_name(text: str) -> Optional[DumpName]:
+    """The parts of a dump's name, None when text is none."""
+    match = DUMP_NAME.match(text)
+    return DumpName(match.group(1), int(match.group(2)), match.group(3)) if match else None
+
+
+def new_run_id(stamp: str) -> str:
+    """`<UTC time>-<4 random hex>`."""
+    return f"{stamp}-{secrets.token_hex(2)}"
+
+
+def new_server_id() -> str:
+    """16 random hex digits."""
+    return secrets.token_hex(8)

@@ -1,0 +1,1 @@
+"""Floor 3: history in, tonight's levels out. Pure functions."""

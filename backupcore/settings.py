@@ -1,0 +1,120 @@
+"""What the administrator wants, as plain frozen records handed down to every room.
+
+Here live the records; reading and checking YAML lives in ``backupcore.app.config``. Sizes are bytes,
+durations seconds. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, Optional, Tuple
+
+
+@dataclass(frozen=True)
+class HoldingDisk:
+    """A fast local folder where dumps land; use: bytes it may take, negative: bytes to leave free."""
+
+    path: Path
+    use: int
+
+
+@dataclass(frozen=True)
+class CopyRule:
+    """One copy a policy asks for. dumps: all, full or incremental. keep is read by retention."""
+
+    target: str
+    dumps: str = "all"
+    every: Optional[str] = None
+    window: Optional[str] = None
+    rate: Optional[str] = None
+    keep: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a source wants. compress: none, gzip, zstd, zstd:LEVEL, gzip:LEVEL; rpo in seconds.
+
+    gzip_fallback: a client without zstd may send gzip (reported).
+    """
+
+    name: str
+    compress: str = "zstd"
+    gzip_fallback: bool = True
+    encrypt: str = "none"
+    copies: Tuple[CopyRule, ...] = ()
+    rpo: float = 26 * 3600.0
+    keep_on_holding: int = 1
+    part_size: int = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing on a client that is dumped; options are those its source driver declares (path, exclude, …)."""
+
+    client: str
+    name: str
+    type: str
+    policy: Policy
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A machine. transport: ssh or local. presence: always or roaming.
+
+    agent_*: where the role put things on the client; the defaults are the contract.
+    """
+
+    name: str
+    sources: Mapping[str, Source]
+    transport: str = "ssh"
+    address: str = ""
+    port: int = 22
+    user: str = "stowage"
+    presence: str = "always"
+    agent_python: str = "/usr/bin/python3"
+    agent: str = "/usr/local/lib/stowage/agent.pyz"
+    agent_config: str = "/etc/stowage/agent.json"
+    state: str = "present"  # retired: its images stay, nothing is dumped
+    ignore: Mapping[str, str] = field(default_factory=dict)  # path no source covers: reason
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """A place that keeps images; options are those its target driver declares."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EventSettings:
+    """Who is told what happened; options are those its event driver declares."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration, checked. file: the stowage.yml it came from."""
+
+    file: Path
+    state: Path
+    keys: Path
+    holding: Tuple[HoldingDisk, ...]
+    cycle_days: float
+    targets: Mapping[str, TargetSettings]
+    policies: Mapping[str, Policy]
+    clients: Mapping[str, Client]
+    events: Mapping[str, EventSettings] = field(default_factory=dict)
+    dumps_at_once: int = 4
+    copies_at_once: int = 4
+    connect_timeout: float = 30.0
+    silence_timeout: float = 300.0
+    known_hosts: Path = Path("/etc/stowage/known_hosts.d")  # one file a client
+    ssh_key: Path = Path("/etc/stowage/ssh/id_ed25519")
+    ssh_program: str = "ssh"

@@ -1,0 +1,150 @@
+"""The agent's protocol: messages over a byte stream, and what may stand in them.
+
+Here live framing, limits and the packing of the few binary messages, for both sides; what a side does
+with a message lives in agent/, dump/ and restore/. The other side is hostile until checked: every
+length is checked before a byte of it is read. The conversation is written down in docs/format.md.
+
+A message is one byte of kind, four bytes of length (big endian), the payload. The server speaks first,
+HELLO then REQUEST at once, so that a dump costs one round trip.
+
+    dump      S: HELLO REQUEST [STATE… END]     A: HELLO START (INDEX|FRAME|STATE|NOTE|PROGRESS)… DONE
+    restore   S: HELLO REQUEST                  A: HELLO START
+              S: (EXPECT|FRAME|ARCHIVE)… END    A: (NOTE|PROGRESS)… DONE
+    survey    S: HELLO REQUEST                  A: HELLO DONE
+    any time the agent may end with ERROR instead
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
+
+from .errors import StowageError, WireError, by_code
+
+PROTOCOL = 1
+
+HELLO = b"H"  # JSON {"protocol": 1, "version": "0.1.0"}; the agent's: also python, zstd, root, client, sources
+REQUEST = b"Q"  # JSON {"request": "dump"|"restore"|"survey", …}
+START = b"S"  # JSON, the agent accepts; for a dump: {"codec", "begun_ns", "source"}
+STATE = b"s"  # one or more whole state blocks, compressed; opaque to the server
+INDEX = b"i"  # one compressed frame of whole index lines
+FRAME = b"f"  # FrameHead, then the stored bytes of the frame
+ARCHIVE = b"a"  # plain bytes of an archive
+EXPECT = b"x"  # SHA-256 digests, 32 bytes each, of the next regular files with content in the archive
+NOTE = b"n"  # JSON {"level": "warning"|"info", "path": escaped, "message": …}
+PROGRESS = b"p"  # JSON {"entries", "bytes"}; at least every 10 s, also while nothing else moves
+END = b"."  # empty: no more STATE, or no more archive
+DONE = b"d"  # JSON, the totals
+ERROR = b"e"  # JSON {"code", "message", "hint"}
+
+JSON_LIMIT = 4 << 20
+DATA_LIMIT = 16 << 20
+_JSON = frozenset((HELLO, REQUEST, START, NOTE, PROGRESS, DONE, ERROR))
+_DATA = frozenset((STATE, INDEX, FRAME, ARCHIVE, EXPECT))
+_HEAD = struct.Struct(">cI")
+_FRAME = struct.Struct(">HIQIB")
+
+CONTINUES = 1  # FrameHead.flags: the frame begins inside a member
+LAST = 2  # FrameHead.flags: the last frame of the archive
+
+
+class FrameHead(NamedTuple):
+    """What stands before a frame's stored bytes: part 0…, frame number in the dump 0…, its place in the archive."""
+
+    part: int
+    number: int
+    offset: int
+    length: int
+    flags: int
+
+
+def pack_frame_head(head: FrameHead) -> bytes:
+    """The bytes before a frame's stored bytes in a FRAME message."""
+    return _FRAME.pack(*head)
+
+
+def unpack_frame(payload: bytes) -> Tuple[FrameHead, memoryview]:
+    """Head and stored bytes of a FRAME message. Raises WireError."""
+    if len(payload) < _FRAME.size:
+        raise WireError("a frame without its head came over the wire")
+    return FrameHead(*_FRAME.unpack_from(payload)), memoryview(payload)[_FRAME.size :]
+
+
+class Channel:
+    """Messages over two byte streams (`reader.read(n)`, `writer.write`, `writer.flush`).
+
+    peer names the other side in errors. Not thread-safe for two senders or two receivers; one thread may
+    send while another receives.
+    """
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO, peer: str = "the other side"):
+        self.reader = reader
+        self.writer = writer
+        self.peer = peer
+
+    def send(self, kind: bytes, *payloads: bytes) -> None:
+        """Sends one message whose payload is all payloads joined. Raises OSError when the line is cut."""
+        self.writer.write(_HEAD.pack(kind, sum(map(len, payloads))))
+        for payload in payloads:
+            self.writer.write(payload)
+
+    def send_json(self, kind: bytes, value: Dict[str, Any]) -> None:
+        """Sends one JSON message and flushes."""
+        self.send(kind, json.dumps(value, separators=(",", ":")).encode("ascii"))
+        self.writer.flush()
+
+    def flush(self) -> None:
+        """Flushes the stream."""
+        self.writer.flush()
+
+    def receive(self) -> Tuple[bytes, bytes]:
+        """The next message (kind, payload). Raises WireError for garbage, a wrong length or an early end."""
+        head = self._read(_HEAD.size)
+        kind, length = _HEAD.unpack(head)
+        limit = JSON_LIMIT if kind in _JSON else DATA_LIMIT if kind in _DATA else 0 if kind == END else -1
+        if limit < 0:
+            raise WireError("%s sent something that is not Stowage's protocol" % self.peer)
+        if length > limit:
+            raise WireError("%s sent a message of %d bytes, the limit is %d" % (self.peer, length, limit))
+        return kind, self._read(length)
+
+    def _read(self, count: int) -> bytes:
+        data = self.reader.read(count) if count else b""
+        while data is not None and 0 < len(data) < count:  # unbuffered streams read less
+            more = self.reader.read(count - len(data))
+            if not more:
+                break
+            data += more
+        if data is None or len(data) < count:
+            raise WireError("the line to %s was cut" % self.peer)
+        return data
+
+    def expect(self, *kinds: bytes) -> Tuple[bytes, Any]:
+        """The next message, which must be of one of kinds; JSON comes decoded.
+
+        Raises WireError, or the agent's own error when it sent one.
+        """
+        kind, payload = self.receive()
+        if kind == ERROR:
+            raise received_error(self.json(payload))
+        if kind not in kinds:
+            raise WireError("%s sent %r out of turn" % (self.peer, kind))
+        return kind, self.json(payload) if kind in _JSON else payload
+
+    def json(self, payload: bytes) -> Dict[str, Any]:
+        """The object in a JSON payload. Raises WireError."""
+        try:
+            value = json.loads(payload.decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise WireError("%s sent JSON that cannot be read" % self.peer) from None
+        if not isinstance(value, dict):
+            raise WireError("%s sent JSON that is no object" % self.peer)
+        return value
+
+
+def received_error(value: Dict[str, Any], client: str = "", source: Optional[str] = "") -> StowageError:
+    """The error an ERROR message tells of, as one to raise here; texts are as hostile as the sender."""
+    cls = by_code(str(value.get("code", "")))
+    message, hint = (str(value.get(name, ""))[:2000] for name in ("message", "hint"))
+    return cls(message or "failed", hint, client=client, source=source or "")

@@ -1,0 +1,32 @@
+"""Floor 0, the contracts: what a source, target, snapshot or event driver must hold.
+
+Installs as ``backupcore.hookspecs``. A third party imports only this: the records and exceptions of
+each contract, and ``hookimpl``. Nothing here imports the engine.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+PROJECT = "stowage"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+from .events import Event, EventDriver, EventError  # noqa: E402
+from .sources import SourceDriver, SourceError  # noqa: E402
+from .spec import StowageSpec  # noqa: E402
+from .targets import (  # noqa: E402
+    Finding,
+    Stored,
+    Target,
+    TargetCapabilities,
+    TargetContext,
+    TargetDriver,
+    TargetError,
+)
+
+__all__ = [
+    "PROJECT", "Event", "EventDriver", "EventError", "Finding", "SourceDriver", "SourceError", "Stored",
+    "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
+    "hookimpl", "hookspec",
+]  # fmt: skip

@@ -1,0 +1,139 @@
+"""The target contract: a place that keeps files by name.
+
+A target knows names, sizes and bytes; nothing of images. Every method may be called from several
+threads at once, may be called again after a failure, and raises TargetError and nothing else when
+the place refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
+
+
+class TargetError(Exception):
+    """The place cannot be reached or refuses. hint: the next step; retry: whether trying again may help."""
+
+    def __init__(self, message: str, hint: str = "", retry: bool = False):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry = retry
+
+
+@dataclass(frozen=True)
+class TargetCapabilities:
+    """What a target can do; the engine asks these, never names.
+
+    ranged_reads: read() of a range costs about that range. overwrite_protection: put(if_absent=True) is
+    refused by the place itself. own_checksums: the place computes and refuses wrong checksums by itself,
+    so that a finished put is verified; else the engine reads the copy back. delete: delete() works.
+    lock: files can be locked against deletion for a time.
+    """
+
+    ranged_reads: bool = True
+    overwrite_protection: bool = False
+    own_checksums: bool = False
+    delete: bool = True
+    lock: bool = False
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file at the target: its name below the target's root, its size in bytes, its time in ns (0 unknown)."""
+
+    name: str
+    size: int
+    modified_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of probe(): ok, a short name, what was found, and the next step when not ok.
+
+    warning: worth knowing, no failure (for instance a server that ignores If-None-Match).
+    """
+
+    ok: bool
+    name: str
+    message: str
+    hint: str = ""
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """What the engine gives a driver: the target's name, the server's id, a folder of its own (0700)."""
+
+    name: str
+    server_id: str
+    folder: Path
+
+
+class Target(Protocol):
+    """An open target."""
+
+    capabilities: TargetCapabilities
+
+    def put(
+        self,
+        name: str,
+        path: Path,
+        *,
+        if_absent: bool = False,
+        resume: Optional[Mapping[str, Any]] = None,
+        checkpoint: Optional[Callable[[Mapping[str, Any]], None]] = None,
+        progress: Optional[Callable[[int], None]] = None,
+    ) -> Stored:
+        """Stores the file at path as name, whole or not at all, durable when it returns.
+
+        if_absent: raise TargetError when name exists (as far as the place can tell). resume: what
+        checkpoint was last given for this file in an earlier try (may be stale: then start anew).
+        checkpoint(state): called whenever an own piece of work is safe; state is JSON-ready.
+        progress(n): n more bytes are sent.
+        """
+        ...
+
+    def read(self, name: str, offset: int = 0, length: Optional[int] = None) -> Iterator[bytes]:
+        """Bytes of name from offset, length of them (None: to the end), in pieces. Missing: TargetError."""
+        ...
+
+    def stat(self, name: str) -> Optional[Stored]:
+        """The file, None when there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[Stored]:
+        """All files whose name begins with prefix, in order of their names' bytes."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Removes name; no error when there is none."""
+        ...
+
+    def probe(self) -> Iterator[Finding]:
+        """Proves write, read, range, list, delete and what capabilities promise, with small files of its own."""
+        ...
+
+    def clean(self, older_than_ns: int) -> int:
+        """Removes half-made uploads begun before that time; returns how many."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the target holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetDriver:
+    """A kind of target.
+
+    type: the word in the configuration. options: a pydantic model class (extra="forbid") of its options.
+    open(options, context) returns a Target without any network access where it can.
+    """
+
+    type: str
+    summary: str
+    options: type
+    open: Callable[[Any, TargetContext], Target]
+    secrets: tuple = field(default=())  # names of options that are secret: never shown, never in argv
