@@ -1,0 +1,102 @@
+"""Where the server keeps what belongs to the catalog, below its state folder.
+
+    catalog.sqlite                               the catalog
+    server-id                                    who this server is, in every manifest and on every target
+    index/<client>/<source>/<dump>.tsv[.zst|.gz] the index of each dump, as it is in the image
+    state/<client>/<source>/<dump>.state         state blocks for the next incremental, as the agent made them
+    runs/<run>.json, .sig                        signed records of runs
+    pending/<dump>.json                          rows of dumps that are whole but not yet in the catalog
+    run.lock  status.json                        the run that is at work
+
+Here live names only (and the server's id, which is made once); nothing here opens the catalog.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .. import files, ids
+from ..errors import CatalogError
+
+
+def source_folder(source: str, segment: str = "") -> str:
+    """The folder name of a source: `<source>[.<segment>]`."""
+    return f"{source}.{segment}" if segment else source
+
+
+def catalog_file(state: Path) -> Path:
+    """The database."""
+    return Path(state) / "catalog.sqlite"
+
+
+def index_folder(state: Path, client: str, source: str, segment: str = "") -> Path:
+    """The folder of a source's indexes; a file in it is `<dump>.tsv` and the suffix of the dump's codec."""
+    return Path(state) / "index" / client / source_folder(source, segment)
+
+
+def find_index(state: Path, client: str, source: str, dump: str, segment: str = "") -> Path | None:
+    """The index file of a dump on this server, whatever its codec; None when it has to be fetched again."""
+    folder = index_folder(state, client, source, segment)
+    for suffix in (".tsv.zst", ".tsv.gz", ".tsv"):
+        path = folder / (dump + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def state_folder(state: Path, client: str, source: str, segment: str = "") -> Path:
+    """The folder of a source's state blocks."""
+    return Path(state) / "state" / client / source_folder(source, segment)
+
+
+def run_record(state: Path, run: str) -> Path:
+    """The signed record of a run; its signature has .sig instead of .json."""
+    return Path(state) / "runs" / (run + ".json")
+
+
+def pending_folder(state: Path) -> Path:
+    """Rows of dumps on their way into the catalog."""
+    return Path(state) / "pending"
+
+
+def lock_file(state: Path) -> Path:
+    """Locked by the run that is at work."""
+    return Path(state) / "run.lock"
+
+
+def status_file(state: Path) -> Path:
+    """What the run at work is doing."""
+    return Path(state) / "status.json"
+
+
+def server_id(state: Path) -> str:
+    """This server's id, made at the first call. It outlives the catalog: images carry it."""
+    path = Path(state) / "server-id"
+    for _attempt in range(2):
+        try:
+            text = path.read_text("ascii").strip()
+        except FileNotFoundError:
+            _make_server_id(path)
+            continue
+        except (OSError, ValueError) as error:
+            raise CatalogError(f"{path} cannot be read: {error}") from None
+        if len(text) != 16 or set(text) - set("0123456789abcdef"):
+            raise CatalogError(f"{path} is no server id", "put the 16 hex digits back that stand in any manifest.json")
+        return text
+    raise CatalogError(f"{path} cannot be made")
+
+
+def _make_server_id(path: Path) -> None:
+    # linked into place: it is there whole or not at all, and the first of two makers wins
+    files.make_folder(path.parent)
+    mine = ids.new_server_id()
+    temporary = path.with_name(f"server-id.{mine}.tmp")
+    files.write_synced(temporary, (mine + "\n").encode())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)
+    files.sync_folder(path.parent)

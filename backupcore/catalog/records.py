@@ -1,0 +1,108 @@
+"""The rows of the catalog as frozen records.
+
+Here live the records only, so that a room can name a row without loading a database; reading and
+writing them is catalog.store. Times are nanoseconds since 1970, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Mapping, Optional, Tuple
+
+# What a run ends with, worst last.
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+
+# The life of a copy (design, "Staging").
+COPY_STATES = ("wanted", "copying", "done", "verified", "failed", "expired")
+
+
+@dataclass(frozen=True)
+class DumpRow:
+    """A dump whose image is whole, synced and signed.
+
+    id: its name. segment: "" for a whole source. base: the dump it holds the changes since, None for a full.
+    previous: the source's dump before it. holding: absolute folder on a holding disk, None when it left it.
+    state: file name of its state blocks below <state>/state/<client>/<source>/, None when there are none.
+    options: what decided its content on the client (path, include, exclude, one_file_system); empty: unknown.
+    notes: what a person should know about it. damaged: some copy of it was found broken and none is known good.
+    """
+
+    id: str
+    client: str
+    source: str
+    segment: str
+    type: str
+    path: str
+    level: int
+    counter: int
+    begun_ns: int
+    ended_ns: int
+    base: Optional[str]
+    previous: Optional[str]
+    run: str
+    codec: str
+    archive_size: int
+    stored_size: int
+    entries: int
+    files: int
+    holding: Optional[str]
+    manifest_sha256: str
+    warnings: int = 0
+    suspects: int = 0
+    notes: Tuple[str, ...] = ()
+    state: Optional[str] = None
+    damaged: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        """JSON-ready."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class CopyRow:
+    """One dump on one target. state: one of COPY_STATES. upload: what a resume needs."""
+
+    dump: str
+    target: str
+    state: str = "wanted"
+    upload: Mapping[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+    verified_ns: Optional[int] = None
+    updated_ns: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One night's work, or one stage or restore. kind: run, stage or restore. ended_ns None: at work, or killed."""
+
+    id: str
+    kind: str
+    begun_ns: int
+    ended_ns: Optional[int] = None
+    status: Optional[str] = None
+    pid: int = 0
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """What became of one source in one run: what the report shows.
+
+    level: asked for, None when none was. dump: its name when there is one. code, message, hint: of the error,
+    or of the warning when ok. seconds: how long it took. warning: ok, but a person should look; or an absence
+    that is no error.
+    """
+
+    run: str
+    client: str
+    source: str
+    ok: bool
+    level: Optional[int] = None
+    dump: Optional[str] = None
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+    warning: bool = False

@@ -1,0 +1,364 @@
+"""The catalog: SQLite in WAL mode through SQLAlchemy Core.
+
+Here live the tables, their migrations and Catalog, the only door to them. A call is one transaction
+and is thread-safe; what a call returns is a record of catalog.records. What a dump is worth is decided
+elsewhere: a row is written only when its image is whole (dump/), and nothing here touches an image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional
+
+import sqlalchemy as sa
+
+from .. import clock, files, ids, text
+from ..errors import CatalogError
+from .records import COPY_STATES, CopyRow, DumpRow, ResultRow, RunRow
+
+BUSY_SECONDS = 60.0
+
+meta = sa.MetaData()
+_text, _int, _bool, _json = sa.Text, sa.BigInteger, sa.Boolean, sa.Text
+
+schema = sa.Table(
+    "schema_version", meta,
+    sa.Column("version", sa.Integer, primary_key=True), sa.Column("applied_ns", _int, nullable=False),
+)  # fmt: skip
+runs = sa.Table(
+    "runs", meta,
+    sa.Column("id", _text, primary_key=True), sa.Column("kind", _text, nullable=False),
+    sa.Column("begun_ns", _int, nullable=False), sa.Column("ended_ns", _int), sa.Column("status", _text),
+    sa.Column("pid", sa.Integer, nullable=False), sa.Column("summary", _json, nullable=False),
+)  # fmt: skip
+dumps = sa.Table(
+    "dumps", meta,
+    sa.Column("id", _text, primary_key=True), sa.Column("client", _text, nullable=False),
+    sa.Column("source", _text, nullable=False), sa.Column("segment", _text, nullable=False),
+    sa.Column("type", _text, nullable=False), sa.Column("path", _text, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False), sa.Column("counter", _int, nullable=False),
+    sa.Column("begun_ns", _int, nullable=False), sa.Column("ended_ns", _int, nullable=False),
+    sa.Column("base", _text), sa.Column("previous", _text), sa.Column("run", _text, nullable=False),
+    sa.Column("codec", _text, nullable=False), sa.Column("archive_size", _int, nullable=False),
+    sa.Column("stored_size", _int, nullable=False), sa.Column("entries", _int, nullable=False),
+    sa.Column("files", _int, nullable=False), sa.Column("holding", _text),
+    sa.Column("manifest_sha256", _text, nullable=False), sa.Column("warnings", _int, nullable=False),
+    sa.Column("suspects", _int, nullable=False), sa.Column("notes", _json, nullable=False),
+    sa.Column("state", _text), sa.Column("damaged", _bool, nullable=False), sa.Column("options", _json, nullable=False),
+    sa.UniqueConstraint("client", "source", "segment", "counter"),
+    sa.Index("dumps_by_time", "client", "source", "begun_ns"),
+)  # fmt: skip
+copies = sa.Table(
+    "copies", meta,
+    sa.Column("dump", _text, sa.ForeignKey("dumps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", _text, primary_key=True), sa.Column("state", _text, nullable=False),
+    sa.Column("upload", _json, nullable=False), sa.Column("bytes", _int, nullable=False),
+    sa.Column("verified_ns", _int), sa.Column("updated_ns", _int, nullable=False),
+    sa.Column("error", _text, nullable=False),
+    sa.Index("copies_by_target", "target", "state"),
+)  # fmt: skip
+results = sa.Table(
+    "results", meta,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run", _text, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("client", _text, nullable=False), sa.Column("source", _text, nullable=False),
+    sa.Column("ok", _bool, nullable=False), sa.Column("level", sa.Integer), sa.Column("dump", _text),
+    sa.Column("code", _text, nullable=False), sa.Column("message", _text, nullable=False),
+    sa.Column("hint", _text, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("warning", _bool, nullable=False),
+)  # fmt: skip
+counters = sa.Table(
+    "counters", meta,
+    sa.Column("client", _text, primary_key=True), sa.Column("source", _text, primary_key=True),
+    sa.Column("last", _int, nullable=False),
+)  # fmt: skip
+
+
+def _first(connection: sa.Connection) -> None:
+    # the tables as they are above; a later migration alters what this one made, and new catalogs run all of them
+    meta.create_all(connection, tables=[runs, dumps, copies, results, counters], checkfirst=False)
+
+
+# Version n is reached by running the first n. Never edit one that was released: append.
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first]
+
+_JSON_COLUMNS = {"summary", "notes", "options", "upload"}
+
+
+def _plain(row: Any) -> dict:
+    values = asdict(row)
+    for name in _JSON_COLUMNS & set(values):
+        values[name] = json.dumps(values[name], sort_keys=True)
+    return values
+
+
+def _record(cls: type, row: Any) -> Any:
+    values = {field.name: row[field.name] for field in fields(cls)}
+    for name in _JSON_COLUMNS & set(values):
+        values[name] = json.loads(values[name])
+    if cls is DumpRow:
+        values["notes"] = tuple(values["notes"])
+    return cls(**values)
+
+
+class Catalog:
+    """The server's memory of runs, dumps and copies. Made when it does not exist; a newer schema is refused.
+
+    Every method raises CatalogError when the database cannot be used.
+    """
+
+    def __init__(self, path: os.PathLike[str] | str):
+        self.path = Path(path)
+        self._writing = threading.Lock()
+        try:
+            files.make_folder(self.path.parent)
+            # SQLite makes its -wal and -shm files with the mode of the database
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise CatalogError(f"the catalog {self.path} cannot be opened: {error.strerror}") from None
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(self.path)),
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+            pool_size=4,
+            max_overflow=-1,
+        )
+        sa.event.listen(self._engine, "connect", _prepare)
+        try:
+            self._migrate()
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Gives the database back; the catalog cannot be used after."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.rollback()
+        except sa.exc.SQLAlchemyError as error:
+            raise self._error(error) from None
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        # one writer of this process at a time, so that threads queue here and not in SQLite's busy loop
+        try:
+            with self._writing, self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.commit()
+                except BaseException:
+                    connection.rollback()
+                    raise
+        except sa.exc.SQLAlchemyError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: Exception) -> CatalogError:
+        cause = str(getattr(error, "orig", None) or error).split("\n")[0]
+        if "locked" in cause or "busy" in cause:
+            return CatalogError(f"the catalog {self.path} is held by another process", "stowage status")
+        broken = "malformed" in cause or "not a database" in cause
+        hint = "move it away and run: stowage rebuild --from TARGET" if broken else ""
+        return CatalogError(f"the catalog {self.path} cannot be used: {text.escape(cause)}", hint)
+
+    def _migrate(self) -> None:
+        with self._read() as connection:
+            version = self._version(connection)
+        self._refuse_newer(version)
+        if version == len(MIGRATIONS):
+            return
+        with self._write() as connection:
+            version = self._version(connection)
+            self._refuse_newer(version)
+            if version == 0:
+                schema.create(connection, checkfirst=True)
+            for number in range(version, len(MIGRATIONS)):
+                MIGRATIONS[number](connection)
+                connection.execute(sa.insert(schema).values(version=number + 1, applied_ns=clock.now_ns()))
+
+    @staticmethod
+    def _version(connection: sa.Connection) -> int:
+        there = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
+        return connection.execute(sa.select(sa.func.max(schema.c.version))).scalar() or 0 if there else 0
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > len(MIGRATIONS):
+            raise CatalogError(
+                f"the catalog {self.path} has schema {version}, this program knows up to {len(MIGRATIONS)}",
+                "install the stowage that wrote it, or a newer one",
+            )
+
+    # runs
+
+    def begin_run(self, kind: str, begun_ns: int | None = None) -> RunRow:
+        """A new run of kind run, stage or restore, begun now by this process."""
+        begun = clock.now_ns() if begun_ns is None else begun_ns
+        row = RunRow(ids.new_run_id(clock.stamp(begun)), kind, begun, pid=os.getpid())
+        with self._write() as connection:
+            connection.execute(sa.insert(runs).values(**_plain(row)))
+        return row
+
+    def end_run(self, run: str, status: str, summary: dict | None = None) -> None:
+        """The run ended with status OK, WARN or FAIL."""
+        values = {"ended_ns": clock.now_ns(), "status": status, "summary": json.dumps(summary or {}, sort_keys=True)}
+        with self._write() as connection:
+            connection.execute(sa.update(runs).where(runs.c.id == run).values(**values))
+
+    def runs(self, limit: int | None = None, kind: str | None = None) -> List[RunRow]:
+        """The newest runs, newest last."""
+        query = sa.select(runs).order_by(runs.c.begun_ns.desc(), runs.c.id.desc()).limit(limit)
+        if kind is not None:
+            query = query.where(runs.c.kind == kind)
+        return self._all(RunRow, query)[::-1]
+
+    def run(self, run: str) -> Optional[RunRow]:
+        """One run, None when unknown."""
+        return self._one(RunRow, sa.select(runs).where(runs.c.id == run))
+
+    def add_result(self, row: ResultRow) -> None:
+        """What became of one source in a run."""
+        with self._write() as connection:
+            connection.execute(sa.insert(results).values(**_plain(row)))
+
+    def results(self, run: str) -> List[ResultRow]:
+        """The results of a run, in the order they came."""
+        return self._all(ResultRow, sa.select(results).where(results.c.run == run).order_by(results.c.number))
+
+    # dumps
+
+    def next_counter(self, client: str, source: str) -> int:
+        """The next number of this source, 1…; given out once, also when the dump comes to nothing."""
+        where = (counters.c.client == client, counters.c.source == source)
+        with self._write() as connection:
+            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
+            value = (known or 0) + 1
+            if known is None:
+                connection.execute(sa.insert(counters).values(client=client, source=source, last=value))
+            else:
+                connection.execute(sa.update(counters).where(*where).values(last=value))
+        return value
+
+    def add_dump(self, row: DumpRow) -> None:
+        """A dump whose image is whole, synced and signed. Raises CatalogError when it is there already."""
+        where = (counters.c.client == row.client, counters.c.source == row.source)
+        with self._write() as connection:
+            connection.execute(sa.insert(dumps).values(**_plain(row)))
+            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
+            if known is None:
+                connection.execute(sa.insert(counters).values(client=row.client, source=row.source, last=row.counter))
+            elif known < row.counter:
+                connection.execute(sa.update(counters).where(*where).values(last=row.counter))
+
+    def dumps(self, client: str | None = None, source: str | None = None, until_ns: int | None = None) -> List[DumpRow]:
+        """Dumps, newest last: of one source in the order of its counter, else by their begin."""
+        query = sa.select(dumps)
+        if client is not None:
+            query = query.where(dumps.c.client == client)
+        if source is not None:
+            query = query.where(dumps.c.source == source)
+        if until_ns is not None:
+            query = query.where(dumps.c.begun_ns <= until_ns)
+        one = client is not None and source is not None
+        order = (dumps.c.counter,) if one else (dumps.c.begun_ns, dumps.c.client, dumps.c.source, dumps.c.counter)
+        return self._all(DumpRow, query.order_by(*order))
+
+    def dump(self, dump: str) -> Optional[DumpRow]:
+        """One dump by its name, None when unknown."""
+        return self._one(DumpRow, sa.select(dumps).where(dumps.c.id == dump))
+
+    def latest(self, client: str, source: str, below_level: int | None = None) -> Optional[DumpRow]:
+        """The source's dump with the highest counter (of a level below below_level); None when there is none."""
+        query = sa.select(dumps).where(dumps.c.client == client, dumps.c.source == source)
+        if below_level is not None:
+            query = query.where(dumps.c.level < below_level)
+        return self._one(DumpRow, query.order_by(dumps.c.counter.desc()).limit(1))
+
+    def chain(self, dump: str) -> List[DumpRow]:
+        """What a restore of dump needs, the full first, dump last. Raises CatalogError when a link is missing."""
+        found: List[DumpRow] = []
+        wanted: str | None = dump
+        while wanted is not None:
+            row = self.dump(wanted)
+            if row is None:
+                needed = f", which {found[-1].id} is based on" if found else ""
+                raise CatalogError(f"the catalog has no dump {wanted}{needed}", "stowage rebuild --from TARGET")
+            if found and row.level >= found[-1].level:
+                raise CatalogError(f"dump {found[-1].id} is based on {row.id}, which is of no lower level")
+            found.append(row)
+            wanted = row.base
+        return found[::-1]
+
+    def set_holding(self, dump: str, folder: os.PathLike[str] | str | None) -> None:
+        """Where the image lies on a holding disk now; None: it is no longer on any."""
+        self._update_dump(dump, holding=None if folder is None else os.fspath(folder))
+
+    def mark_damaged(self, dump: str, damaged: bool = True) -> None:
+        """No good copy of dump is known any more (or one was found after all); it is no base for another."""
+        self._update_dump(dump, damaged=damaged)
+
+    def forget_state(self, dump: str) -> None:
+        """The dump's state blocks are gone; it can be restored, but is no base for another."""
+        self._update_dump(dump, state=None)
+
+    def _update_dump(self, dump: str, **values: Any) -> None:
+        with self._write() as connection:
+            if connection.execute(sa.update(dumps).where(dumps.c.id == dump).values(**values)).rowcount != 1:
+                raise CatalogError(f"the catalog has no dump {dump}")
+
+    # copies
+
+    def put_copy(self, row: CopyRow) -> None:
+        """Writes the row of one dump on one target, new or not; updated_ns 0 becomes now."""
+        if row.state not in COPY_STATES:
+            raise ValueError(f"{row.state!r} is no state of a copy")
+        values = _plain(row)
+        values["updated_ns"] = row.updated_ns or clock.now_ns()
+        where = (copies.c.dump == row.dump, copies.c.target == row.target)
+        with self._write() as connection:
+            if connection.execute(sa.update(copies).where(*where).values(**values)).rowcount == 0:
+                connection.execute(sa.insert(copies).values(**values))
+
+    def copies(self, dump: str | None = None, target: str | None = None) -> List[CopyRow]:
+        """Copies, of one dump or on one target or both, by the begin of their dumps."""
+        query = sa.select(copies).join(dumps, dumps.c.id == copies.c.dump)
+        if dump is not None:
+            query = query.where(copies.c.dump == dump)
+        if target is not None:
+            query = query.where(copies.c.target == target)
+        return self._all(CopyRow, query.order_by(dumps.c.begun_ns, copies.c.dump, copies.c.target))
+
+    def _all(self, cls: type, query: sa.Select) -> list:
+        with self._read() as connection:
+            return [_record(cls, row) for row in connection.execute(query).mappings()]
+
+    def _one(self, cls: type, query: sa.Select) -> Any:
+        with self._read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _record(cls, row)
+
+
+def _prepare(connection: Any, _record_of_pool: Any) -> None:
+    # we write BEGIN ourselves: Python's driver would begin late and leave reads and DDL outside
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute("PRAGMA " + pragma)
+    cursor.close()

@@ -1,0 +1,258 @@
+"""The catalog: what is written is there after a kill, for every thread, and only for its owner."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from backupcore.catalog import store
+from backupcore.catalog.records import CopyRow, DumpRow, ResultRow
+from backupcore.catalog.store import Catalog
+from backupcore.errors import CatalogError
+
+
+def dump_row(name="20261122T120000Z-L0-00000001", **values):
+    level = int(name.split("-L")[1][0])
+    known = {
+        "id": name, "client": "web1", "source": "etc", "segment": "", "type": "tree", "path": "/etc", "level": level,
+        "counter": int(name[-8:], 16), "begun_ns": int(name[-8:], 16) * 10, "ended_ns": 99, "base": None,
+        "previous": None, "run": "20261122T120000Z-0000", "codec": "zstd", "archive_size": 10240, "stored_size": 512,
+        "entries": 3, "files": 1, "holding": "/srv/holding/web1/etc/" + name, "manifest_sha256": "ab" * 32,
+        "notes": ("one", "two"), "state": name + ".state", "options": {"path": "/etc", "exclude": ["*.tmp"]},
+    }  # fmt: skip
+    return DumpRow(**{**known, **values})
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "state" / "catalog.sqlite") as opened:
+        yield opened
+
+
+def test_rows_come_back_as_they_were(catalog):
+    row = dump_row(suspects=4, warnings=2, damaged=True)
+    catalog.add_dump(row)
+    assert catalog.dump(row.id) == row
+    assert catalog.dump("20261122T120000Z-L0-ffffffff") is None
+    copy = CopyRow(row.id, "cloud", "copying", {"id": "u1", "parts": [{"n": 1, "etag": "x"}]}, 5, None, 77, "")
+    catalog.put_copy(copy)
+    assert catalog.copies() == [copy]
+    done = CopyRow(row.id, "cloud", "verified", {}, 512, 88, 99, "")
+    catalog.put_copy(done)
+    assert catalog.copies(dump=row.id) == [done] == catalog.copies(target="cloud")
+    assert catalog.copies(target="nas") == []
+
+
+def test_everything_is_there_for_the_next_process(tmp_path):
+    path = tmp_path / "catalog.sqlite"
+    code = (
+        "import os, sys; sys.path[:0] = [os.getcwd(), 'tests/unit/backupcore/catalog']\n"
+        "from test_store import *\n"
+        f"catalog = Catalog({os.fspath(path)!r}); run = catalog.begin_run('run')\n"
+        "catalog.add_dump(dump_row()); catalog.add_result(ResultRow(run.id, 'web1', 'etc', True))\n"
+        "print(run.id, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -9, killed.stderr
+    run = killed.stdout.strip()
+    with Catalog(path) as catalog:
+        assert catalog.dump(dump_row().id) == dump_row()
+        assert [result.client for result in catalog.results(run)] == ["web1"]
+        assert catalog.run(run).ended_ns is None
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_files_of_the_catalog_are_their_owners_only(catalog):
+    catalog.begin_run("run")
+    modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(catalog.path.parent)}
+    assert modes["catalog.sqlite"] == 0o600
+    assert set(modes.values()) == {0o600}
+    assert catalog.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_power_loss_after_an_answer_loses_nothing(catalog):
+    with catalog._read() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL: a commit is an fsync
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_a_copy_of_an_unknown_dump_is_refused(catalog):
+    with pytest.raises(CatalogError):
+        catalog.put_copy(CopyRow("20261122T120000Z-L0-00000001", "cloud"))
+    with pytest.raises(CatalogError):
+        catalog.add_result(ResultRow("20261122T120000Z-0000", "web1", "etc", True))
+
+
+def test_a_dump_is_added_once(catalog):
+    catalog.add_dump(dump_row())
+    with pytest.raises(CatalogError):
+        catalog.add_dump(dump_row())
+    with pytest.raises(CatalogError):  # nor two of one counter
+        catalog.add_dump(dump_row("20261122T120001Z-L0-00000002", counter=1))
+
+
+def test_counters_are_given_once_and_never_behind_a_dump(catalog):
+    assert [catalog.next_counter("web1", "etc") for _ in range(3)] == [1, 2, 3]
+    assert catalog.next_counter("web1", "home") == 1
+    catalog.add_dump(dump_row(counter=40))
+    assert catalog.next_counter("web1", "etc") == 41
+    catalog.add_dump(dump_row("20261122T120000Z-L0-00000005", counter=5))
+    assert catalog.next_counter("web1", "etc") == 42
+
+
+def test_threads_write_and_read_at_once(catalog):
+    got, errors = [], []
+
+    def work(number):
+        try:
+            for _ in range(10):
+                got.append(catalog.next_counter("web1", "etc"))
+                catalog.add_dump(dump_row(f"20261122T120000Z-L0-{got[-1]:08x}", source=f"s{number}"))
+                catalog.dumps("web1", f"s{number}")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sorted(got) == list(range(1, 61))
+    assert len(catalog.dumps()) == 60
+
+
+def test_two_processes_share_it(catalog):
+    with Catalog(catalog.path) as other:
+        numbers = [here.next_counter("web1", "etc") for _ in range(5) for here in (catalog, other)]
+    assert numbers == list(range(1, 11))
+
+
+def test_dumps_are_found_by_source_and_moment(catalog):
+    names = ["20261122T120000Z-L0-00000001", "20261123T120000Z-L1-00000002", "20261124T120000Z-L1-00000003"]
+    for name in names:
+        catalog.add_dump(dump_row(name, base=names[0] if "-L1" in name else None))
+    catalog.add_dump(dump_row("20261122T120000Z-L0-00000004", source="home"))
+    assert [row.id for row in catalog.dumps("web1", "etc")] == names
+    assert [row.id for row in catalog.dumps("web1", "etc", until_ns=20)] == names[:2]
+    assert catalog.dumps("web1", "etc", until_ns=9) == []
+    assert len(catalog.dumps("web1")) == 4 and catalog.dumps("web2") == []
+    assert catalog.latest("web1", "etc").id == names[2]
+    assert catalog.latest("web1", "etc", below_level=1).id == names[0]
+    assert catalog.latest("web1", "etc", below_level=0) is None
+
+
+def test_order_is_the_counter_and_not_the_time(catalog):
+    catalog.add_dump(dump_row("20261122T120000Z-L0-00000001", counter=2, begun_ns=5))
+    catalog.add_dump(dump_row("20261122T120000Z-L0-00000002", counter=1, begun_ns=9))
+    assert [row.counter for row in catalog.dumps("web1", "etc")] == [1, 2]
+    assert catalog.latest("web1", "etc").counter == 2
+
+
+def test_a_chain_goes_from_the_full_to_the_dump(catalog):
+    names = ["20261122T120000Z-L0-00000001", "20261123T120000Z-L1-00000002", "20261124T120000Z-L2-00000003"]
+    for name, base in zip(names, [None, *names]):
+        catalog.add_dump(dump_row(name, base=base))
+    assert [row.id for row in catalog.chain(names[2])] == names
+    assert [row.id for row in catalog.chain(names[0])] == names[:1]
+
+
+def test_a_torn_or_circular_chain_is_an_error(catalog):
+    catalog.add_dump(dump_row("20261123T120000Z-L1-00000002", base="20261122T120000Z-L0-00000001"))
+    with pytest.raises(CatalogError, match="L0-00000001, which .* is based on"):
+        catalog.chain("20261123T120000Z-L1-00000002")
+    catalog.add_dump(dump_row("20261123T120000Z-L1-00000003", base="20261123T120000Z-L1-00000003"))
+    with pytest.raises(CatalogError, match="no lower level"):
+        catalog.chain("20261123T120000Z-L1-00000003")
+
+
+def test_marks_reach_one_dump_only(catalog):
+    for number in (1, 2):
+        catalog.add_dump(dump_row(f"20261122T120000Z-L0-{number:08x}"))
+    catalog.set_holding("20261122T120000Z-L0-00000001", None)
+    catalog.mark_damaged("20261122T120000Z-L0-00000002")
+    catalog.forget_state("20261122T120000Z-L0-00000001")
+    first, second = catalog.dumps("web1", "etc")
+    assert (first.holding, first.damaged, first.state) == (None, False, None)
+    assert second == dump_row("20261122T120000Z-L0-00000002", damaged=True)
+    with pytest.raises(CatalogError, match="no dump"):
+        catalog.set_holding("20261122T120000Z-L0-00000009", None)
+
+
+def test_runs_are_listed_newest_last(catalog):
+    made = [catalog.begin_run("run", begun_ns=number * 10**9) for number in (3, 1, 2)]
+    catalog.begin_run("stage", begun_ns=10**10)
+    assert [row.begun_ns // 10**9 for row in catalog.runs(kind="run")] == [1, 2, 3]
+    assert [row.kind for row in catalog.runs(limit=2)] == ["run", "stage"]
+    assert catalog.run(made[0].id).status is None and made[0].pid == os.getpid()
+    catalog.end_run(made[0].id, "WARN", {"dumps": 3})
+    ended = catalog.run(made[0].id)
+    assert ended.status == "WARN" and ended.summary == {"dumps": 3} and ended.ended_ns > ended.begun_ns
+
+
+def test_a_newer_schema_is_refused_and_untouched(catalog):
+    catalog.close()
+    with sqlite3.connect(catalog.path) as raw:
+        raw.execute("INSERT INTO schema_version VALUES (99, 0)")
+    raw.close()
+    before = catalog.path.read_bytes()
+    with pytest.raises(CatalogError, match="schema 99, this program knows up to") as refused:
+        Catalog(catalog.path)
+    assert "newer" in refused.value.hint
+    assert catalog.path.read_bytes() == before
+
+
+def test_an_older_schema_is_migrated_in_order_and_keeps_its_rows(catalog, monkeypatch):
+    catalog.add_dump(dump_row())
+    catalog.close()
+
+    def second(connection):
+        connection.exec_driver_sql("ALTER TABLE dumps ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'")
+
+    def third(connection):
+        connection.exec_driver_sql("UPDATE dumps SET colour = 'green'")
+
+    monkeypatch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, second, third])
+    with Catalog(catalog.path) as migrated:
+        assert migrated.dump(dump_row().id) == dump_row()
+        with migrated._read() as connection:
+            assert connection.exec_driver_sql("SELECT colour FROM dumps").scalar() == "green"
+            assert connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() == 3
+
+
+def test_a_migration_that_fails_leaves_the_catalog_as_it_was(catalog, monkeypatch):
+    catalog.add_dump(dump_row())
+    catalog.close()
+
+    def breaks(connection):
+        connection.exec_driver_sql("DROP TABLE copies")
+        connection.exec_driver_sql("SELECT no_such_column FROM dumps")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, breaks])
+        with pytest.raises(CatalogError):
+            Catalog(catalog.path)
+    with Catalog(catalog.path) as again:
+        assert again.dump(dump_row().id) == dump_row() and again.copies() == []
+
+
+def test_a_file_that_is_no_catalog_is_said_in_one_line(tmp_path):
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(b"this is no database, it is a text\n" * 100)
+    with pytest.raises(CatalogError) as refused:
+        Catalog(path)
+    assert "\n" not in refused.value.message and str(path) in refused.value.message and "rebuild" in refused.value.hint
+    with pytest.raises(CatalogError, match="cannot be opened"):
+        Catalog(tmp_path)
+
+
+def test_a_lock_held_too_long_is_an_error_that_says_so(catalog, monkeypatch):
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
+    with Catalog(catalog.path) as other, catalog._write(), pytest.raises(CatalogError, match="held by another"):
+        other.next_counter("web1", "etc")
