@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs the tests: quick (CI) or all. The last line says what was not run.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mode=${1:-quick}
+python=.venv/bin/python
+failed=0
+if [ "$mode" = all ]; then
+    "$python" -m pytest tests/unit tests/integration || failed=1
+    tests/molecule.sh || failed=1
+    tests/sanity.sh || failed=1
+    not_run="nothing of this repository; never tried anywhere: other systems than Linux, SELinux labels in force, AWS itself"
+else
+    "$python" -m pytest -m "not slow" tests/unit tests/integration || failed=1
+    not_run="tests marked slow (other Pythons), molecule, ansible-lint, ansible-test sanity: make test-all"
+fi
+echo "not run: $not_run"
+exit $failed
