@@ -1,0 +1,377 @@
+"""Reads stowage.yml and clients.d/*.yml into settings.Settings; every mistake is told with file, line and word.
+
+Here live reading, references between sections and messages; the shape of the sections lives in schema.py,
+places in yaml_lines.py. Nothing here opens the catalog, a target or a connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Tuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from .. import settings as s
+from ..errors import ConfigError
+from ..ids import is_name
+from . import schema, yaml_lines
+from .drivers import Drivers
+from .yaml_lines import Loc, Place
+
+DEFAULT = Path("/etc/stowage/stowage.yml")
+
+
+class ConfigErrors(ConfigError):
+    """Everything wrong that was found at once: message is the first in the order of the files, others the rest."""
+
+    def __init__(self, messages: List[Tuple[str, str]]):
+        super().__init__(*messages[0])
+        self.others = [message for message, _hint in messages[1:]]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The settings, the place of each section in the files, and what is worth a warning."""
+
+    settings: s.Settings
+    places: Mapping[Loc, Place] = field(repr=False)
+    warnings: Tuple[str, ...] = ()
+
+    def place(self, *loc: Any) -> str:
+        """`FILE:LINE` of a section such as ("clients", "web1"), or of the nearest one above that is written."""
+        return str(_nearest(self.places, loc))
+
+
+def load(file: Union[str, Path], drivers: Drivers) -> Configuration:
+    """The whole configuration. Raises ConfigError; with several mistakes a ConfigErrors."""
+    file = Path(file).absolute()
+    places: Dict[Loc, Place] = {}
+    wrong = _Wrong(places)
+    content = _mapping(yaml_lines.read(file, places), file)
+    clients = content.setdefault("clients", {})
+    if clients is None:
+        clients = content["clients"] = {}
+    for name, value in _client_files(file.parent / "clients.d", places, wrong):
+        if isinstance(clients, dict):
+            clients[name] = value
+    for key in ("targets", "policies", "events"):  # `targets:` with nothing below it is an empty section
+        if key in content and content[key] is None:
+            content[key] = {}
+    _spell_out_sources(clients, places)
+    try:
+        root = schema.Root.model_validate(content)
+    except ValidationError as error:
+        wrong.add_all(error, schema.Root, ())
+        root = None
+    wrong.stop()
+    made = _Builder(root, drivers, places, wrong, file).settings()
+    wrong.stop()
+    return Configuration(made, places, tuple(_warnings(root, places)))
+
+
+def _mapping(value: Any, file: Path) -> Dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}:1: is no mapping of keys to values")
+    return value
+
+
+def _client_files(folder: Path, places: Dict[Loc, Place], wrong: "_Wrong") -> Iterable[Tuple[str, Any]]:
+    """(client, its section) of each file; a client of two files is told by both."""
+    try:
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}", "run as root or as the user stowage") from None
+    for path in files:
+        if path.suffix == ".yaml":
+            wrong.add(Place(path, 1), f"{path}: only names that end in .yml are read", "rename it to .yml")
+        if path.suffix != ".yml":
+            continue
+        own: Dict[Loc, Place] = {}
+        content = _mapping(yaml_lines.read(path, own), path)
+        for key in content:
+            if key != "clients":
+                wrong.unknown(own[(key,)], key, ["clients"], "a file of clients.d holds `clients:` and nothing else")
+        section = content.get("clients") or {}
+        if not isinstance(section, dict):
+            wrong.add(own[("clients",)], f"{own[('clients',)]}: clients: is no mapping of names to clients")
+            continue
+        for name, value in section.items():
+            place = own[("clients", name)]
+            if ("clients", name) in places:
+                first = places[("clients", name)]
+                wrong.add(place, f'{place}: client "{name}" stands twice, first in {first}', "remove one of them")
+                continue
+            places.update({loc: where for loc, where in own.items() if loc[:2] == ("clients", name)})
+            yield name, value
+
+
+def _spell_out_sources(clients: Any, places: Dict[Loc, Place]) -> None:
+    """`etc: /etc` means `etc: {path: /etc}`."""
+    for name, client in clients.items() if isinstance(clients, dict) else ():
+        sources = client.get("sources") if isinstance(client, dict) else None
+        for source, value in sources.items() if isinstance(sources, dict) else ():
+            if isinstance(value, str):
+                sources[source] = {"path": value}
+                loc = ("clients", name, "sources", source)
+                places[(*loc, "path")] = places[loc]
+
+
+class _Builder:
+    """From the checked shape to Settings: names, references, driver options."""
+
+    def __init__(self, root: schema.Root, drivers: Drivers, places: Dict[Loc, Place], wrong: "_Wrong", file: Path):
+        self.root, self.drivers, self.places, self.wrong, self.file = root, drivers, places, wrong, file
+
+    def settings(self) -> s.Settings:
+        root, folder = self.root, self.file.parent
+        for section in ("targets", "policies", "clients", "events"):
+            for name in getattr(root, section):
+                self._name((section, name), section[:-1] if section != "policies" else "policy")
+        seen: Dict[str, int] = {}
+        for number, disk in enumerate(root.holding):
+            if seen.setdefault(disk.path, number) != number:
+                self._wrong(("holding", number, "path"), f'the holding disk "{disk.path}" stands twice')
+        targets = {
+            name: s.TargetSettings(name, one.type, self._options("target", ("targets", name), one))
+            for name, one in root.targets.items()
+        }
+        events = {
+            name: s.EventSettings(name, one.type, self._options("event", ("events", name), one))
+            for name, one in root.events.items()
+        }
+        raw = {"standard": schema.Policy(), **root.policies}
+        policies = {name: self._policy(name, one) for name, one in raw.items()}
+        state = Path(root.state)
+        return s.Settings(
+            file=self.file,
+            state=state,
+            keys=Path(root.keys.folder) if root.keys else state / "keys",
+            holding=tuple(s.HoldingDisk(Path(one.path), one.use) for one in root.holding),
+            cycle_days=float(root.cycle.days),
+            targets=types.MappingProxyType(targets),
+            policies=types.MappingProxyType(policies),
+            clients=types.MappingProxyType({n: self._client(n, one, policies) for n, one in root.clients.items()}),
+            events=types.MappingProxyType(events),
+            dumps_at_once=root.dumps_at_once,
+            copies_at_once=root.copies_at_once,
+            connect_timeout=root.timeouts.connect,
+            silence_timeout=root.timeouts.silence,
+            known_hosts=Path(root.ssh.known_hosts or folder / "known_hosts.d"),
+            ssh_key=Path(root.ssh.key or folder / "ssh/id_ed25519"),
+            ssh_program=root.ssh.program,
+        )
+
+    def _policy(self, name: str, one: schema.Policy) -> s.Policy:
+        loc = ("policies", name)
+        if one.encrypt != "none":
+            self._wrong(
+                (*loc, "encrypt"),
+                f'policies.{name}.encrypt: "{one.encrypt}" is not available in this version',
+                "write encrypt: none, or keep these sources out until it is",
+            )
+        rules = []
+        # what a policy does not say is as in the built-in `standard`: a copy of everything on every target
+        for number, copy in enumerate(one.copies if one.copies is not None else ()):
+            if copy.target not in self.root.targets:
+                self._missing((*loc, "copies", number, "target"), "target", copy.target, self.root.targets)
+            if any(copy.target == rule.target for rule in rules):
+                self._wrong((*loc, "copies", number, "target"), f'policies.{name}: target "{copy.target}" stands twice')
+            rules.append(s.CopyRule(copy.target, copy.dumps, keep=copy.keep.model_dump(exclude_none=True)))
+        if one.copies is None:
+            rules = [s.CopyRule(target) for target in self.root.targets]
+        return s.Policy(
+            name, one.compress, one.gzip_fallback, one.encrypt, tuple(rules), one.rpo, one.keep_on_holding, one.part_size
+        )
+
+    def _client(self, name: str, one: schema.Client, policies: Mapping[str, s.Policy]) -> s.Client:
+        sources = {}
+        for source, raw in one.sources.items():
+            loc = ("clients", name, "sources", source)
+            self._name(loc, "source")
+            if raw.policy not in policies:
+                self._missing((*loc, "policy"), "policy", raw.policy, policies)
+                continue
+            options = self._options("source", loc, raw)
+            sources[source] = s.Source(name, source, raw.type, policies[raw.policy], options)
+        for path in one.ignore:
+            if not path.startswith("/"):
+                self._wrong(("clients", name, "ignore", path), f'clients.{name}.ignore: "{path}" is no absolute path')
+        return s.Client(
+            name,
+            types.MappingProxyType(sources),
+            address=one.address or name,
+            ignore=types.MappingProxyType(dict(one.ignore)),
+            **{
+                key: getattr(one, key)
+                for key in (
+                    "transport", "port", "user", "presence", "agent_python", "agent", "agent_config", "state",
+                )  # fmt: skip
+            },
+        )
+
+    def _options(self, kind: str, loc: Loc, raw: schema.Driven) -> Mapping[str, Any]:
+        """The options of a target, source or event, as its driver's model says. {} when they are wrong."""
+        found = self.drivers.of(kind)
+        driver = found.get(raw.type)
+        if driver is None:
+            broken = self.drivers.broken_message()
+            self._missing((*loc, "type"), f"{kind} type", raw.type, found, broken or "stowage drivers")
+            return {}
+        given = dict(raw.model_extra or {})
+        try:
+            return types.MappingProxyType(driver.options.model_validate(given).model_dump())
+        except ValidationError as error:
+            self.wrong.add_all(error, driver.options, loc, getattr(driver, "secrets", ()), _own_keys(type(raw)))
+        return {}
+
+    def _name(self, loc: Loc, what: str) -> None:
+        if not is_name(loc[-1]):
+            self._wrong(loc, f'"{loc[-1]}" cannot name a {what}', "letters, digits, '.', '_' and '-' make a name")
+
+    def _wrong(self, loc: Loc, message: str, hint: str = "") -> None:
+        place = _nearest(self.places, loc)
+        self.wrong.add(place, f"{place}: {message}", hint)
+
+    def _missing(self, loc: Loc, what: str, word: str, known: Iterable[str], hint: str = "") -> None:
+        close = difflib.get_close_matches(word, list(known), 1)
+        guess = f', did you mean "{close[0]}"?' if close else ""
+        there = ", ".join(sorted(known)) or "none"
+        self._wrong(loc, f'{_path(loc)}: there is no {what} "{word}"{guess}', hint or f"there are: {there}")
+
+
+class _Wrong:
+    """What is wrong, collected, told in the order of the files."""
+
+    def __init__(self, places: Dict[Loc, Place]):
+        self.places = places
+        self.found: List[Tuple[Place, str, str]] = []
+
+    def add(self, place: Place, message: str, hint: str = "") -> None:
+        self.found.append((place, message, hint))
+
+    def unknown(self, place: Place, word: str, known: Iterable[str], hint: str = "") -> None:
+        known = list(known)
+        close = difflib.get_close_matches(word, known, 1, 0.5)
+        guess = f', did you mean "{close[0]}"?' if close else ""
+        self.add(place, f'{place}: unknown key "{word}"{guess}', hint or "known here: " + ", ".join(sorted(known)))
+
+    def stop(self) -> None:
+        """Raises when something is wrong."""
+        if self.found:
+            unique = list(dict.fromkeys((message, hint) for _place, message, hint in sorted(self.found)))
+            raise ConfigErrors(unique) if len(unique) > 1 else ConfigError(*unique[0])
+
+    def add_all(self, error: ValidationError, model: type, base: Loc, secrets=(), more_keys=()) -> None:
+        """pydantic's findings in our words."""
+        for one in error.errors(include_url=False):
+            loc = (*base, *one["loc"])
+            place = _nearest(self.places, loc)
+            kind, value = one["type"], one.get("input")
+            if kind == "extra_forbidden":
+                here = _model_at(model, one["loc"][:-1])
+                self._extra(place, loc[-1], here, more_keys if len(one["loc"]) == 1 else ())
+            elif kind == "missing":
+                self.add(place, f"{place}: {_path(loc[:-1])}{loc[-1]} is missing".replace(": .", ": "))
+            elif kind == "value_error":
+                reason = str(one["ctx"]["error"])
+                told = "" if reason.startswith(("'", '"')) or loc[-1] in secrets else _shown(value) + " "
+                self.add(place, f"{place}: {_path(loc)}: {told}{reason}")
+            else:
+                told = "the value" if loc and loc[-1] in secrets else _shown(value)
+                self.add(place, f"{place}: {_path(loc)}: {told} {_told(kind, one.get('ctx') or {}, one['msg'], value)}")
+
+    def _extra(self, place: Place, word: Any, model: Any, more_keys: Iterable[str]) -> None:
+        if word in getattr(model, "later", ()):
+            self.add(place, f'{place}: "{word}" is not available in this version', "remove it until it is")
+            return
+        known = [*(_own_keys(model) if isinstance(model, type) else ()), *more_keys]
+        self.unknown(place, str(word), known)
+
+
+def _own_keys(model: type) -> List[str]:
+    return [one.alias or name for name, one in model.model_fields.items()]
+
+
+def _model_at(model: Any, loc: Loc) -> Any:
+    """The model that the value at loc was checked by."""
+    for step in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            found = model.model_fields.get(step)
+            model = found.annotation if found else None
+        elif get_origin(model) in (dict, list, tuple):
+            model = get_args(model)[-1 if get_origin(model) is dict else 0]
+        while get_origin(model) in (Union, types.UnionType):
+            model = next((one for one in get_args(model) if one is not type(None)), None)
+    return model
+
+
+def _told(kind: str, context: Dict[str, Any], message: str, value: Any) -> str:
+    """What is wrong with the value, as the end of a sentence that begins with it."""
+    if kind == "literal_error":
+        # pydantic: "'none', 'client' or 'server'"
+        words = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
+        close = difflib.get_close_matches(str(value), words, 1)
+        guess = f', did you mean "{close[0]}"?' if close else ""
+        return "is none of " + ", ".join(words) + guess
+    plain = {
+        "string_type": "is no text: write it in quotes",
+        "int_type": "is no whole number",
+        "int_from_float": "is no whole number",
+        "int_parsing": "is no whole number",
+        "float_type": "is no number",
+        "float_parsing": "is no number",
+        "bool_type": "is neither true nor false",
+        "bool_parsing": "is neither true nor false",
+        "list_type": "is no list",
+        "tuple_type": "is no list",
+        "dict_type": "is no mapping of keys to values",
+        "model_type": "is no mapping of keys to values",
+        "too_short": "is too short",
+    }
+    if kind in plain:
+        return plain[kind]
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        (bound,) = (context[key] for key in ("gt", "ge", "lt", "le") if key in context)
+        words = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
+        return f"must be {words.get(kind, 'at most')} {bound:g}"
+    return "is wrong: " + " ".join(message.split())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        text = f'"{value}"'  # a date or time, as YAML reads them
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _path(loc: Loc) -> str:
+    """`holding[0].use`"""
+    text = ""
+    for step in loc:
+        text += f"[{step}]" if isinstance(step, int) else ("." if text else "") + str(step)
+    return text
+
+
+def _nearest(places: Mapping[Loc, Place], loc: Loc) -> Place:
+    while loc and loc not in places:
+        loc = loc[:-1]
+    return places[loc]
+
+
+def _warnings(root: schema.Root, places: Mapping[Loc, Place]) -> Iterable[str]:
+    for name, policy in root.policies.items():
+        for number, copy in enumerate(policy.copies or ()):
+            if copy.keep.model_dump(exclude_none=True):
+                place = _nearest(places, ("policies", name, "copies", number, "keep"))
+                yield f"{place}: keep is not carried out in this version: nothing is ever removed from {copy.target}"
