@@ -1,1 +1,28 @@
-"""Floor 4: the driver of dumps, the transport to clients, the holding disk."""
+"""Floor 4: the driver of dumps, the transport to clients, the holding disk.
+
+What app/ calls, in the order of a night (settings: settings.Settings, catalog: catalog.store.Catalog):
+
+    runlock.hold(settings) -> context manager            raises Busy (since when, which pid); holds <state>/run.lock
+    holding.sweep(settings, catalog) -> Swept            what killed runs left: whole signed dumps get their rows
+                                                         (.adopted: names), the rest goes (.removed: folders); only
+                                                         while the lock is held
+    history.gather(settings, catalog) -> {(client, source): [schedule.plain.Past]}
+    schedule.plain.plan([(client, source)…], history, now_ns, settings.cycle_days, forced) -> [Planned]
+    catalog.begin_run("run") -> RunRow
+    driver.run_dumps(settings, catalog, planned, run=RunRow, connect=transport.connect, progress=None) -> [ResultRow]
+                                                         several at once, each isolated; adds dumps and results to the
+                                                         catalog, writes the signed record <state>/runs/<run>.json, .sig
+    catalog.end_run(run.id, status, summary)
+
+    progress(event: dict) is called from several threads, one call at a time:
+        {"client", "source", "phase": "waiting|connecting|dumping|finishing|done|failed", "level", "entries", "bytes",
+         "total": bytes expected or None}
+
+    transport.connect(settings, client: settings.Client) -> AgentConnection      for dump, restore, survey
+    transport.connect_extract(settings, to_dir) -> AgentConnection               a local agent `extract --to DIR`
+        with connect(settings, client) as agent:
+            agent.hello() -> dict        sends HELLO once and returns the agent's HELLO (checked, kept)
+            agent.channel                wire.Channel; raises WireError / ClientUnreachable when the line is cut
+            agent.failure(error) -> StowageError       what ssh's own words make of an error on the channel
+    status.read(settings) -> dict | None                 what the run at work does ({"pid", "run", "alive", "dumps": …})
+"""
