@@ -1,0 +1,22 @@
+"""Lines out of chunks, bounded: the way every TSV file of an image is read."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator
+
+from ..errors import ImageDamaged
+
+MAX_LINE = 1 << 20
+
+
+def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines in chunks, without newlines. Raises ImageDamaged for a line that is too long or cut."""
+    rest = b""
+    for chunk in chunks:
+        lines = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
+        rest = lines.pop()
+        if len(rest) > MAX_LINE:
+            break
+        yield from lines
+    if rest:
+        raise ImageDamaged("a line of %d bytes or more has no end" % len(rest))
