@@ -23,10 +23,11 @@ from .targets import (  # noqa: E402
     TargetContext,
     TargetDriver,
     TargetError,
+    safe_name,
 )
 
 __all__ = [
     "PROJECT", "Event", "EventDriver", "EventError", "Finding", "SourceDriver", "SourceError", "Stored",
     "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
-    "hookimpl", "hookspec",
+    "hookimpl", "hookspec", "safe_name",
 ]  # fmt: skip

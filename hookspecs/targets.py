@@ -7,6 +7,7 @@ the place refuses.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Protocol
@@ -22,14 +23,33 @@ class TargetError(Exception):
         self.retry = retry
 
 
+_PART_OF_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}\Z")
+
+
+def safe_name(name: str) -> str:
+    """Returns name when it can be the name of a file at a target; raises TargetError when it cannot.
+
+    Parts joined by '/', none empty, '.' or '..', no control characters, no backslash, at most 900 bytes of
+    UTF-8. Every target calls it first, so that nothing leaves its root.
+    """
+    parts = name.split("/")
+    try:
+        fits = len(name.encode("utf-8")) <= 900 and all(len(part.encode("utf-8")) <= 255 for part in parts)
+    except UnicodeEncodeError:
+        fits = False
+    if not fits or not all(_PART_OF_NAME.match(part) and part not in (".", "..") for part in parts):
+        raise TargetError("%r is no name of a file at a target" % name)
+    return name
+
+
 @dataclass(frozen=True)
 class TargetCapabilities:
     """What a target can do; the engine asks these, never names.
 
     ranged_reads: read() of a range costs about that range. overwrite_protection: put(if_absent=True) is
-    refused by the place itself. own_checksums: the place computes and refuses wrong checksums by itself,
-    so that a finished put is verified; else the engine reads the copy back. delete: delete() works.
-    lock: files can be locked against deletion for a time.
+    refused by the place itself. own_checksums: the place was seen to refuse bytes that do not match their
+    checksum, so that a put can be proven (see Stored); else the engine reads the copy back. delete:
+    delete() works. lock: files can be locked against deletion for a time.
     """
 
     ranged_reads: bool = True
@@ -41,11 +61,15 @@ class TargetCapabilities:
 
 @dataclass(frozen=True)
 class Stored:
-    """A file at the target: its name below the target's root, its size in bytes, its time in ns (0 unknown)."""
+    """A file at the target: its name below the target's root, its size in bytes, its time in ns (0 unknown).
+
+    proven: only from put(): the place itself checked all bytes and put them together; no need to read it back.
+    """
 
     name: str
     size: int
     modified_ns: int = 0
+    proven: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,10 @@ class TargetContext:
 class Target(Protocol):
     """An open target."""
 
-    capabilities: TargetCapabilities
+    @property
+    def capabilities(self) -> TargetCapabilities:
+        """What the place can do; may ask the place the first time, and then raise TargetError."""
+        ...
 
     def put(
         self,
@@ -96,7 +123,10 @@ class Target(Protocol):
         ...
 
     def read(self, name: str, offset: int = 0, length: Optional[int] = None) -> Iterator[bytes]:
-        """Bytes of name from offset, length of them (None: to the end), in pieces. Missing: TargetError."""
+        """Bytes of name from offset, exactly length of them (None: to the end), in pieces.
+
+        TargetError when name is missing, or ends before that.
+        """
         ...
 
     def stat(self, name: str) -> Optional[Stored]:

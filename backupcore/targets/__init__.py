@@ -1,1 +1,16 @@
-"""Floor 3: the built-in targets drivers, registered through the hooks of hookspecs/ as a third party's."""
+"""Room: targets. The built-in places that keep images: a directory, S3.
+
+Here lives the hook that brings them, as a third party's package would; each driver is a module.
+"""
+
+from __future__ import annotations
+
+from backupcore.hookspecs import hookimpl
+
+
+@hookimpl
+def stowage_targets():
+    """The built-in target drivers."""
+    from . import directory
+
+    return [directory.DRIVER]

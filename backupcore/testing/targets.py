@@ -1,0 +1,249 @@
+"""The conformance suite of the target contract: what every target driver must hold, ours and a third party's.
+
+Subclass TargetConformance in a test module and give it a fixture `target` that opens an empty place::
+
+    class TestWebdav(TargetConformance):
+        @pytest.fixture
+        def target(self, tmp_path):
+            return WebdavTarget(WebdavOptions(url=...), TargetContext("webdav", "0123456789abcdef", tmp_path))
+
+Here live the behaviours the engine builds on; not how a driver tells its own place's errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from backupcore.hookspecs import Stored, TargetCapabilities, TargetError
+
+UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
+UNSAFE += ["a/" * 500 + "b", "half\ud800"]
+NAMES = [".stowage/0123456789abcdef", "a/b/c/d/e/f", "with space", "plus+and%25&=?#", "ümläut/日本", "~-_.!*'()"]
+RANGES = [(0, 1), (0, 10_000), (1, 9_999), (5_000, 100), (9_999, 1), (777, None), (0, 0), (10_000, 0)]
+
+
+class TargetConformance:
+    """Behaviours of a target. big: bytes of the big file; more than one upload part of the place, if it has such."""
+
+    big = 3_000_000
+
+    @pytest.fixture
+    def target(self):
+        """An open target at an empty place."""
+        raise NotImplementedError("give the suite a fixture named target")
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        """file(content) -> path of a new file with it."""
+        count = iter(range(1_000_000))
+
+        def make(content: bytes) -> Path:
+            path = tmp_path / f"local-{next(count)}"
+            path.write_bytes(content)
+            return path
+
+        return make
+
+    # -- what goes in comes out
+
+    @pytest.mark.parametrize("size", [0, 1, 4096, 100_000])
+    def test_a_file_comes_back_as_it_was(self, target, file, size):
+        content = os.urandom(size)
+        stored = target.put("client/source/dump/file", file(content))
+        assert (stored.name, stored.size) == ("client/source/dump/file", size)
+        assert b"".join(target.read("client/source/dump/file")) == content
+
+    def test_a_big_file_comes_back_and_every_byte_is_told(self, target, file):
+        content = os.urandom(self.big)
+        sent = []
+        target.put("big/file", file(content), progress=sent.append)
+        assert sum(sent) == self.big
+        assert hashlib.sha256(b"".join(target.read("big/file"))).digest() == hashlib.sha256(content).digest()
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_names_of_many_kinds(self, target, file, name):
+        target.put(name, file(b"x"))
+        assert target.stat(name).size == 1
+        assert b"".join(target.read(name)) == b"x"
+        assert [found.name for found in target.list(name)] == [name]
+
+    def test_a_second_put_replaces_the_file(self, target, file):
+        target.put("name", file(b"first and longer"))
+        target.put("name", file(b"second"))
+        assert b"".join(target.read("name")) == b"second"
+
+    def test_if_absent_refuses_a_name_that_exists(self, target, file):
+        target.put("name", file(b"first"), if_absent=True)
+        with pytest.raises(TargetError):
+            target.put("name", file(b"second"), if_absent=True)
+        assert b"".join(target.read("name")) == b"first"
+
+    # -- ranges
+
+    @pytest.mark.parametrize("offset, length", RANGES)
+    def test_ranges_are_exact(self, target, file, offset, length):
+        content = os.urandom(10_000)
+        target.put("name", file(content))
+        end = None if length is None else offset + length
+        assert b"".join(target.read("name", offset, length)) == content[offset:end]
+
+    @pytest.mark.parametrize("offset, length", [(0, 101), (100, 1), (50, 51), (200, 10)])
+    def test_a_range_beyond_the_end_is_an_error(self, target, file, offset, length):
+        target.put("name", file(b"x" * 100))
+        with pytest.raises(TargetError):
+            b"".join(target.read("name", offset, length))
+
+    def test_a_reader_may_stop_early(self, target, file):
+        target.put("name", file(os.urandom(self.big)))
+        pieces = target.read("name")
+        assert next(pieces)
+        pieces.close()
+        assert target.stat("name").size == self.big
+
+    # -- what is not there
+
+    def test_a_missing_file(self, target):
+        assert target.stat("no/such/file") is None
+        with pytest.raises(TargetError):
+            b"".join(target.read("no/such/file"))
+        with pytest.raises(TargetError):
+            b"".join(target.read("no/such/file", 5, 10))
+        target.delete("no/such/file")
+        assert list(target.list("no/such")) == []
+        assert list(target.list("no/such/")) == []
+
+    def test_a_folder_is_no_file(self, target, file):
+        target.put("folder/file", file(b"x"))
+        assert target.stat("folder") is None
+        target.delete("folder/file")
+        assert target.stat("folder/file") is None
+
+    # -- listing
+
+    def test_a_listing_is_in_order_of_bytes_and_whole(self, target, file):
+        names = ["a!b", "a-b/c", "a/b-c", "a/b/c", "a/b/d", "a0", "b/x", "b/y/z", "ba", "ä", "Z"]
+        for name in names:
+            target.put(name, file(name.encode()))
+        listed = [found.name for found in target.list()]
+        assert [name for name in listed if not name.startswith(".stowage/")] == sorted(names, key=str.encode)
+        assert all(found.size == len(found.name.encode()) for found in target.list() if found.name in names)
+
+    def test_a_prefix_is_a_prefix_of_the_name(self, target, file):
+        for name in ("web1/etc/x", "web1/etc2/x", "web10/etc/x", "web"):
+            target.put(name, file(b"x"))
+        assert [found.name for found in target.list("web1/etc/")] == ["web1/etc/x"]
+        assert [found.name for found in target.list("web1/etc")] == ["web1/etc/x", "web1/etc2/x"]
+        assert [found.name for found in target.list("web1")] == ["web1/etc/x", "web1/etc2/x", "web10/etc/x"]
+        assert next(target.list("we")).name == "web"
+        assert [found.name for found in target.list("web1/e")] == ["web1/etc/x", "web1/etc2/x"]
+
+    def test_times_are_those_of_now(self, target, file):
+        target.put("name", file(b"x"))
+        (found,) = target.list("name")
+        assert found.modified_ns == 0 or abs(found.modified_ns - time.time_ns()) < 3600 * 10**9
+
+    # -- nothing half
+
+    def test_a_file_that_cannot_be_read_leaves_nothing(self, target, tmp_path):
+        with pytest.raises(TargetError):
+            target.put("name", tmp_path / "does-not-exist")
+        assert target.stat("name") is None
+        assert [found.name for found in target.list() if not found.name.startswith(".stowage/")] == []
+
+    def test_a_put_that_breaks_off_leaves_no_file_and_can_be_done_again(self, target, file):
+        content = os.urandom(self.big)
+        path = file(content)
+        states = []
+
+        def stop(count):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            target.put("name", path, checkpoint=states.append, progress=stop)
+        assert target.stat("name") is None
+        assert list(target.list("name")) == []
+        target.put("name", path, resume=states[-1] if states else None)
+        assert b"".join(target.read("name")) == content
+
+    @pytest.mark.parametrize("stale", [{}, {"upload": "gone", "part_size": 7}, {"unknown": [1, 2]}, {"upload": 5}])
+    def test_a_stale_resume_state_is_no_harm(self, target, file, stale):
+        content = os.urandom(self.big)
+        target.put("name", file(content), resume=stale)
+        assert b"".join(target.read("name")) == content
+
+    def test_clean_removes_nothing_that_is_whole(self, target, file):
+        target.put("name", file(b"x"))
+        assert target.clean(time.time_ns()) >= 0
+        assert b"".join(target.read("name")) == b"x"
+
+    # -- names
+
+    @pytest.mark.parametrize("name", UNSAFE)
+    def test_an_unsafe_name_is_refused(self, target, file, name):
+        for action in (
+            lambda: target.put(name, file(b"x")),
+            lambda: b"".join(target.read(name)),
+            lambda: target.stat(name),
+            lambda: target.delete(name),
+        ):
+            with pytest.raises(TargetError):
+                action()
+
+    # -- threads
+
+    def test_many_threads_at_once(self, target, file):
+        contents = {f"t/{index % 4}/{index}": os.urandom(20_000 + index) for index in range(24)}
+
+        def work(name):
+            target.put(name, file(contents[name]))
+            return b"".join(target.read(name)) == contents[name]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, contents))
+        assert sorted(found.name for found in target.list("t/")) == sorted(contents)
+
+    def test_only_one_of_two_puts_if_absent_wins(self, target, file):
+        if not target.capabilities.overwrite_protection:
+            pytest.skip("this place cannot protect a file by itself")
+        barrier = threading.Barrier(4)
+
+        def work(index):
+            path = file(b"%d" % index)
+            barrier.wait()
+            try:
+                target.put("race", path, if_absent=True)
+                return index
+            except TargetError:
+                return None
+
+        with ThreadPoolExecutor(4) as pool:
+            won = [index for index in pool.map(work, range(4)) if index is not None]
+        assert len(won) == 1
+        assert b"".join(target.read("race")) == b"%d" % won[0]
+
+    # -- what it says of itself
+
+    def test_probe_finds_nothing_wrong_and_leaves_nothing(self, target):
+        before = [found.name for found in target.list()]
+        findings = list(target.probe())
+        assert findings and all(finding.ok or finding.warning for finding in findings), findings
+        assert all(finding.name and finding.message and "\n" not in finding.message for finding in findings)
+        assert [found.name for found in target.list()] == before
+
+    def test_capabilities_and_proof_agree(self, target, file):
+        assert isinstance(target.capabilities, TargetCapabilities)
+        stored = target.put("name", file(b"x" * 5000))
+        assert isinstance(stored, Stored)
+        assert not stored.proven or target.capabilities.own_checksums
+        assert not target.stat("name").proven, "only put() can prove"
+
+    def test_close_may_be_called_twice(self, target):
+        target.close()
+        target.close()
