@@ -92,7 +92,8 @@ class Bed:
         """Declares the client's sources (name: options) on both sides."""
         options = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
         agent = {
-            "schema": 1, "client": self.client, "scratch": str(self.lab / "scratch"), "permits": str(self.lab / "permit"),
+            "schema": 1, "client": self.client,
+            "scratch": str(self.lab / "scratch"), "permits": str(self.lab / "permit"),
             "sources": {
                 name: {"type": "tree", "options": {**options, **given}, "encrypt": "none", "recipients": []}
                 for name, given in sources.items()
@@ -128,8 +129,7 @@ class Bed:
 
     def run(self, source: str, level: int) -> dict:
         """One dump of one source by a whole `stowage run`; older images of it are removed to keep the disk small."""
-        answer = self.stowage("run", "--client", self.client, "--source", source, "--level", str(level))
-        return answer
+        return self.stowage("run", "--client", self.client, "--source", source, "--level", str(level))
 
     def dumps(self, source: str) -> list[dict]:
         """The dumps of a source, oldest first."""
