@@ -1,0 +1,174 @@
+# Copyright: (c) 2026, Stowage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From role variables to the files of server and agent: stowage.yml, credentials, sources, agent.json.
+
+Here lives the merging and splitting that would be unreadable as Jinja; writing files is the roles' work, and
+whether a driver knows an option is the engine's to say.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import typing as t
+from collections.abc import Mapping, Sequence
+
+from ansible.errors import AnsibleFilterError
+
+# what never stands in stowage.yml: it goes to a 0600 file that `credentials` or `password_file` names
+SECRET = ("access_key", "secret_key", "session_token")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+# options of a source that only the server reads; the rest is the agent's
+OF_SERVER = ("policy",)
+TREE = {
+    "include": [],
+    "exclude": [],
+    "one_file_system": True,
+    "before": None,
+    "after": None,
+}
+
+
+def _is_list(value: t.Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _mapping(value: t.Any, what: str) -> dict:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise AnsibleFilterError(f"{what} must be a mapping, not {_kind(value)}")
+    return {str(key): one for key, one in value.items()}
+
+
+def _kind(value: t.Any) -> str:
+    return "a list" if _is_list(value) else f"{str(value)!r}"
+
+
+def _merge(below: t.Any, above: t.Any) -> t.Any:
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        merged = dict(below)
+        for key, value in above.items():
+            merged[key] = _merge(merged[key], value) if key in merged else value
+        return merged
+    return copy.copy(above)
+
+
+def credentials(targets: t.Any, mail: t.Any = None) -> dict[str, str]:
+    """File name -> content of every file of secrets: one for each target that has any, one for the mail server."""
+    files = {}
+    for name, options in _mapping(targets, "backup_server_targets").items():
+        found = {key: str(one) for key, one in _mapping(options, f"target {name}").items() if key in SECRET and one}
+        if found:
+            if not NAME.match(name):
+                raise AnsibleFilterError(f"{name!r} cannot name a target")
+            files[f"{name}.json"] = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    password = _mapping(mail, "backup_server_mail_options").get("password")
+    if password:
+        files["mail.password"] = f"{password}\n"
+    return files
+
+
+def server_config(settings: t.Any) -> dict[str, t.Any]:
+    """The content of stowage.yml, without secrets. Only what differs from the engine's defaults is written."""
+    given = _mapping(settings, "the settings of the server")
+    folder = given["credentials_folder"]
+    config: dict[str, t.Any] = {"state": given["state_folder"], "holding": given["holding"]}
+    if not _is_list(config["holding"]) or not config["holding"]:
+        raise AnsibleFilterError(
+            "backup_server_holding must list at least one folder, such as [{path: /srv/holding, use: 500 GiB}]"
+        )
+    for key in ("dumps_at_once", "copies_at_once"):
+        config[key] = int(given[key])
+    config["cycle"] = {"days": float(given["cycle_days"])}
+    if config["cycle"]["days"].is_integer():
+        config["cycle"]["days"] = int(config["cycle"]["days"])
+    files = credentials(given["targets"], given["mail_options"])
+    config["targets"] = {}
+    for name, options in _mapping(given["targets"], "backup_server_targets").items():
+        options = _mapping(options, f"target {name}")
+        config["targets"][name] = {key: one for key, one in options.items() if key not in SECRET}
+        if f"{name}.json" in files:
+            config["targets"][name]["credentials"] = f"{folder}/{name}.json"
+    config["policies"] = _mapping(given["policies"], "backup_server_policies")
+    if given["mail"]:
+        to = list(given["mail"]) if _is_list(given["mail"]) else [str(given["mail"])]
+        options = _mapping(given["mail_options"], "backup_server_mail_options")
+        options.pop("password", None)
+        if "mail.password" in files:
+            options["password_file"] = f"{folder}/mail.password"
+        config["events"] = {"mail": {"type": "mail", "to": to, **options}}
+    return _merge(config, _mapping(given["more"], "backup_server_config"))
+
+
+def merge_sources(variables: t.Any) -> dict[str, dict[str, t.Any]]:
+    """Sources by name from several variables, given as [[name of variable, its value], …], a later one on top.
+
+    A string is a path with policy standard; null takes a source away again.
+    """
+    merged: dict[str, t.Any] = {}
+    for variable, value in variables:
+        for name, source in _mapping(value, variable).items():
+            if not NAME.match(name) or ".." in name:
+                raise AnsibleFilterError(f"{variable}: {name!r} cannot name a source: letters, digits, '.', '_' and '-'")
+            if source is None:
+                merged.pop(name, None)
+                continue
+            if isinstance(source, str):
+                source = {"path": source}
+            merged[name] = _merge(merged.get(name, {}), _mapping(source, f"{variable}: source {name}"))
+    return {name: _source(name, source) for name, source in sorted(merged.items())}
+
+
+def _source(name: str, given: dict[str, t.Any]) -> dict[str, t.Any]:
+    source = {"type": "tree", "policy": "standard", **given}
+    if source["type"] == "tree":
+        unknown = sorted(set(source) - {"type", "policy", "path", *TREE})
+        if unknown:
+            known = ", ".join(["path", "policy", *TREE])
+            raise AnsibleFilterError(f"source {name}: unknown option {unknown[0]!r}; a tree has {known}")
+        path = source.get("path")
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise AnsibleFilterError(f"source {name}: path must be absolute, such as /etc, not {path!r}")
+        source["path"] = str(path).rstrip("/") or "/"
+        for key in ("include", "exclude"):
+            value = source.get(key)
+            if value is not None and not _is_list(value):
+                raise AnsibleFilterError(f"source {name}: {key} must be a list of patterns, such as ['*.tmp']")
+    return source
+
+
+def agent_config(sources: t.Any, client: str, scratch: str, permits: str) -> str:
+    """The text of agent.json: what this client gives, and where it may be written to."""
+    listed = {}
+    for name, source in sources.items():
+        options = {key: value for key, value in source.items() if key not in ("type", *OF_SERVER)}
+        if source["type"] == "tree":
+            options = {"path": None, **TREE, **options}
+        listed[name] = {"type": source["type"], "options": options, "encrypt": "none", "recipients": []}
+    content = {"schema": 1, "client": client, "sources": listed, "scratch": scratch, "permits": permits}
+    return json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
+
+
+def host_keys(text: str) -> list[str]:
+    """`type base64` of each public host key in what cat printed; comments and anything else left out."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and re.match(r"[a-z0-9@.-]+\Z", words[0]) and re.match(r"[A-Za-z0-9+/]{40,}=*\Z", words[1]):
+            found.append(" ".join(words[:2]))
+    return sorted(set(found))
+
+
+class FilterModule:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {
+            "agent_config": agent_config,
+            "credentials": credentials,
+            "host_keys": host_keys,
+            "merge_sources": merge_sources,
+            "server_config": server_config,
+        }
