@@ -135,6 +135,12 @@ class RestoreIncomplete(StowageError):
     code = "restore-incomplete"
 
 
+class EventFailed(StowageError):
+    """A report could not be delivered."""
+
+    code = "event-failed"
+
+
 class Busy(StowageError):
     """Another run of this configuration is at work."""
 

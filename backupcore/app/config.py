@@ -188,7 +188,13 @@ class _Builder:
         if one.copies is None:
             rules = [s.CopyRule(target) for target in self.root.targets]
         return s.Policy(
-            name, one.compress, one.gzip_fallback, one.encrypt, tuple(rules), one.rpo, one.keep_on_holding, one.part_size
+            name,
+            compress=one.compress,
+            gzip_fallback=one.gzip_fallback,
+            copies=tuple(rules),
+            rpo=one.rpo,
+            keep_on_holding=one.keep_on_holding,
+            part_size=one.part_size,
         )
 
     def _client(self, name: str, one: schema.Client, policies: Mapping[str, s.Policy]) -> s.Client:

@@ -1,0 +1,261 @@
+"""Engine: opens the parts and hands them to each other; one method for each thing the command line can ask.
+
+Here lives wiring: the configuration, the drivers, the catalog, open targets, connections, and the order of a
+night. What the parts do lives in their rooms; how answers look lives in cli/. Parts are opened when they are first
+asked for: a command pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+from .. import clock
+from ..errors import EventFailed, RequestError, StowageError, TargetRefused
+from ..hookspecs import Event, EventError, TargetContext, TargetError
+from ..ids import is_name
+from ..settings import Client, Settings, Source
+from . import config, drivers
+
+Progress = Optional[Callable[[dict], None]]
+
+
+@dataclass(frozen=True)
+class RunAnswer:
+    """What a run did. report: the judgement; status is its status, or WARN when only a message was not delivered."""
+
+    report: Any
+    status: str
+    results: tuple = ()
+    copies: tuple = ()
+    released: tuple = ()
+    notes: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageAnswer:
+    """What staging did."""
+
+    copies: tuple
+    released: tuple
+
+
+class Engine:
+    """All parts of one configuration. Close it, or use it as a context manager."""
+
+    def __init__(self, file: Union[str, Path] = config.DEFAULT):
+        self.drivers = drivers.load()
+        self.configuration = config.load(file, self.drivers)
+        self.settings: Settings = self.configuration.settings
+        self._targets: Dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives back what was opened."""
+        for target in self._targets.values():
+            target.close()
+        self._targets.clear()
+        if "catalog" in self.__dict__:
+            self.catalog.close()
+
+    # parts
+
+    @cached_property
+    def catalog(self) -> Any:
+        """The catalog, made when there is none."""
+        from ..catalog import places
+        from ..catalog.store import Catalog
+
+        return Catalog(places.catalog_file(self.settings.state))
+
+    @cached_property
+    def server_id(self) -> str:
+        """This server's id."""
+        from ..catalog import places
+
+        return places.server_id(self.settings.state)
+
+    def target(self, name: str) -> Any:
+        """The open target of that name, opened once. Raises RequestError when unknown, TargetRefused."""
+        with self._lock:
+            if name not in self._targets:
+                self._targets[name] = self._open_target(name)
+            return self._targets[name]
+
+    def _open_target(self, name: str) -> Any:
+        wanted = self.settings.targets.get(self.target_name(name))
+        driver = self.drivers.of("target")[wanted.type]
+        context = TargetContext(name, self.server_id, self.settings.state / "targets" / name)
+        try:
+            return driver.open(driver.options.model_validate(dict(wanted.options)), context)
+        except TargetError as error:
+            raise TargetRefused(f"target {name}: {error.message}", error.hint or "stowage check") from None
+
+    def target_name(self, name: str) -> str:
+        """name, when it is a target's. Raises RequestError."""
+        if name not in self.settings.targets:
+            raise unknown("target", name, self.settings.targets)
+        return name
+
+    def client(self, name: str) -> Client:
+        """The client of that name. Raises RequestError."""
+        if name not in self.settings.clients:
+            raise unknown("client", name, self.settings.clients)
+        return self.settings.clients[name]
+
+    def connect(self, client: Client) -> Any:
+        """A connection to a client's agent, as a context manager."""
+        from ..dump import transport
+
+        return transport.connect(self.settings, client)
+
+    # what is asked
+
+    def select(self, clients: Sequence[str] = (), sources: Sequence[str] = ()) -> List[Source]:
+        """The sources named: of all clients or of some, all of theirs or some. Raises RequestError."""
+        chosen = [self.client(name) for name in dict.fromkeys(clients)] or list(self.settings.clients.values())
+        for client in chosen:
+            if clients and client.state == "retired":
+                raise RequestError(f"client {client.name} is retired: nothing of it is dumped any more",
+                                   f"stowage list dumps --client {client.name}")  # fmt: skip
+        chosen = [client for client in chosen if client.state != "retired"]
+        found: List[Source] = []
+        seen = set()
+        for client in chosen:
+            for source in client.sources.values():
+                if not sources or source.name in sources or f"{client.name}:{source.name}" in sources:
+                    found.append(source)
+                    seen |= {source.name, f"{client.name}:{source.name}"}
+        for name in sources:
+            if name not in seen:
+                known = {source for client in chosen for source in client.sources}
+                raise unknown("source" + (f" of {', '.join(clients)}" if clients else ""), name, known)
+        return found
+
+    def plan(self, sources: Iterable[Source], level: Optional[int] = None) -> list:
+        """Tonight's level of each source, with the reason: schedule.plain.Planned."""
+        from ..dump import history
+        from ..schedule import plain
+
+        names = [(source.client, source.name) for source in sources]
+        past = history.gather(self.settings, self.catalog) if names else {}
+        return plain.plan(names, past, clock.now_ns(), self.settings.cycle_days, level)
+
+    def run(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, progress: Progress = None,
+            copies: bool = True) -> RunAnswer:  # fmt: skip
+        """One night, now: dumps what is asked for (None: all), copies what is due, reports. Raises Busy.
+
+        A failure of one source or copy costs that one; it stands in the answer.
+        """
+        from ..dump import driver, holding, runlock
+
+        everything = sources is None
+        chosen = self.select() if everything else sources
+        names = None if everything else [(source.client, source.name) for source in chosen]
+        with runlock.hold(self.settings):
+            swept = holding.sweep(self.settings, self.catalog)
+            planned = self.plan(chosen, level)
+            run = self.catalog.begin_run("run")
+            ended = False
+            try:
+                results = driver.run_dumps(
+                    self.settings, self.catalog, planned, run=run, connect=self._connector(), progress=progress
+                )
+                staged = self._stage(None, names, progress) if copies else StageAnswer((), ())
+                report = self._report(run, names, running=True)
+                self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
+                ended = True
+            finally:
+                if not ended:  # stopped by ^C, a signal or a bug: said in the catalog, so that the report knows
+                    self.catalog.end_run(run.id, "FAIL", {"headline": "FAIL the run was stopped", "stopped": True})
+            report = self._report(self.catalog.run(run.id), names)
+        notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
+        notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
+        failed = self._tell(report) if everything else []
+        status = "WARN" if failed and report.status == "OK" else report.status
+        return RunAnswer(report, status, tuple(results), staged.copies, staged.released, tuple(notes + failed))
+
+    def _connector(self) -> Any:
+        from ..dump import transport
+
+        return transport.connect
+
+    def stage(self, targets: Sequence[str] = (), progress: Progress = None) -> StageAnswer:
+        """Makes the copies that the policies ask for and that are not there. Raises Busy."""
+        from ..dump import holding, runlock
+
+        for name in targets:
+            self.target_name(name)
+        with runlock.hold(self.settings):
+            holding.sweep(self.settings, self.catalog)
+            return self._stage(list(targets) or None, None, progress)
+
+    def _stage(self, targets: Optional[List[str]], names: Optional[list], progress: Progress) -> StageAnswer:
+        raise NotImplementedError
+
+    def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
+        from ..report import night
+
+        return night.make(self.settings, self.catalog, clock.now_ns(), run=run, only=names, running=running)
+
+    def report(self, run: Optional[str] = None) -> Any:
+        """The report of the last run, or of one that is named."""
+        from ..dump import status
+
+        row = None
+        if run is not None:
+            row = self.catalog.run(run)
+            if row is None or row.kind != "run":
+                raise RequestError(f"there is no run {run!r}", "stowage list runs")
+        now = status.read(self.settings)
+        return self._report(row, None, running=bool(now and now.get("alive")))
+
+    def _tell(self, report: Any) -> List[str]:
+        """Sends the report to all that want it; returns what could not be delivered."""
+        if not self.settings.events:
+            return []
+        from ..report import text as report_text
+
+        event = Event(
+            "run-finished", report.status, f"stowage {report.headline}", report_text.render(report), report.as_dict()
+        )
+        return [f"{error.message} -> {error.hint}" for error in self.send(event)]
+
+    def send(self, event: Event) -> List[StowageError]:
+        """Sends an event everywhere; returns the failures."""
+        failed: List[StowageError] = []
+        for one in self.settings.events.values():
+            driver = self.drivers.of("event")[one.type]
+            try:
+                driver.send(driver.options.model_validate(dict(one.options)), event)
+            except EventError as error:
+                failed.append(EventFailed(f"event {one.name}: {error.message}", error.hint or "stowage check"))
+            except Exception as error:  # a third party's driver may raise anything: it is named, the night goes on
+                told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                failed.append(EventFailed(f"event {one.name}: driver {one.type} failed: {told}", "stowage drivers"))
+        return failed
+
+    def status(self) -> Optional[dict]:
+        """What the run at work does, None when none is."""
+        from ..dump import status
+
+        return status.read(self.settings)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
+    """The error for a name that is not there, with the nearest that is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1, 0.5) if is_name(name) else []
+    guess = f', did you mean "{close[0]}"?' if close else ""
+    listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+    return RequestError(f'unknown {what} "{name}"{guess}', f"known: {listed}" if known else "none is configured")

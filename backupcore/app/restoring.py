@@ -1,0 +1,132 @@
+"""Restore, list files, find: hands the images, the connections and the request to restore/.
+
+Here live where a restore goes (scratch folder, folder of this server, folder of a client, in place) and its row in
+the catalog; what is read and how it is delivered lives in restore/.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Iterator, List, Optional, Sequence
+
+from .. import clock
+from ..errors import RequestError, StowageError
+from .engine import Engine, Progress
+
+HOLDING = "holding"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `stowage restore` was asked. to: DIR or CLIENT:DIR; place: holding or a target's name."""
+
+    words: Sequence[str]
+    at: Optional[str] = None
+    place: Optional[str] = None
+    to: Optional[str] = None
+    in_place: bool = False
+    existing: str = "refuse"
+    exact: bool = False
+    permit: Optional[str] = None
+
+
+def images(engine: Engine, place: Optional[str] = None) -> Any:
+    """The images that can be read, only at one place when it is named."""
+    from ..restore import fetch
+
+    if place not in (None, HOLDING):
+        engine.target_name(place)
+    return fetch.Images(engine.settings, engine.catalog, engine.target, only=place)
+
+
+def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optional[str] = None) -> List[Any]:
+    """What the words mean, source by source."""
+    from ..restore import request
+
+    moment = None if at is None else clock.parse_moment(at)
+    return request.resolve(engine.settings, engine.catalog, words, moment, place)
+
+
+def plan(engine: Engine, asked: Request) -> Any:
+    """What the restore would read: restore.report.RestorePlan. Touches no client."""
+    from ..restore import plan as planning
+
+    found = images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place)
+    options, _connect = _destination(engine, asked, found[1][0].client)
+    return planning.plan(*found, options)
+
+
+def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
+    """Restores: restore.report.RestoreReport. What failed in part stands in it."""
+    from ..restore import deliver
+
+    readable, found = images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place)
+    options, connect = _destination(engine, asked, found[0].client)
+    run = engine.catalog.begin_run("restore")
+    status, summary = "FAIL", {"what": list(asked.words), "destination": options.destination or "scratch"}
+    try:
+        report = deliver.restore(readable, found, options, connect, progress)
+        status = {"ok": "OK", "warn": "WARN"}.get(report.status, "FAIL")
+        summary.update(files=report.files, bytes=report.bytes, failed=report.failed_count)
+        summary["destination"] = report.destination
+    except StowageError as error:
+        summary["error"] = error.message
+        raise
+    finally:
+        engine.catalog.end_run(run.id, status, summary)
+    return report
+
+
+def cat(engine: Engine, asked: Request) -> Iterator[bytes]:
+    """The content of the one file that was asked for, checked to its end."""
+    from ..restore import deliver
+
+    return deliver.cat(images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place))
+
+
+def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Callable[[], Any]]:
+    """Options of the delivery, and how to reach the agent that takes it."""
+    from ..dump import transport
+    from ..restore.report import Options
+
+    options = Options(existing=asked.existing, exact=asked.exact, permit=asked.permit)
+    if asked.in_place and asked.to is not None:
+        raise RequestError("--to and --in-place together", "choose one of them")
+    if asked.in_place:
+        return replace(options, destination="/"), _to_client(engine, client)
+    if asked.to is None:
+        return options, _to_client(engine, client)
+    name, colon, folder = asked.to.partition(":")
+    if colon and "/" not in name:
+        if name not in engine.settings.clients:
+            raise RequestError(f'"{asked.to}" names no client and is no path', f"write ./{asked.to} for a folder here")
+        if not folder.startswith("/"):
+            raise RequestError(f'"{asked.to}": the folder on a client must be an absolute path')
+        return replace(options, destination=folder), _to_client(engine, name)
+    path = os.path.abspath(asked.to)
+    return replace(options, destination=path), lambda: transport.connect_extract(engine.settings, path)
+
+
+def _to_client(engine: Engine, name: str) -> Callable[[], Any]:
+    client = engine.settings.clients.get(name)
+    if client is None:
+        raise RequestError(
+            f"client {name} is no longer configured, its scratch folder cannot be reached",
+            "restore to a folder of this server with --to DIR, or to another client with --to CLIENT:DIR",
+        )
+    return lambda: engine.connect(client)
+
+
+def files(engine: Engine, words: Sequence[str], at: Optional[str], recursive: bool) -> Iterator[Any]:
+    """The entries at a path at a moment: restore.report.Listed."""
+    from ..restore import find
+
+    return find.list_files(images(engine), wanted(engine, words, at), recursive=recursive)
+
+
+def find(engine: Engine, pattern: str, client: Optional[str], source: Optional[str]) -> Iterator[Any]:
+    """All versions of what the pattern names: restore.report.Version."""
+    from ..restore import find as finding
+
+    return finding.find(engine.settings, engine.catalog, images(engine), pattern, client=client, source=source)

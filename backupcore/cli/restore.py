@@ -1,0 +1,83 @@
+"""`stowage restore`: bring back files, folders, sources or a whole client."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, List
+
+from .. import text
+from ..errors import RequestError
+from . import _output, _progress
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What, of which moment, from where, to where, and how."""
+    parser.usage = "stowage restore [options] CLIENT:/PATH…  |  CLIENT SOURCE [PATH…]"
+    parser.add_argument("words", nargs="+", metavar="WHAT", help="CLIENT:/PATH…, or CLIENT SOURCE [PATH…]; globs too")
+    parser.add_argument("--at", metavar="TIME", help="the newest dump begun at or before: 2026-11-22, yesterday, "
+                        "'3 days ago', or the name of a dump (default: now)")  # fmt: skip
+    parser.add_argument("--from", metavar="PLACE", dest="place",
+                        help="read only from this target, or holding (default: the nearest good copy)")  # fmt: skip
+    to = parser.add_mutually_exclusive_group()
+    to.add_argument("--to", metavar="DEST", help="a folder DIR of this server, or CLIENT:DIR "
+                    "(default: the scratch folder of the client)")  # fmt: skip
+    to.add_argument("--in-place", action="store_true", help="where it was, on its client; needs a permit")
+    to.add_argument("--stdout", action="store_true", help="write the one file to standard output")
+    parser.add_argument("--existing", choices=("refuse", "overwrite", "keep"), default="refuse",
+                        help="what becomes of a file that is there already (default: refuse)")  # fmt: skip
+    parser.add_argument("--exact", action="store_true", help="also remove what was not there at that moment")
+    parser.add_argument("--plan", action="store_true", help="only say what would be read and written")
+    parser.add_argument("--permit", metavar="ID", help="the permit that the playbook restore wrote on the client")
+
+
+def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
+    """Restores, or says what a restore would do."""
+    from ..app import restoring
+
+    if args.stdout and (args.json or args.plan or args.exact):
+        raise RequestError("--stdout goes with neither --json, --plan nor --exact", "stowage restore --help")
+    engine = open_engine()
+    asked = restoring.Request(
+        args.words, args.at, args.place, args.to, args.in_place, args.existing, args.exact, args.permit
+    )
+    if args.stdout:
+        for piece in restoring.cat(engine, asked):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return _output.Answer()
+    if args.plan:
+        return _plan(restoring.plan(engine, asked))
+    with _progress.progress(args.json) as progress:
+        report = restoring.restore(engine, asked, progress)
+    return _answer(report)
+
+
+def _plan(plan: Any) -> _output.Answer:
+    lines = [
+        f"{', '.join(map(text.escape, plan.paths))} of {plan.client} as of {plan.moment}: {plan.files} files, "
+        f"{text.size(plan.files_bytes)}; {text.size(plan.bytes)} to read; to {text.escape(plan.destination)}"
+    ]
+    rows = [[one.dump, f"{one.client}:{one.source}", one.level, one.place, text.size(one.bytes)] for one in plan.dumps]
+    lines += _output.table(("dump", "source", "level", "from", "to read"), rows)
+    lines += [f"note {text.escape(note)}" for note in plan.notes]
+    return _output.Answer(plan.as_dict(), lines, ["stowage restore …, without --plan"])
+
+
+def _answer(report: Any) -> _output.Answer:
+    lines: List[str] = [f"FAIL {path}: {why}" for path, why in report.failed[:50]]
+    if report.failed_count > len(lines):
+        lines.append(f"FAIL and {report.failed_count - len(lines)} more (--json lists up to {report.FAILED_LIMIT})")
+    lines += [f"WARN not kept: {text.escape(one)}" for one in report.not_kept]
+    lines += [f"WARN {one}" for one in report.notes]
+    status = {"ok": "OK", "warn": "WARN", "fail": "FAIL"}[report.status]
+    skipped = f", {report.skipped} kept as they were" if report.skipped else ""
+    failed = f", {report.failed_count} not restored" if report.failed_count else ""
+    lines.append(
+        f"{status:4s} {report.files} files, {text.size(report.bytes)} of {report.client} as of {report.moment} "
+        f"in {text.escape(report.destination)} after {text.duration(report.seconds)}{skipped}{failed}"
+    )
+    data = report.as_dict()
+    data.pop("next", None)
+    warnings = len(report.notes) + len(report.not_kept)
+    return _output.Answer(data, lines, report.next or ["stowage status"], status, warnings)

@@ -1,0 +1,52 @@
+"""`stowage run`: dump what is due to the holding disk, copy it to the targets, report."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, List
+
+from .. import text
+from . import _output, _progress
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """--client, --source, --level."""
+    parser.add_argument("--client", metavar="C", action="append", default=[], help="only this client; may be repeated")
+    parser.add_argument(
+        "--source", metavar="S", action="append", default=[], help="only sources of this name; may be repeated"
+    )
+    parser.add_argument(
+        "--level", metavar="N", type=int, choices=range(10), help="this level for all of them: 0 is a full"
+    )
+
+
+def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
+    """Runs now."""
+    engine = open_engine()
+    some = bool(args.client or args.source)
+    chosen = engine.select(args.client, args.source) if some else None
+    with _progress.progress(args.json) as progress:
+        done = engine.run(chosen, args.level, progress)
+    report = done.report
+    lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
+    for line in report.lines[1:] if report.status == "FAIL" else report.lines:
+        if line.status != "OK":
+            hint = f" -> {line.hint}" if line.hint else ""
+            lines.append(f"{line.status:4s} {line.client}:{line.source} {line.message}{hint}")
+    for target in report.targets:
+        if target.status != "OK":
+            lines.append(f"{target.status:4s} {target.target}: {target.message} -> {target.hint}")
+    lines += [f"WARN {text.escape(note)}" for note in report.notes]
+    lines.append(report.headline)
+    return _output.Answer(
+        data={
+            **report.as_dict(),
+            "notes": [*report.notes, *map(text.escape, done.notes)],
+            "copies": [one.as_dict() for one in done.copies],
+            "released": list(done.released),
+        },
+        lines=lines,
+        next=report.next or ["stowage report"],
+        status=done.status,
+        warnings=report.warnings,
+    )

@@ -1,0 +1,45 @@
+"""`stowage status`: what runs now, else how the last run ended."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any, Dict, List
+
+from .. import text
+from . import _output
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+def run(_args: argparse.Namespace, open_engine: Any) -> _output.Answer:
+    """One line when nothing runs, a table when something does."""
+    engine = open_engine()
+    now = engine.status()
+    if now and now.get("alive"):
+        return _output.Answer({"running": now}, _running(now), ["stowage status"])
+    report = engine.report()
+    return _output.Answer(
+        {**report.as_dict(), "running": None},
+        [report.headline],
+        ["stowage report"] if report.run else ["stowage run"],
+        report.status,
+        report.warnings,
+    )
+
+
+def _running(now: Dict[str, Any]) -> List[str]:
+    dumps = [one for one in now.get("dumps", ()) if isinstance(one, dict)]
+    done = sum(1 for one in dumps if one.get("phase") in ("done", "failed"))
+    begun = now.get("begun_ns")
+    took = f" for {text.duration(max(0.0, time.time() - begun / 1e9))}" if isinstance(begun, int) else ""
+    lines = [f"{now.get('kind', 'run')} {now.get('run', '')} is at work{took} (pid {now.get('pid')}): "
+             f"{done} of {len(dumps)} done"]  # fmt: skip
+    rows = []
+    for one in dumps:
+        count, total = int(one.get("bytes") or 0), one.get("total")
+        share = f"{min(99, 100 * count // total)} %" if total and one.get("phase") == "dumping" else ""
+        rows.append([f"{one.get('client')}:{one.get('source')}", one.get("phase", ""), text.size(count), share])
+    return [text.escape(line) for line in lines + _output.table(("source", "phase", "size", ""), rows)]

@@ -1,0 +1,323 @@
+"""What happened and what it means: a line for each source, the worst first, and one line above all.
+
+Here live the judgements, from the catalog and the settings only: past its rpo, failed, away, copies missing.
+How it looks lives in report/text.py. The exit status of a run is the status of its report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+
+from .. import clock, text
+from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
+from ..errors import CatalogError, ClientUnreachable
+from ..settings import Client, Settings, Source
+
+RANK = {FAIL: 0, WARN: 1, OK: 2}
+# How many runs back a source's last result is looked for: a month of nights and some by hand.
+RUNS_BACK = 60
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """How one source stands. away: the only trouble is a roaming client's absence within the rpo.
+
+    message and hint: what is wrong and the next step, '' when nothing is. age: seconds since the newest good dump
+    began, None when there is none. dump, level, bytes, seconds: of this run.
+    """
+
+    client: str
+    source: str
+    status: str
+    message: str = ""
+    hint: str = ""
+    away: bool = False
+    code: str = ""
+    age: Optional[float] = None
+    rpo: float = 0.0
+    dump: Optional[str] = None
+    level: Optional[int] = None
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TargetLine:
+    """How the copies on one target stand, seen from each source's newest dump that is wanted there."""
+
+    target: str
+    status: str
+    message: str = ""
+    hint: str = ""
+    verified: int = 0
+    pending: Tuple[str, ...] = ()
+    failed: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """One night, or what a run by hand did. lines: all sources, worst first. warnings: how many things to look at."""
+
+    status: str
+    headline: str
+    lines: Tuple[SourceLine, ...]
+    targets: Tuple[TargetLine, ...] = ()
+    notes: Tuple[str, ...] = ()
+    run: Optional[RunRow] = None
+    bytes: int = 0
+    seconds: float = 0.0
+    away: Tuple[str, ...] = ()
+    warnings: int = 0
+    next: Tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> Dict[str, Any]:
+        """JSON-ready; the next commands are the caller's to add."""
+        run = self.run
+        return {
+            "headline": self.headline,
+            "run": run and {
+                "id": run.id, "kind": run.kind, "begun": clock.iso(run.begun_ns),
+                "ended": clock.iso(run.ended_ns) if run.ended_ns else None, "status": run.status,
+            },
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "warnings": self.warnings,
+            "away": list(self.away),
+            "notes": list(self.notes),
+            "sources": [asdict(line) for line in self.lines],
+            "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed)}
+                        for line in self.targets],
+        }  # fmt: skip
+
+
+def make(
+    settings: Settings,
+    catalog: Any,
+    now_ns: int,
+    *,
+    run: Optional[RunRow] = None,
+    only: Optional[Iterable[Tuple[str, str]]] = None,
+    running: bool = False,
+) -> Report:
+    """The report of a run (None: the last one). only: (client, source) pairs, when the run was asked for these.
+
+    running: the run of this report is at work right now, in this process or another.
+    """
+    if run is None:
+        runs = catalog.runs(limit=1, kind="run")
+        run = runs[0] if runs else None
+    chosen = None if only is None else set(only)
+    results = _last_results(catalog, run)
+    lines: List[SourceLine] = []
+    copies = _Copies(settings, catalog)
+    notes: List[str] = []
+    for client in settings.clients.values():
+        if client.state == "retired":
+            continue
+        if not client.sources and chosen is None:
+            where = settings.file.parent / "clients.d" / f"{client.name}.yml"
+            notes.append(f"{client.name} has no source -> add one to {where}")
+        for source in client.sources.values():
+            if chosen is None or (client.name, source.name) in chosen:
+                result = results.get((client.name, source.name))
+                lines.append(_line(client, source, catalog, now_ns, run, result, copies))
+    if not lines and chosen is None:
+        notes.append("no source is configured -> add clients to the inventory and run the playbook site")
+    if run is None:
+        notes.append("there was no run yet -> stowage run")
+    elif run.ended_ns is None and not running:
+        notes.append(f"the run of {clock.local(run.begun_ns)} did not end: it was killed -> stowage run")
+    return _sum_up(lines, copies.lines(), notes, run, now_ns)
+
+
+def _last_results(catalog: Any, run: Optional[RunRow]) -> Dict[Tuple[str, str], ResultRow]:
+    """The newest result of each source, not newer than run."""
+    found: Dict[Tuple[str, str], ResultRow] = {}
+    if run is None:
+        return found
+    earlier = [one for one in catalog.runs(limit=RUNS_BACK, kind="run") if one.begun_ns < run.begun_ns]
+    for one in [run, *reversed(earlier)]:
+        for result in reversed(catalog.results(one.id)):
+            found.setdefault((result.client, result.source), result)
+    return found
+
+
+def _line(
+    client: Client,
+    source: Source,
+    catalog: Any,
+    now_ns: int,
+    run: Optional[RunRow],
+    result: Optional[ResultRow],
+    copies: "_Copies",
+) -> SourceLine:
+    newest = catalog.latest(client.name, source.name)
+    if newest is not None:
+        copies.look_at(source, newest)
+    good = newest if newest is not None and _restorable(catalog, newest) else None
+    if newest is not None and good is None:
+        older = reversed(catalog.dumps(client.name, source.name)[:-1])
+        good = next((one for one in older if _restorable(catalog, one)), None)
+    rpo = source.policy.rpo
+    facts: Dict[str, Any] = {"client": client.name, "source": source.name, "rpo": rpo}
+    age = max(0.0, (now_ns - good.begun_ns) / clock.NS) if good else None
+    facts["age"] = age
+    if result is not None and run is not None and result.run == run.id:
+        dump = catalog.dump(result.dump) if result.dump else None
+        facts.update(dump=result.dump, level=result.level, seconds=result.seconds)
+        facts["bytes"] = dump.stored_size if dump else 0
+    again = f"stowage run --client {client.name} --source {source.name}"
+    failed = result is not None and not result.ok
+    why, hint = (text.escape(result.message), text.escape(result.hint)) if failed else ("", "")
+    away = failed and client.presence == "roaming" and result.code == ClientUnreachable.code
+    if newest is not None and newest is not good:
+        damage = "newest dump is damaged" if newest.damaged else "newest dump cannot be restored: it has no good copy"
+        return SourceLine(status=FAIL, message=_join(damage, why), hint=again, code="image-damaged", **facts)
+    if age is not None and age > rpo:
+        since = f"no good dump for {text.duration(age)}"
+        return SourceLine(status=FAIL, message=_join(since, why), hint=hint or again, code="past-rpo", **facts)
+    if age is None and _tried_for(catalog, client.name, source.name, now_ns) > rpo:
+        return SourceLine(
+            status=FAIL, message=_join("was never dumped", why), hint=hint or again, code="past-rpo", **facts
+        )
+    if away:
+        return SourceLine(status=WARN, message="away: " + why, hint="", away=True, code=result.code, **facts)
+    if failed:
+        return SourceLine(status=WARN if result.warning else FAIL, message=why, hint=hint or again, code=result.code,
+                          **facts)  # fmt: skip
+    if age is None:
+        return SourceLine(status=WARN, message="waits for its first dump", hint=again, code="never-dumped", **facts)
+    if result is not None and result.warning:
+        return SourceLine(
+            status=WARN, message=text.escape(result.message), hint=text.escape(result.hint), code=result.code, **facts
+        )
+    return SourceLine(status=OK, **facts)
+
+
+def _restorable(catalog: Any, dump: DumpRow) -> bool:
+    """Whether the dump and all it is based on are at hand and not known to be damaged."""
+    try:
+        chain = catalog.chain(dump.id)
+    except CatalogError:
+        return False
+    return all(
+        not one.damaged and (one.holding or any(copy.state == "verified" for copy in catalog.copies(dump=one.id)))
+        for one in chain
+    )
+
+
+def _tried_for(catalog: Any, client: str, source: str, now_ns: int) -> float:
+    """Seconds since a run first tried a source, 0 when none did."""
+    for run in catalog.runs(limit=RUNS_BACK, kind="run"):
+        if any((one.client, one.source) == (client, source) for one in catalog.results(run.id)):
+            return (now_ns - run.begun_ns) / clock.NS
+    return 0.0
+
+
+def _join(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what
+
+
+class _Copies:
+    """The copies that policies ask for, of each source's newest dump, by target."""
+
+    def __init__(self, settings: Settings, catalog: Any):
+        self.catalog = catalog
+        self.verified: Dict[str, List[str]] = {name: [] for name in settings.targets}
+        self.pending: Dict[str, List[str]] = {name: [] for name in settings.targets}
+        self.failed: Dict[str, List[Tuple[str, str]]] = {name: [] for name in settings.targets}
+
+    def look_at(self, source: Source, dump: DumpRow) -> None:
+        rows = {row.target: row for row in self.catalog.copies(dump=dump.id)}
+        name = f"{source.client}:{source.name}"
+        for rule in source.policy.copies:
+            if rule.dumps == "full" and dump.level or rule.dumps == "incremental" and not dump.level:
+                continue
+            row = rows.get(rule.target)
+            if row is not None and row.state == "verified":
+                self.verified[rule.target].append(name)
+            elif row is not None and row.state == "failed":
+                self.failed[rule.target].append((name, row.error))
+            else:
+                self.pending[rule.target].append(name)
+
+    def lines(self) -> List[TargetLine]:
+        found = []
+        for target, verified in self.verified.items():
+            failed, pending = self.failed[target], self.pending[target]
+            again = f"stowage stage --target {target}"
+            facts: Mapping[str, Any] = {
+                "target": target, "verified": len(verified), "pending": tuple(pending),
+                "failed": tuple(name for name, _error in failed),
+            }  # fmt: skip
+            if failed:
+                reasons = list(dict.fromkeys(text.escape(error) for _name, error in failed))
+                more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+                names = _some([name for name, _error in failed])
+                found.append(
+                    TargetLine(status=FAIL, message=f"no copy of {names}: {reasons[0]}{more}", hint=again, **facts)
+                )
+            elif pending:
+                found.append(TargetLine(status=WARN, message=f"copies of {_some(pending)} wait", hint=again, **facts))
+            else:
+                found.append(TargetLine(status=OK, **facts))
+        return sorted(found, key=lambda line: RANK[line.status])
+
+
+def _some(names: List[str]) -> str:
+    """The names, the first few when there are many."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _sum_up(
+    lines: List[SourceLine], targets: List[TargetLine], notes: List[str], run: Optional[RunRow], now_ns: int
+) -> Report:
+    lines = sorted(lines, key=_worst_first)
+    away = tuple(sorted({line.client for line in lines if line.away}))
+    shown = [line for line in lines if line.status != OK and not line.away]
+    trouble = [(line.status, f"{line.client}:{line.source} {line.message}", line.hint) for line in shown]
+    trouble += [(line.status, f"{line.target}: {line.message}", line.hint) for line in targets if line.status != OK]
+    for note in notes:
+        message, _arrow, hint = note.partition(" -> ")
+        trouble.append((WARN, message, hint))
+    trouble.sort(key=lambda one: RANK[one[0]])
+    status = trouble[0][0] if trouble else OK
+    ended = (run.ended_ns or now_ns) if run else 0
+    seconds = (ended - run.begun_ns) / clock.NS if run else 0.0
+    count = sum(line.bytes for line in lines)
+    clients = len({line.client for line in lines})
+    within = sum(1 for line in lines if line.age is not None and line.age <= line.rpo)
+    if status == FAIL:
+        failures = sum(1 for one in trouble if one[0] == FAIL)
+        _status, message, hint = trouble[0]
+        headline = f"FAIL {message}" + (f" -> {hint}" if hint else "")
+        headline += f" ({failures - 1} more)" if failures > 1 else ""
+    else:
+        parts = [f"{_count(clients, 'client')}, {_within(within, len(lines))}"]
+        if run is not None:
+            parts.append(f"{text.size(count)} in {text.duration(seconds)}")
+        if away:
+            parts.append(f"{_count(len(away), 'client')} away")
+        if status == WARN:
+            parts.append(_count(len(trouble), "warning"))
+        headline = f"{status:4s} " + "; ".join(parts)
+    hints = tuple(dict.fromkeys(hint for _status, _message, hint in trouble if hint.startswith("stowage ")))
+    return Report(
+        status, headline, tuple(lines), tuple(targets), tuple(notes), run, count, seconds, away,
+        sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3],
+    )  # fmt: skip
+
+
+def _worst_first(line: SourceLine) -> Tuple:
+    return (RANK[line.status], line.away, -(1e12 if line.age is None else line.age), line.client, line.source)
+
+
+def _within(within: int, all_of_them: int) -> str:
+    if within == all_of_them:
+        return f"{_count(within, 'source')} within RPO"
+    return f"{within} of {_count(all_of_them, 'source')} within RPO"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,57 @@
+"""How a report looks as plain text, on a terminal and in mail: headline, the worst first, good rows folded."""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+from .. import clock, text
+from ..catalog.records import OK
+from .night import Report, SourceLine
+
+
+def render(report: Report, everything: bool = False) -> str:
+    """The report as lines. everything: good rows one by one too."""
+    parts = [report.headline]
+    rows = [_row(line) for line in report.lines if line.status != OK or everything]
+    rows += [[line.status, line.target, "", "", "", "", _told(line.message, line.hint)]
+             for line in report.targets if line.status != OK]  # fmt: skip
+    rows += [["WARN", "", "", "", "", "", note] for note in report.notes]
+    folded = [line for line in report.lines if line.status == OK]
+    if folded and not everything:
+        clients = len({line.client for line in folded})
+        oldest = max(line.age or 0 for line in folded)
+        rows.append(["OK", f"{clients} clients, {len(folded)} sources", "", text.size(sum(one.bytes for one in folded)),
+                     text.duration(sum(one.seconds for one in folded)), f"<= {text.duration(oldest)}", ""])  # fmt: skip
+    if rows:
+        rows.sort(key=lambda row: {"FAIL": 0, "WARN": 1}.get(row[0], 2))
+        parts += ["", table(("", "source", "level", "size", "took", "newest", "what"), rows)]
+    for line in report.targets:
+        if line.status == OK:
+            parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy")
+    if report.run is not None:
+        ended = clock.local(report.run.ended_ns) if report.run.ended_ns else "not ended"
+        parts.append(f"run {report.run.id}: {clock.local(report.run.begun_ns)} - {ended}")
+    return "\n".join(parts)
+
+
+def _row(line: SourceLine) -> List[str]:
+    return [
+        line.status,
+        f"{line.client}:{line.source}",
+        "" if line.level is None else str(line.level),
+        text.size(line.bytes) if line.bytes else "",
+        text.duration(line.seconds) if line.seconds else "",
+        "never" if line.age is None else text.duration(line.age),
+        _told(line.message, line.hint),
+    ]
+
+
+def _told(message: str, hint: str) -> str:
+    return f"{message} -> {hint}" if hint else message
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of text cells, columns aligned, nothing read as a number."""
+    from tabulate import tabulate  # 50 ms, which an answer without a table need not pay
+
+    return tabulate(rows, headers=head, tablefmt="plain", disable_numparse=True)
