@@ -6,7 +6,7 @@ whole; tests/integration/test_image_by_hand.py runs them as they are.
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import Sequence
 
 from .. import text
 from .manifest import Manifest
@@ -23,8 +23,7 @@ dump     {dump}
 begun    {begun}, ended {ended}
 level    {level}
 
-{chain}
-What is needed: a shell, coreutils, GNU tar 1.29 or newer{tool}; root, or owners and devices cannot be kept.
+{chain}What is needed: a shell, coreutils, GNU tar 1.29 or newer{tool}; root, or owners and devices cannot be kept.
 Commands stand in blocks that begin with four blanks; paste a whole block into a shell in this very folder.
 
 Do not believe this file when others can write where it lies. Check first, with the public key from your own
@@ -48,10 +47,10 @@ _ALL = """\
 
     ( set -eu
     : "${{DEST:=/srv/restored}}"
+    for dump in {oldest_first}; do ( cd "$dump" && sha256sum -c --quiet SHA256SUMS ); done
     mkdir -p "$DEST"
     [ -z "$(ls -A "$DEST")" ] || {{ echo "$DEST is not empty"; exit 1; }}
     for dump in {oldest_first}; do
-        ( cd "$dump" && sha256sum -c --quiet SHA256SUMS )
         for part in "$dump"/image-*; do
             case $part in *.zst) zstd -dc "$part" ;; *.gz) gzip -dc "$part" ;; *) cat "$part" ;; esac
         done | {tar_all}
@@ -83,12 +82,13 @@ _ONE = """\
         for table in "$dump"/index.tsv*; do
             unpack "$table" < "$table" | grep -F -- "$FILE$tab" > "$temporary/rows" || true
         done
+        gone=
         while IFS=$tab read -r path kind mode uid gid size mtime ctime inode link digest start length flags; do
             [ "$path" = "$FILE" ] || continue
             case $kind in
-                -) echo "$FILE was gone at the time of $dump"; exit 1 ;;
-                n) echo "$FILE was not dumped in $dump: $link"; continue ;;
-                h) echo "$FILE is a hard link: set FILE='$link' instead"; exit 1 ;;
+                -) gone=1; continue ;;
+                n) printf '%s\n' "$FILE was not dumped in $dump: $link"; continue ;;
+                h) printf '%s\n' "$FILE is a hard link: set FILE='$link' instead"; exit 1 ;;
             esac
             for table in "$dump"/frames.tsv*; do
                 unpack "$table" < "$table" > "$temporary/frames"
@@ -107,10 +107,11 @@ _ONE = """\
             mkdir -p "$DEST"
             {{ tail -c +"$((skip + 1))" "$temporary/archive" | head -c "$length"; head -c 1024 /dev/zero; }} |
                 {tar_one}
-            echo "restored $FILE of $dump to $DEST"; exit 0
+            printf '%s\n' "restored $FILE of $dump to $DEST"; exit 0
         done < "$temporary/rows"
+        [ -z "$gone" ] || {{ printf '%s\n' "$FILE was gone at the time of $dump"; exit 1; }}
     done
-    echo "$FILE is in none of these dumps"; exit 1 )
+    printf '%s\n' "$FILE is in none of these dumps"; exit 1 )
 
 """
 
@@ -132,15 +133,15 @@ def restore_text(manifest: Manifest, begun: str, ended: str, bases: Sequence[str
         "path": text.escape(manifest.path), "dump": manifest.dump, "begun": begun, "ended": ended,
         "level": "0, a full: nothing else is needed" if not bases else
         "%d, what changed since %s" % (manifest.level, bases[-1]),
-        "chain": _chain(manifest, bases), "tool": ", " + tool if tool else "",
+        "chain": _chain(bases), "tool": ", " + tool if tool else "",
         "why": "" if not bases else ": in it, what later dumps say is gone gets deleted",
         "oldest_first": oldest, "newest_first": newest, "tar_all": TAR % "G", "tar_one": TAR % "",
     }  # fmt: skip
     return "".join(block.format(**values) for block in (_HEAD, _CHECK, _ALL, _ONE, _TAIL)).encode("utf-8")
 
 
-def _chain(manifest: Manifest, bases: Sequence[str]) -> str:
+def _chain(bases: Sequence[str]) -> str:
     if not bases:
         return ""
-    lines: List[str] = ["It needs these dumps of the same source, in this order, in folders beside this one:"]
-    return "\n".join([*lines, *("    ".strip() + "  ../%s" % name for name in bases), "  . (this one)", ""]) + "\n"
+    first = "It needs these dumps of the same source, in this order, in folders beside this one:\n"
+    return first + "".join("  ../%s\n" % name for name in bases) + "  this one\n\n"
