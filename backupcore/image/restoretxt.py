@@ -87,8 +87,8 @@ _ONE = """\
             [ "$path" = "$FILE" ] || continue
             case $kind in
                 -) gone=1; continue ;;
-                n) printf '%s\n' "$FILE was not dumped in $dump: $link"; continue ;;
-                h) printf '%s\n' "$FILE is a hard link: set FILE='$link' instead"; exit 1 ;;
+                n) printf '%s\\n' "$FILE was not dumped in $dump: $link"; continue ;;
+                h) printf '%s\\n' "$FILE is a hard link: set FILE='$link' instead"; exit 1 ;;
             esac
             for table in "$dump"/frames.tsv*; do
                 unpack "$table" < "$table" > "$temporary/frames"
@@ -107,11 +107,11 @@ _ONE = """\
             mkdir -p "$DEST"
             {{ tail -c +"$((skip + 1))" "$temporary/archive" | head -c "$length"; head -c 1024 /dev/zero; }} |
                 {tar_one}
-            printf '%s\n' "restored $FILE of $dump to $DEST"; exit 0
+            printf '%s\\n' "restored $FILE of $dump to $DEST"; exit 0
         done < "$temporary/rows"
-        [ -z "$gone" ] || {{ printf '%s\n' "$FILE was gone at the time of $dump"; exit 1; }}
+        [ -z "$gone" ] || {{ printf '%s\\n' "$FILE was gone at the time of $dump"; exit 1; }}
     done
-    printf '%s\n' "$FILE is in none of these dumps"; exit 1 )
+    printf '%s\\n' "$FILE is in none of these dumps"; exit 1 )
 
 """
 

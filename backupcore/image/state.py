@@ -129,6 +129,11 @@ def _read(raw: bytes, start: int) -> Block:
     return Block(raw[start : start + length], path, own, bool(flags & LAST), entries, folders, place - start)
 
 
+def one(raw: bytes) -> Block:
+    """The block that raw is. Raises ImageDamaged."""
+    return _read(raw, 0)
+
+
 def unpack(payload: bytes) -> bytes:
     """The blocks in a payload, compressed by whatever the agent had then. Raises StowageError."""
     word = "zstd" if payload.startswith(_ZSTD) else "gzip" if payload.startswith(_GZIP) else "none"
