@@ -1,0 +1,150 @@
+"""From a finished folder to a row in the catalog: the last steps of a dump, each durable before the next.
+
+    (receive: parts, index, frame table, state: written and synced)
+    <dump>.row                      the row as it will be
+    SHA256SUMS … manifest.sig       image.folder.finish: from here on the dump is whole
+    rename to its final place       the folder above synced
+    state and index into <state>    synced; a dump without them can still be restored
+    the catalog row
+
+A kill between any two leaves either nothing that counts or a whole dump, whose row sweep.py adds by the same
+steps. Here live those after finish.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import List, Optional
+
+from .. import files
+from ..catalog import places
+from ..catalog.records import DumpRow
+from ..catalog.store import Catalog
+from ..errors import CatalogError
+from ..image import layout
+from ..settings import Settings
+from .holding import Landing, remove_empty, writing
+
+STATES_KEPT = 2  # of each level of a source: the newest counts, the one before stands in when that is damaged
+SPARE = 64 << 20  # bytes that copies of state and index leave free on the state disk
+
+
+def write_row(landing: Landing, row: DumpRow) -> None:
+    """Notes the row beside the incoming folder, for good."""
+    with writing(landing.disk):
+        files.write_synced(landing.row, json.dumps(row.as_dict()).encode("ascii"))
+        files.sync_folder(landing.row.parent)
+
+
+def read_row(landing: Landing) -> Optional[DumpRow]:
+    """The row noted there, None when there is none or it was cut."""
+    try:
+        value = json.loads(landing.row.read_bytes())
+        value["notes"] = tuple(value["notes"])
+        return DumpRow(**value)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow) -> DumpRow:
+    """Puts a whole dump in its place, its state and index beside the catalog, its row into it. Returns the row.
+
+    May be called again after a kill at any step.
+    """
+    if landing.folder.exists():
+        with writing(landing.disk):
+            _make_synced(landing.final.parent, landing.disk)
+            os.rename(landing.folder, landing.final)
+            files.sync_folder(landing.final.parent)
+    notes = list(row.notes)
+    folder = places.state_folder(settings.state, row.client, row.source, row.segment)
+    state = folder / (row.id + ".state")
+    index = landing.final / layout.index_name(row.codec)
+    kept = places.index_folder(settings.state, row.client, row.source, row.segment) / (row.id + _suffix(row.codec))
+    if not _keep(settings, landing.state, state, notes, "the next dump will be a full"):
+        state = None
+    _keep(settings, index, kept, notes, "find has to fetch it again", link=True)
+    done = replace(
+        row, holding=os.fspath(landing.final), state=None if state is None else state.name, notes=tuple(notes)
+    )
+    catalog.add_dump(done)
+    for path in (landing.state, landing.row):
+        path.unlink(missing_ok=True)
+    remove_empty(landing.folder.parent, landing.disk)
+    _drop_old_states(settings, catalog, done)
+    return done
+
+
+def _suffix(codec: str) -> str:
+    return layout.index_name(codec)[len("index") :]
+
+
+def _make_synced(folder: Path, top: Path) -> None:
+    missing = []
+    while folder != top and not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(mode=0o700)
+        files.sync_folder(one.parent)
+
+
+def _keep(settings: Settings, source: Path, dest: Path, notes: List[str], loss: str, link: bool = False) -> bool:
+    """Keeps source at dest on the state disk: linked, moved or copied. False when it is not there then."""
+    if dest.exists():
+        return True  # a kill came after this step
+    if not source.exists():
+        return False
+    temporary = dest.with_name(dest.name + ".tmp")
+    try:
+        _make_synced(dest.parent, Path(settings.state))
+        temporary.unlink(missing_ok=True)
+        try:
+            if link:
+                os.link(source, temporary)
+            else:
+                os.rename(source, temporary)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            _copy(source, temporary)
+        os.rename(temporary, dest)
+        files.sync_folder(dest.parent)
+        return True
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        notes.append(f"{dest.parent} cannot be written: {error.strerror}; {loss}")
+        return False
+
+
+def _copy(source: Path, dest: Path) -> None:
+    # a client that sends an endless index or state must not fill the disk of the catalog
+    free = os.statvfs(dest.parent)
+    if source.stat().st_size > free.f_bavail * free.f_frsize - SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    fd = files.create(dest)
+    with open(fd, "wb") as target, open(source, "rb") as stream:
+        shutil.copyfileobj(stream, target, 1 << 20)
+        target.flush()
+        os.fsync(fd)
+
+
+def _drop_old_states(settings: Settings, catalog: Catalog, row: DumpRow) -> None:
+    """Removes the state of dumps that newer ones of the same level have replaced."""
+    seen: dict = {}
+    for old in reversed(catalog.dumps(row.client, row.source)):
+        if old.state is None or old.segment != row.segment:
+            continue
+        seen[old.level] = seen.get(old.level, 0) + 1
+        if seen[old.level] > STATES_KEPT:
+            try:
+                catalog.forget_state(old.id)
+            except CatalogError:
+                continue
+            folder = places.state_folder(settings.state, old.client, old.source, old.segment)
+            (folder / old.state).unlink(missing_ok=True)

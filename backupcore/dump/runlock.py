@@ -1,0 +1,44 @@
+"""One run at a time for a configuration: a lock that ends with the process that holds it, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import contextmanager
+from typing import Iterator
+
+from .. import clock, files
+from ..catalog import places
+from ..errors import Busy, CatalogError
+from ..settings import Settings
+
+
+@contextmanager
+def hold(settings: Settings) -> Iterator[None]:
+    """Holds <state>/run.lock. Raises Busy, with since when and by whom, while another process has it."""
+    path = places.lock_file(settings.state)
+    try:
+        files.make_folder(settings.state)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CatalogError(f"{path} cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another run is at work{_holder(fd)}", "stowage status") from None
+        mine = json.dumps({"pid": os.getpid(), "since": clock.now_ns()}).encode()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, mine, 0)
+        yield
+    finally:
+        os.close(fd)  # the file stays: to remove it would let two processes lock two files
+
+
+def _holder(fd: int) -> str:
+    try:
+        value = json.loads(os.pread(fd, 200, 0))
+        return f" since {clock.local(int(value['since']))} (process {int(value['pid'])})"
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,178 @@
+"""What killed runs left on the holding disks: whole signed dumps get their rows, the rest goes.
+
+Only while the run lock is held: then nothing in `.incoming` belongs to anyone. In the final places nothing with
+a manifest is ever removed here, known or not: what cannot be vouched for is named, and a person decides.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Tuple
+
+from .. import ids
+from ..catalog import places
+from ..catalog.records import DumpRow
+from ..catalog.store import Catalog
+from ..errors import ImageDamaged, StowageError
+from ..image import layout
+from ..image.folder import check_folder
+from ..image.manifest import Manifest, digest, load_public_keys
+from ..settings import Settings
+from .accept import accept, read_row
+from .holding import INCOMING, Landing, claim, remove_empty
+
+
+@dataclass(frozen=True)
+class Swept:
+    """adopted: dumps that got their row. removed: folders and files that are gone.
+    strange: (folder, why) of what has a manifest but cannot be taken; left where it is. problems: disks not swept."""
+
+    adopted: List[str] = field(default_factory=list)
+    removed: List[str] = field(default_factory=list)
+    strange: List[Tuple[str, str]] = field(default_factory=list)
+    problems: List[str] = field(default_factory=list)
+
+
+def sweep(settings: Settings, catalog: Catalog) -> Swept:
+    """Clears all holding disks. Call only while runlock.hold() holds. A disk that is not there is a problem named."""
+    swept = Swept()
+    server = places.server_id(settings.state)
+    known: Dict[str, DumpRow] = {}
+    keys = None
+    for disk in settings.holding:
+        try:
+            claim(disk.path, server)
+        except StowageError as error:
+            swept.problems.append(error.message)
+            continue
+        landings = sorted(_found(disk.path), key=lambda one: str(one.final))
+        if landings and keys is None:
+            known = {row.id: row for row in catalog.dumps()}
+            keys = load_public_keys(settings.keys)
+        for one in _by_counter(landings, keys or {}):
+            _clear(settings, catalog, one, keys or {}, known, swept)
+        _clear_rest(disk.path / INCOMING, swept)
+    return swept
+
+
+def _found(disk: Path) -> Iterator[Landing]:
+    """Every folder of a dump, on its way or in its place, and every file beside one."""
+    seen = set()
+    for top in (disk / INCOMING, disk):
+        for source in _folders(top, 2):
+            for entry in source.iterdir():
+                name = entry.name.partition(".")[0]
+                if ids.parse_dump_name(name) is None or (top == disk and entry.name != name):
+                    continue
+                final = disk / source.relative_to(top) / name
+                if final not in seen:
+                    seen.add(final)
+                    yield Landing(disk, disk / INCOMING / source.relative_to(top) / name, final)
+
+
+def _folders(top: Path, depth: int) -> Iterator[Path]:
+    if not top.is_dir():
+        return
+    for entry in top.iterdir():
+        if ids.is_name(entry.name) and entry.is_dir() and not entry.is_symlink():
+            if depth == 1:
+                yield entry
+            else:
+                yield from _folders(entry, depth - 1)
+
+
+def _by_counter(landings: List[Landing], keys: Mapping[str, bytes]) -> List[Landing]:
+    # a base before what builds on it: names begin with the time, and of one second with the level
+    return sorted(landings, key=lambda one: (str(one.final.parent), one.final.name))
+
+
+def _clear(
+    settings: Settings,
+    catalog: Catalog,
+    landing: Landing,
+    keys: Mapping[str, bytes],
+    known: Mapping[str, DumpRow],
+    swept: Swept,
+) -> None:
+    row = known.get(landing.final.name)
+    if row is not None and row.holding == str(landing.final):
+        # the row is the last step: what is left in .incoming is rubbish
+        _remove(landing, swept)
+        return
+    incoming = landing.folder.is_dir()
+    place = landing.folder if incoming else landing.final
+    if not (place / layout.MANIFEST).exists():
+        if not incoming and place.is_dir():
+            # its manifest goes first when an image is removed
+            shutil.rmtree(place, ignore_errors=True)
+            remove_empty(place.parent, landing.disk)
+            swept.removed.append(str(place))
+        _remove(landing, swept)
+        return
+    try:
+        manifest = check_folder(place, keys)
+        if manifest.prefix != str(landing.final.relative_to(landing.disk)):
+            raise ImageDamaged(f"this is the dump {manifest.prefix}")
+        if row is not None:
+            if row.manifest_sha256 != _manifest_digest(place):
+                raise ImageDamaged("the catalog knows another dump of this name")
+            # a copy that came back by hand, or from another disk
+            if row.holding is None or not Path(row.holding).is_dir():
+                catalog.set_holding(row.id, landing.final)
+            return
+        accept(settings, catalog, landing, _row(landing, manifest, place))
+        swept.adopted.append(manifest.dump)
+    except StowageError as error:
+        if incoming:
+            _remove(landing, swept)
+        else:
+            swept.strange.append((str(place), error.message))
+
+
+def _row(landing: Landing, manifest: Manifest, place: Path) -> DumpRow:
+    noted = read_row(landing)
+    sha256 = _manifest_digest(place)
+    if noted is not None and (noted.id, noted.counter) == (manifest.dump, manifest.counter):
+        return replace(noted, manifest_sha256=sha256)
+    return row_of(manifest, sha256, ("found on the holding disk, without a row in the catalog",))
+
+
+def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> DumpRow:
+    """The row of a dump of which only the manifest is known: no state, no options, the next dump is a full."""
+    return DumpRow(
+        id=manifest.dump, client=manifest.client, source=manifest.source, segment=manifest.segment or "",
+        type=manifest.type, path=manifest.path, level=manifest.level, counter=manifest.counter,
+        begun_ns=manifest.begun_ns, ended_ns=manifest.ended_ns,
+        base=manifest.base.dump if manifest.base else None,
+        previous=manifest.previous.dump if manifest.previous else None, run="", codec=manifest.codec,
+        archive_size=manifest.archive_size, stored_size=manifest.stored_size, entries=manifest.entries, files=0,
+        holding=None, manifest_sha256=sha256, warnings=manifest.warnings, suspects=manifest.suspects, notes=notes,
+    )  # fmt: skip
+
+
+def _manifest_digest(place: Path) -> str:
+    return digest((place / layout.MANIFEST).read_bytes())
+
+
+def _remove(landing: Landing, swept: Swept) -> None:
+    for path in (landing.folder, landing.state, landing.row):
+        if path.exists():
+            swept.removed.append(str(path))
+    landing.remove()
+
+
+def _clear_rest(incoming: Path, swept: Swept) -> None:
+    """Whatever else is in .incoming: nobody's, since the lock is held."""
+    if not incoming.is_dir():
+        return
+    for path in sorted(incoming.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            try:
+                path.rmdir()
+            except OSError:
+                continue
+        else:
+            path.unlink(missing_ok=True)
+            swept.removed.append(str(path))

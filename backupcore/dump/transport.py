@@ -1,0 +1,451 @@
+"""The way to a client's agent: the ssh program, or a process on this machine.
+
+Here live starting and ending that process, its streams with their timeouts, and what ssh's and sudo's own
+words mean. What is said over the streams is wire and the callers' affair. Everything the other side sends,
+its words on stderr too, is hostile: bounded, and escaped before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, List, Optional
+
+from .. import __version__, wire
+from ..errors import (
+    AccessDenied,
+    AgentMissing,
+    ClientUnreachable,
+    HostKeyChanged,
+    StowageError,
+    WireError,
+)
+from ..settings import Client, Settings
+from ..text import escape
+
+PIPE_SIZE = 1 << 20
+BUFFER = 1 << 16
+STDERR_KEPT = 8192
+SITE = "ansible-playbook stowage.backup.site"
+# A local agent that is cut off notices within its 10 s of PROGRESS, and then runs the script after the dump.
+LOCAL_GRACE = 15.0
+SSH_GRACE = 2.0
+
+
+def connect(settings: Settings, client: Client) -> AgentConnection:
+    """Starts the client's agent. Use as a context manager: it ends the process on every way out."""
+    serve = [client.agent_python, "-I", client.agent, "--config", client.agent_config, "serve"]
+    if client.transport == "local":
+        return _local(settings, client.name, _with_sudo(serve))
+    return AgentConnection(
+        _ssh_command(settings, client, serve),
+        client.name,
+        hello_timeout=settings.connect_timeout * 2,
+        silence_timeout=settings.silence_timeout,
+        ssh=client.address or client.name,
+        known_hosts=settings.known_hosts / client.name,
+    )
+
+
+def connect_extract(settings: Settings, to_dir: Path | str, agent: Path | str) -> AgentConnection:
+    """Starts the agent file `agent` here, by the caller's own right, to unpack into to_dir."""
+    argv = [sys.executable, "-I", os.fspath(agent), "extract", "--to", os.path.abspath(to_dir)]
+    return _local(settings, "this machine", argv)
+
+
+def _local(settings: Settings, name: str, argv: List[str]) -> AgentConnection:
+    return AgentConnection(
+        argv, name, hello_timeout=settings.connect_timeout * 2, silence_timeout=settings.silence_timeout
+    )
+
+
+def _with_sudo(argv: List[str]) -> List[str]:
+    # without root and without a sudo rule the agent runs as the caller and says what it could not keep
+    if os.geteuid() == 0 or shutil.which("sudo") is None:
+        return argv
+    allowed = subprocess.run(
+        ["sudo", "-n", "-l", *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    return ["sudo", "-n", *argv] if allowed.returncode == 0 else argv
+
+
+def _ssh_command(settings: Settings, client: Client, serve: List[str]) -> List[str]:
+    known = settings.known_hosts / client.name
+    if not known.is_file():
+        raise HostKeyChanged(f"no host key of {client.name} is pinned: {known} is missing", SITE, client=client.name)
+    if not os.access(settings.ssh_key, os.R_OK):
+        raise AccessDenied(
+            f"the key that opens {client.name}, {settings.ssh_key}, is missing or not readable",
+            SITE,
+            client=client.name,
+        )
+    alive = max(1, min(30, int(settings.silence_timeout / 4)))
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": shlex.quote(str(known)),
+        "GlobalKnownHostsFile": "/dev/null",
+        "HostKeyAlias": client.name,
+        "CheckHostIP": "no",
+        "UpdateHostKeys": "no",
+        "Ciphers": "^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
+        "Compression": "no",
+        "ServerAliveInterval": str(alive),
+        "ServerAliveCountMax": "3",
+        "TCPKeepAlive": "yes",
+        "ConnectTimeout": str(max(1, int(settings.connect_timeout))),
+        "ConnectionAttempts": "1",
+        "PreferredAuthentications": "publickey",
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "ClearAllForwardings": "yes",
+        "ControlPath": "none",
+        "PermitLocalCommand": "no",
+        "EscapeChar": "none",
+        "LogLevel": "ERROR",
+    }
+    argv = [settings.ssh_program, "-F", "none", "-a", "-x", "-T"]
+    for name, value in options.items():
+        argv += ["-o", f"{name}={value}"]
+    argv += ["-i", os.fspath(settings.ssh_key), "-p", str(client.port), "-l", client.user]
+    # authorized_keys forces this very command; where it does not, the same is asked for
+    remote = serve if client.user == "root" else ["sudo", "-n", *serve]
+    return [*argv, "--", client.address or client.name, shlex.join(remote)]
+
+
+class AgentConnection:
+    """A running agent. channel: the messages. Errors of the channel go through failure() before a person sees them."""
+
+    def __init__(
+        self,
+        argv: List[str],
+        client: str,
+        hello_timeout: float = 60.0,
+        silence_timeout: float = 300.0,
+        ssh: str = "",
+        known_hosts: Optional[Path] = None,
+    ):
+        self.client = client
+        self.ssh = ssh
+        self.known_hosts = known_hosts
+        self.grace = SSH_GRACE if ssh else LOCAL_GRACE
+        self.silence_timeout = silence_timeout
+        self._hello: Optional[Dict[str, Any]] = None
+        self._ending = threading.Lock()
+        environment = {
+            name: os.environ[name] for name in ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH") if name in os.environ
+        }
+        environment["LC_ALL"] = "C"  # so that ssh's words can be read
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=environment,
+                cwd="/",
+                start_new_session=True,  # a group of its own: ended as a whole, and no Ctrl-C reaches it
+            )
+        except OSError as error:
+            message = f"{argv[0]} cannot be started: {error.strerror}"
+            if ssh:
+                raise ClientUnreachable(message, "install the OpenSSH client", client=client) from None
+            raise AgentMissing(f"{client} has no usable Python: {message}", SITE, client=client) from None
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._exit = select.poll()
+        self._exit.register(self._pidfd, select.POLLIN)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # a user's limit; smaller works too
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            os.set_blocking(pipe.fileno(), False)
+        self._stderr = b""
+        self._drain = threading.Thread(target=self._read_stderr, name=f"stderr of {client}", daemon=True)
+        self._drain.start()
+        self.reader = Reader(self._process.stdout, client, hello_timeout)
+        self.writer = Writer(self._process.stdin, client, silence_timeout)
+        self.channel = wire.Channel(self.reader, self.writer, peer=client)
+
+    def hello(self) -> Dict[str, Any]:
+        """The agent's HELLO; ours is sent first. Raises the mapped error."""
+        if self._hello is None:
+            self.request(None)
+        return self._hello
+
+    def request(self, request: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+        """Sends REQUEST, with HELLO before it when none went yet, both at once; returns the agent's HELLO."""
+        try:
+            if self._hello is None:
+                self.channel.send(wire.HELLO, _json({"protocol": wire.PROTOCOL, "version": __version__}))
+            if request is not None:
+                self.channel.send(wire.REQUEST, _json(request))
+            self.channel.flush()
+            if self._hello is None:
+                _kind, hello = self.channel.expect(wire.HELLO)
+                self._check(hello)
+                self._hello = hello
+                self.reader.timeout = self.silence_timeout
+        except (OSError, StowageError) as error:
+            raise self.failure(error) from None
+        return self._hello
+
+    def _check(self, hello: Dict[str, Any]) -> None:
+        if hello.get("protocol") != wire.PROTOCOL:
+            raise AgentMissing(
+                f"the agent of {self.client} speaks protocol {escape(str(hello.get('protocol'))[:20])}, "
+                f"this server {wire.PROTOCOL}",
+                SITE,
+            )
+        if not isinstance(hello.get("sources", {}), dict) or not isinstance(hello.get("version", ""), str):
+            raise WireError(f"the agent of {self.client} sent a HELLO that cannot be read")
+
+    def failure(self, error: Exception) -> StowageError:
+        """What an error on the channel means, by what ssh, sudo or Python said; names the client."""
+        if isinstance(error, StowageError) and not isinstance(error, WireError):
+            error.client = error.client or self.client
+            return error
+        self.end(wait=1.0)
+        status, said = self._process.returncode, escape(self._words())
+        mapped = self._meaning(status, said, self.reader.begin)
+        if mapped is None:
+            told = error.message if isinstance(error, StowageError) else f"the line to {self.client} was cut"
+            last = said.strip().splitlines()[-1:] if said.strip() else []
+            message = told + (f" ({last[0][:300]})" if last else "")
+            mapped = WireError(message, getattr(error, "hint", ""))
+        mapped.client = self.client
+        return mapped
+
+    def _meaning(self, status: Optional[int], said: str, begin: bytes) -> Optional[StowageError]:
+        client, lines = self.client, [line.strip() for line in said.splitlines() if line.strip()]
+
+        def line_with(*patterns: str) -> str:
+            return next((line for line in lines if any(re.search(one, line, re.I) for one in patterns)), "")
+
+        spoke = begin[:1] == wire.HELLO
+        if self.ssh:
+            if line_with("REMOTE HOST IDENTIFICATION HAS CHANGED"):
+                return HostKeyChanged(
+                    f"{client} shows another host key than the one pinned in {self.known_hosts}",
+                    f"if it was set up anew: {SITE}; else find out who answers at {self.ssh}",
+                )
+            if line_with("host key is known for", "host key verification failed"):
+                return HostKeyChanged(f"no host key that {client} shows is pinned in {self.known_hosts}", SITE)
+            if line_with(r"sudo: .*command not found"):
+                pass  # below: no Python
+            elif line_with(r"^(.*@.*: )?permission denied \(", "too many authentication failures", "load key .*"):
+                line = line_with("permission denied", "authentication failures", "load key")
+                return AccessDenied(f"{client} refuses the server's key: {line[:300]}", SITE)
+        if not spoke and (
+            status in (126, 127) or line_with(r"sudo: .*command not found", r"can't open file", "zipimport")
+        ):
+            line = (lines or [f"exit status {status}"])[-1]
+            return AgentMissing(f"{client} has no agent or no usable Python: {line[:300]}", SITE)
+        if not spoke and line_with("^sudo:", "is not in the sudoers", "not allowed to execute"):
+            line = line_with("^sudo:", "is not in the sudoers", "not allowed to execute")
+            return AccessDenied(f"sudo on {client} refuses the agent: {line[:300]}", SITE)
+        if self.ssh and status == 255:
+            line = (lines or ["ssh gave no reason"])[-1]
+            route = "" if client in line or self.ssh in line else f" at {self.ssh}"
+            if spoke:
+                return ClientUnreachable(
+                    f"the line to {client} was cut: {line[:300]}", "stowage run --client " + client
+                )
+            return ClientUnreachable(f"{client} cannot be reached{route}: {line[:300]}", f"ssh {self.ssh}")
+        if not spoke and begin:
+            return WireError(
+                f"{client} said {escape(begin[:80])!r} where its agent should speak",
+                f"look at the forced command and the shell start files of the account there, or: {SITE}",
+            )
+        if not spoke and status not in (None, 0) and lines:
+            return AgentMissing(f"the agent of {client} ended with status {status}: {lines[-1][:300]}", SITE)
+        return None
+
+    def _words(self) -> str:
+        return self._stderr.decode("utf-8", "surrogateescape")
+
+    def _read_stderr(self) -> None:
+        # always drained, so that a talkative client cannot block itself; the begin and the end are kept
+        stream = self._process.stderr
+        with contextlib.suppress(OSError, ValueError):
+            while True:
+                data = stream.read(BUFFER)
+                if not data:
+                    return
+                kept = self._stderr + data
+                if len(kept) > STDERR_KEPT:
+                    kept = kept[: STDERR_KEPT // 2] + kept[-STDERR_KEPT // 2 :]
+                self._stderr = kept
+
+    def cut(self) -> None:
+        """Ends the conversation from any thread; the one that reads or writes gets a WireError within a second."""
+        self.reader.close()
+        self.writer.close()
+        if self.ssh:
+            self._signal(signal.SIGTERM)
+
+    def end(self, wait: float = 0.0) -> None:
+        """Ends the process and all it started. wait: seconds it may take to end by itself first."""
+        with self._ending:
+            if self._process.returncode is not None:
+                return
+            self.writer.close()
+            if not self._ended_within(wait):
+                # closed, so that an agent on this machine that still writes is told by EPIPE
+                self.reader.close()
+                if not self._ended_within(0 if self.ssh else self.grace):
+                    self._signal(signal.SIGTERM)
+                    if not self._ended_within(SSH_GRACE):
+                        self._signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)  # whatever of its group is left: as long as the leader is no more
+            self._ended_within(5.0)  # than a zombie of ours, its number is no one else's
+            self._process.poll()
+            os.close(self._pidfd)
+            self._drain.join(1.0)
+
+    def _ended_within(self, seconds: float) -> bool:
+        return bool(self._exit.poll(max(0.0, seconds) * 1000))
+
+    def _signal(self, number: int) -> None:
+        # under sudo the group's members are root's: they end by their closed streams
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def close(self, clean: bool = False) -> None:
+        """Ends the process, closes the streams. clean: the conversation is over, the process may end by itself."""
+        self.end(wait=self.grace if clean else 0.0)
+        self.reader.close()
+        if not self._drain.is_alive():
+            self._process.stderr.close()
+
+    def __enter__(self) -> AgentConnection:
+        return self
+
+    def __exit__(self, kind: object, *_exc: object) -> None:
+        self.close(clean=kind is None)
+
+
+def _json(value: Dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+class _Stream:
+    """One end of a pipe. Its descriptor is used and closed under a lock, so that its number is never another's."""
+
+    def __init__(self, stream: BinaryIO, peer: str, timeout: float, events: int):
+        self.peer = peer
+        self.timeout = timeout
+        self._stream = stream
+        self._fd = stream.fileno()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._poll = select.poll()
+        self._poll.register(self._fd, events)
+
+    def close(self) -> None:
+        """Closes the pipe; whoever waits for it gets a WireError within a second."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._stream.close()
+
+    def _when_ready(self, act: Callable[..., Any], argument: Any, silence: str) -> Any:
+        deadline = time.monotonic() + self.timeout
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise WireError(f"the line to {self.peer} was cut")
+                try:
+                    return act(self._fd, argument)
+                except BlockingIOError:
+                    pass
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WireError(
+                    f"{self.peer} {silence} for {self.timeout:g} s", "raise timeouts: silence, if it is only slow"
+                )
+            self._poll.poll(min(left, 1.0) * 1000)  # in steps, so that close() is noticed
+
+
+class Reader(_Stream):
+    """Reads whole counts; a peer that sends nothing for `timeout` seconds is a WireError."""
+
+    def __init__(self, stream: BinaryIO, peer: str, timeout: float):
+        super().__init__(stream, peer, timeout, select.POLLIN)
+        self.begin = b""  # the first bytes, to tell an agent from a login shell
+        self._buffer = b""
+
+    def read(self, count: int) -> Any:
+        """count bytes, or fewer at the end of the stream (bytes or a bytearray of the caller's own)."""
+        buffer = self._buffer
+        if len(buffer) >= count:
+            self._buffer = buffer[count:]
+            return buffer[:count]
+        whole = bytearray(count)
+        done = len(buffer)
+        whole[:done] = buffer
+        self._buffer = b""
+        with memoryview(whole) as view:
+            while done < count:
+                if count - done >= BUFFER:
+                    with view[done:] as rest:
+                        got = self._when_ready(os.readv, [rest], "sent nothing")
+                    first = view[done : done + got]
+                else:
+                    data = self._when_ready(os.read, BUFFER, "sent nothing")
+                    got = min(len(data), count - done)
+                    first = view[done : done + got]
+                    first[:] = data[:got]
+                    self._buffer = data[got:]
+                if len(self.begin) < 128:
+                    self.begin += bytes(first[:128])
+                first.release()
+                if not got:
+                    break
+                done += got
+        del whole[done:]
+        return whole
+
+
+class Writer(_Stream):
+    """Writes, small pieces together; a peer that takes nothing for `timeout` seconds is a WireError."""
+
+    def __init__(self, stream: BinaryIO, peer: str, timeout: float):
+        super().__init__(stream, peer, timeout, select.POLLOUT)
+        self._pieces: List[bytes] = []
+        self._size = 0
+
+    def write(self, data: Any) -> None:
+        """Takes data; small data may wait for flush()."""
+        if len(data) >= BUFFER:
+            self.flush()
+            self._write(data)
+            return
+        self._pieces.append(bytes(data))
+        self._size += len(data)
+        if self._size >= BUFFER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what waits."""
+        if self._pieces:
+            data, self._pieces, self._size = b"".join(self._pieces), [], 0
+            self._write(data)
+
+    def _write(self, data: Any) -> None:
+        with memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                with view[done:] as rest:
+                    done += self._when_ready(os.write, rest, "took nothing")
