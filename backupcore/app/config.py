@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Tuple, Union, get_args, g
 from pydantic import BaseModel, ValidationError
 
 from .. import settings as s
+from ..agent import patterns
 from ..errors import ConfigError
 from ..ids import is_name
 from . import schema, yaml_lines
@@ -232,6 +233,12 @@ class _Builder:
             self._missing((*loc, "type"), f"{kind} type", raw.type, found, broken or "stowage drivers")
             return {}
         given = dict(raw.model_extra or {})
+        for key in ("include", "exclude") if kind == "source" else ():
+            for pattern in given[key] if isinstance(given.get(key), list) else ():
+                try:
+                    patterns.check(pattern) if isinstance(pattern, str) else None
+                except ValueError as error:
+                    self._wrong((*loc, key), f"{_path((*loc, key))}: {error}")
         try:
             return types.MappingProxyType(driver.options.model_validate(given).model_dump())
         except ValidationError as error:
@@ -285,7 +292,7 @@ class _Wrong:
                 here = _model_at(model, one["loc"][:-1])
                 self._extra(place, loc[-1], here, more_keys if len(one["loc"]) == 1 else ())
             elif kind == "missing":
-                self.add(place, f"{place}: {_path(loc[:-1])}{loc[-1]} is missing".replace(": .", ": "))
+                self.add(place, f"{place}: {_path(loc)} is missing")
             elif kind == "value_error":
                 reason = str(one["ctx"]["error"])
                 told = "" if reason.startswith(("'", '"')) or loc[-1] in secrets else _shown(value) + " "

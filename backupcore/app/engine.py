@@ -8,6 +8,8 @@ asked for: a command pays only for what it uses.
 from __future__ import annotations
 
 import difflib
+import fcntl
+import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,15 +212,28 @@ class Engine:
 
     def report(self, run: Optional[str] = None) -> Any:
         """The report of the last run, or of one that is named."""
-        from ..dump import status
-
         row = None
         if run is not None:
             row = self.catalog.run(run)
             if row is None or row.kind != "run":
                 raise RequestError(f"there is no run {run!r}", "stowage list runs")
-        now = status.read(self.settings)
-        return self._report(row, None, running=bool(now and now.get("alive")))
+        return self._report(row, None, running=self._at_work())
+
+    def _at_work(self) -> bool:
+        """Whether a process holds the lock of a run."""
+        from ..catalog import places
+
+        try:
+            fd = os.open(places.lock_file(self.settings.state), os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def _tell(self, report: Any) -> List[str]:
         """Sends the report to all that want it; returns what could not be delivered."""

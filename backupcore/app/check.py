@@ -1,0 +1,318 @@
+"""`check`: everything a night needs, looked at before the night; and what no source covers.
+
+Here live the questions and the findings; nothing here changes a client, and a target only by the small files of
+its own probe. Clients and targets are asked at the same time, each for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+
+from .. import __version__, text, wire
+from ..errors import ClientUnreachable, StowageError
+from ..settings import Client, Source
+from . import coverage
+from .engine import Engine
+
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+RANK = {FAIL: 0, WARN: 1, OK: 2}
+SITE = "ansible-playbook stowage.backup.site"
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer. area: server, client or target; name: which one."""
+
+    status: str
+    area: str
+    name: str
+    message: str
+    hint: str = ""
+    code: str = ""
+    source: str = ""
+
+    def as_dict(self) -> Dict[str, str]:
+        """JSON-ready, escaped."""
+        return {key: text.escape(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class CheckAnswer:
+    """All findings, the worst first. ready: clients whose agent answered and whose sources are all there."""
+
+    findings: Tuple[Finding, ...]
+    ready: Tuple[str, ...]
+    asked: Tuple[str, ...]
+    away: Tuple[str, ...]
+    bare: Tuple[coverage.Bare, ...] = field(default=())
+
+    @property
+    def status(self) -> str:
+        """The worst of all."""
+        return min((one.status for one in self.findings), key=RANK.__getitem__, default=OK)
+
+
+def check(engine: Engine, clients: Sequence[str] = ()) -> CheckAnswer:
+    """Asks everything (clients: only these, and no targets)."""
+    settings = engine.settings
+    chosen = [engine.client(name) for name in clients] or list(settings.clients.values())
+    chosen = [one for one in chosen if one.state != "retired"]
+    findings = list(_server(engine, chosen))
+    targets = () if clients else tuple(settings.targets)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked_targets = [pool.submit(_guarded, _target, "target", name, engine, name) for name in targets]
+        asked_clients = [pool.submit(_client, engine, one) for one in chosen]
+        answers = [one.result() for one in asked_clients]
+        for one in asked_targets:
+            findings += one.result()
+    for answer in answers:
+        findings += answer.findings
+    ready = tuple(one.client for one in answers if all(found.status != FAIL for found in one.findings) and not one.away)
+    away = tuple(one.client for one in answers if one.away)
+    bare = tuple(one for answer in answers for one in answer.bare)
+    findings.sort(key=lambda one: RANK[one.status])  # stable: else in the order of the night
+    return CheckAnswer(tuple(findings), ready, tuple(one.name for one in chosen), away, bare)
+
+
+def _guarded(ask: Callable[..., Iterable[Finding]], area: str, name: str, *args: Any) -> List[Finding]:
+    """The findings of ask; an error is one of them."""
+    found: List[Finding] = []
+    try:
+        for one in ask(*args):
+            found.append(one)
+    except StowageError as error:
+        found.append(Finding(FAIL, area, name, error.message, error.hint, error.code))
+    except OSError as error:
+        found.append(Finding(FAIL, area, name, f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")))
+    return found
+
+
+# the server
+
+
+def _server(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
+    settings = engine.settings
+    for warning in engine.configuration.warnings:
+        yield Finding(WARN, "server", "configuration", warning)
+    for broken in engine.drivers.broken:
+        yield Finding(WARN, "server", "drivers", f"not loaded: {broken}", "stowage drivers")
+    if not clients:
+        yield Finding(WARN, "server", "configuration", "no client is registered", SITE)
+    if not settings.targets:
+        told = "no target is configured: every image is on the holding disk only"
+        yield Finding(WARN, "server", "configuration", told, f"add one to targets: in {settings.file}")
+    for name, looked in (
+        ("holding", _holding), ("state", _state), ("catalog", _catalog), ("keys", _signing_key), ("ssh", _ssh_key),
+    ):  # fmt: skip
+        yield from _guarded(looked, "server", name, engine, clients)
+
+
+def _holding(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    for disk in engine.settings.holding:
+        path = disk.path
+        hint = f"make it, owned by the user that runs stowage: install -d -m 0700 {path}"
+        if not path.is_dir():
+            yield Finding(FAIL, "server", "holding", f"the holding disk {path} is not there", hint, "holding-full")
+            continue
+        if not os.access(path, os.W_OK | os.X_OK):
+            yield Finding(FAIL, "server", "holding", f"the holding disk {path} cannot be written", hint, "holding-full")
+            continue
+        space = os.statvfs(path)
+        free = space.f_bavail * space.f_frsize
+        total = space.f_blocks * space.f_frsize
+        if disk.use < 0 and free <= -disk.use:
+            told = f"the holding disk {path} is full: {text.size(free)} free, {text.size(-disk.use)} are to stay free"
+            yield Finding(FAIL, "server", "holding", told, "stowage stage", "holding-full")
+        elif disk.use > total:
+            told = f"the holding disk {path} has {text.size(total)}, less than the {text.size(disk.use)} it may use"
+            yield Finding(WARN, "server", "holding", told, f"lower use: in {engine.settings.file}")
+        elif free < total // 50:
+            told = f"the holding disk {path} is nearly full: {text.size(free)} free"
+            yield Finding(WARN, "server", "holding", told, "stowage stage")
+        else:
+            yield Finding(OK, "server", "holding", f"{path}: {text.size(free)} free")
+
+
+def _state(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    path = engine.settings.state
+    if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+        yield Finding(FAIL, "server", "state", f"{path} cannot be written", "run as root or as the user stowage")
+    elif path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o002:
+        yield Finding(FAIL, "server", "state", f"{path} can be written by everyone", f"chmod 700 {path}")
+
+
+def _catalog(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    runs = engine.catalog.runs(limit=1)
+    yield Finding(OK, "server", "catalog", "opens" + ("" if runs else ", no run yet"))
+
+
+def _signing_key(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    from ..image.manifest import Signer
+
+    signer = Signer.load_or_make(engine.settings.keys)
+    yield Finding(OK, "server", "keys", f"signing key {signer.fingerprint[:16]} in {engine.settings.keys}")
+
+
+def _ssh_key(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
+    if not any(one.transport == "ssh" for one in clients):
+        return
+    path = engine.settings.ssh_key
+    if not path.exists():
+        told = f"the key that opens the clients, {path}, is missing"
+        yield Finding(FAIL, "server", "ssh", told, SITE, "access-denied")
+    elif stat.S_IMODE(path.stat().st_mode) & 0o077:
+        told = f"the key that opens the clients, {path}, can be read by others"
+        yield Finding(FAIL, "server", "ssh", told, f"chmod 600 {path}", "access-denied")
+    elif not os.access(path, os.R_OK):
+        told = f"the key that opens the clients, {path}, cannot be read"
+        yield Finding(FAIL, "server", "ssh", told, "run as root or as the user stowage", "access-denied")
+
+
+# targets
+
+
+def _target(engine: Engine, name: str) -> Iterator[Finding]:
+    from ..hookspecs import TargetError
+
+    target = engine.target(name)
+    good = 0
+    try:
+        for one in target.probe():
+            if one.ok and not one.warning:
+                good += 1
+                continue
+            status = WARN if one.ok or one.warning else FAIL
+            yield Finding(status, "target", name, f"{one.name}: {one.message}", one.hint, "target-refused")
+    except TargetError as error:
+        yield Finding(FAIL, "target", name, error.message, error.hint, "target-refused")
+        return
+    yield Finding(OK, "target", name, f"{good} checks passed")
+
+
+# clients
+
+
+@dataclass
+class _Answer:
+    client: str
+    findings: List[Finding] = field(default_factory=list)
+    bare: List[coverage.Bare] = field(default_factory=list)
+    away: bool = False
+
+
+def _client(engine: Engine, client: Client) -> _Answer:
+    answer = _Answer(client.name)
+
+    def add(status: str, message: str, hint: str = "", code: str = "", source: str = "") -> None:
+        answer.findings.append(Finding(status, "client", client.name, message, hint, code, source))
+
+    if not client.sources:
+        add(WARN, "no source is declared", f"add one in the inventory, then: {SITE}")
+    try:
+        with engine.connect(client) as agent:
+            hello = agent.request({"request": "survey"})
+            try:
+                _kind, survey = agent.channel.expect(wire.DONE)
+            except (StowageError, OSError) as error:
+                raise agent.failure(error) from None
+    except ClientUnreachable as error:
+        answer.away = client.presence == "roaming"
+        add(WARN if answer.away else FAIL, error.message, error.hint, error.code)
+        return answer
+    except StowageError as error:
+        add(FAIL, error.message, error.hint, error.code)
+        return answer
+    _versions(hello, add)
+    _lists(engine, client, hello, add)
+    _codecs(client, hello, add)
+    told = survey.get("sources") if isinstance(survey.get("sources"), dict) else {}
+    for name in client.sources:
+        one = told.get(name)
+        if not isinstance(one, dict):
+            continue
+        why = f": {one['message']}" if isinstance(one.get("message"), str) and one["message"] else ""
+        path = client.sources[name].options.get("path", "")
+        if not one.get("exists", True):
+            add(FAIL, f"source {name}: {path} does not exist on {client.name}{why}",
+                "correct the path in the inventory, or mount what is missing there", "source-gone", name)  # fmt: skip
+        elif not one.get("readable", True):
+            add(FAIL, f"source {name}: {path} cannot be read on {client.name}{why}", SITE, "source-failed", name)
+    answer.bare = coverage.missing(client, survey)
+    for one in answer.bare:
+        size = f" ({text.size(one.bytes)})" if one.bytes else ""
+        words = {"database": f"the database {one.name} at ", "home": "the home ", "mount": "the file system at "}
+        what = words[one.kind]
+        add(WARN, f"not covered: {what}{one.path}{size}", "add a source, or ignore it with a reason", "not-covered")
+    if all(one.status != FAIL for one in answer.findings):
+        add(OK, f"agent {hello.get('version')}, {len(client.sources)} sources")
+    return answer
+
+
+def _versions(hello: Mapping[str, Any], add: Callable[..., None]) -> None:
+    theirs = str(hello.get("version", ""))
+    if theirs != __version__:
+        add(WARN, f"the agent is version {theirs[:40] or 'unknown'}, this server {__version__}", SITE, "agent-version")
+    if hello.get("root") is not True:
+        add(WARN, "the agent does not run as root: what only root can read is missing in the dumps", SITE, "no-root")
+
+
+def _codecs(client: Client, hello: Mapping[str, Any], add: Callable[..., None]) -> None:
+    if hello.get("zstd"):
+        return
+    need = [one for one in client.sources.values() if one.policy.compress.startswith("zstd")]
+    hint = "install libzstd or python3-zstandard there"
+    strict = [one.name for one in need if not one.policy.gzip_fallback]
+    if strict:
+        add(FAIL, f"no zstd library there, and the policy of {', '.join(strict)} forbids gzip", hint, "no-zstd")
+    elif need:
+        add(WARN, "no zstd library there: its dumps use gzip", hint, "no-zstd")
+
+
+def _lists(engine: Engine, client: Client, hello: Mapping[str, Any], add: Callable[..., None]) -> None:
+    """The agent's list of sources against the server's: a difference names both files."""
+    theirs = hello.get("sources") if isinstance(hello.get("sources"), dict) else {}
+    here, there = _server_file(engine, client), f"{client.agent_config} on {client.name}"
+    for name in sorted({*theirs, *client.sources}):
+        if name not in theirs:
+            add(FAIL, f"source {name} stands in {here}, but not in {there}", SITE, "source-list", name)
+        elif name not in client.sources:
+            told = f"source {text.escape(name)} stands in {there}, but not in {here}: it is not dumped"
+            add(FAIL, told, SITE, "source-list", name)
+        else:
+            for option, ours, other in _differences(engine, client.sources[name], theirs[name]):
+                told = f"source {name}: {option} is {ours} in {here}, but {other} in {there}"
+                add(FAIL, told, SITE, "source-list", name)
+
+
+def _server_file(engine: Engine, client: Client) -> str:
+    return engine.configuration.place("clients", client.name).rsplit(":", 1)[0]
+
+
+def _differences(engine: Engine, source: Source, theirs: Any) -> Iterator[Tuple[str, str, str]]:
+    if not isinstance(theirs, dict):
+        yield "it", "declared", "unreadable"
+        return
+    if theirs.get("type") != source.type:
+        yield "type", source.type, _short(theirs.get("type"))
+        return
+    options = theirs.get("options")
+    if not isinstance(options, dict):
+        options = {name: value for name, value in theirs.items() if name in source.options}
+    try:  # what agent.json leaves out has the driver's default
+        options = engine.drivers.of("source")[source.type].options.model_validate(options).model_dump()
+    except ValueError:
+        pass
+    for name, value in source.options.items():
+        if options.get(name) != value:
+            yield name, _short(value), _short(options.get(name))
+
+
+def _short(value: Any) -> str:
+    shown = json.dumps(value, default=str)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
