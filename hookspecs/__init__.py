@@ -23,11 +23,12 @@ from .targets import (  # noqa: E402
     TargetContext,
     TargetDriver,
     TargetError,
+    WrongDigest,
     safe_name,
 )
 
 __all__ = [
     "PROJECT", "Event", "EventDriver", "EventError", "Finding", "SourceDriver", "SourceError", "Stored",
     "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
-    "hookimpl", "hookspec", "safe_name",
+    "WrongDigest", "hookimpl", "hookspec", "safe_name",
 ]  # fmt: skip

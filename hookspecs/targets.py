@@ -23,6 +23,10 @@ class TargetError(Exception):
         self.retry = retry
 
 
+class WrongDigest(TargetError):
+    """The file to put has not the digest it must have: nothing was stored under its name."""
+
+
 _PART_OF_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}\Z")
 
 
@@ -109,16 +113,18 @@ class Target(Protocol):
         path: Path,
         *,
         if_absent: bool = False,
+        sha256: Optional[str] = None,
         resume: Optional[Mapping[str, Any]] = None,
         checkpoint: Optional[Callable[[Mapping[str, Any]], None]] = None,
         progress: Optional[Callable[[int], None]] = None,
     ) -> Stored:
         """Stores the file at path as name, whole or not at all, durable when it returns.
 
-        if_absent: raise TargetError when name exists (as far as the place can tell). resume: what
-        checkpoint was last given for this file in an earlier try (may be stale: then start anew).
-        checkpoint(state): called whenever an own piece of work is safe; state is JSON-ready.
-        progress(n): n more bytes are sent.
+        if_absent: raise TargetError when name exists (as far as the place can tell). sha256: hex digest
+        that the bytes sent must have, else WrongDigest. resume: what checkpoint was last given for this
+        file in an earlier try (may be stale: then start anew). checkpoint(state): called whenever a piece
+        of work is safe that a later try can use; state is JSON-ready; without it a failed try leaves
+        nothing to use. progress(n): n more bytes are at the place. Both are called in the caller's thread.
         """
         ...
 

@@ -11,6 +11,6 @@ from backupcore.hookspecs import hookimpl
 @hookimpl
 def stowage_targets():
     """The built-in target drivers."""
-    from . import directory
+    from . import directory, s3
 
-    return [directory.DRIVER]
+    return [directory.DRIVER, s3.DRIVER]

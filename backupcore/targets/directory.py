@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -24,6 +25,7 @@ from backupcore.hookspecs import (
     TargetContext,
     TargetDriver,
     TargetError,
+    WrongDigest,
     safe_name,
 )
 
@@ -68,7 +70,7 @@ class DirectoryTarget:
 
     # -- the contract
 
-    def put(self, name, path, *, if_absent=False, resume=None, checkpoint=None, progress=None) -> Stored:
+    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
         """Copies the file; resume and checkpoint are not used: a cut file is copied anew."""
         folders, last = _split(name)
         with _told(f"cannot write {name} in {self._root}"), self._opened(first_use=True) as root:
@@ -77,7 +79,7 @@ class DirectoryTarget:
             with _below(root, [*INCOMING.split("/"), self._server], make=True) as incoming:
                 temporary = secrets.token_hex(8)
                 try:
-                    size = _copy(path, incoming, temporary, progress)
+                    size = _copy(path, incoming, temporary, sha256, progress)
                     self._place(root, incoming, temporary, folders, last, if_absent, name)
                 except BaseException:
                     with contextlib.suppress(OSError):
@@ -357,7 +359,7 @@ def _listing(folder: int, prefix: str) -> List[Tuple[str, bool]]:
     return sorted(found, key=lambda item: item[0].encode("utf-8"))
 
 
-def _copy(path, folder: int, name: str, progress) -> int:
+def _copy(path, folder: int, name: str, sha256: Optional[str], progress) -> int:
     """A synced copy of path as name in folder; its pages are dropped, so that reading it back asks the disk."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -366,16 +368,20 @@ def _copy(path, folder: int, name: str, progress) -> int:
     fd = -1
     try:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        size, done = os.fstat(source).st_size, 0
+        size, done, found = os.fstat(source).st_size, 0, hashlib.sha256()
         while done <= size and (data := os.read(source, PIECE)):
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
             done += len(data)
+            if sha256:
+                found.update(data)
             if progress:
                 progress(len(data))
         if done != size:
             raise TargetError(f"{path} changed while it was copied")
+        if sha256 and found.hexdigest() != sha256:
+            raise WrongDigest(f"{path} is not what its checksum says")
         os.fsync(fd)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

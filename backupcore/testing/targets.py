@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from backupcore.hookspecs import Stored, TargetCapabilities, TargetError
+from backupcore.hookspecs import Stored, TargetCapabilities, TargetError, WrongDigest
 
 UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
 UNSAFE += ["a/" * 500 + "b", "half\ud800"]
@@ -84,6 +84,17 @@ class TargetConformance:
         with pytest.raises(TargetError):
             target.put("name", file(b"second"), if_absent=True)
         assert b"".join(target.read("name")) == b"first"
+
+    @pytest.mark.parametrize("size", ["small", "big"])
+    def test_a_file_with_another_digest_is_refused_and_not_stored(self, target, file, size):
+        content = os.urandom(100 if size == "small" else self.big)
+        right = hashlib.sha256(content).hexdigest()
+        damaged = content[:50] + bytes([content[50] ^ 1]) + content[51:]
+        with pytest.raises(WrongDigest):
+            target.put("name", file(damaged), sha256=right, checkpoint=lambda state: None)
+        assert target.stat("name") is None
+        target.put("name", file(content), sha256=right)
+        assert b"".join(target.read("name")) == content
 
     # -- ranges
 
