@@ -1,0 +1,355 @@
+"""The archive: entries become members, members fill frames, each member gets its line in the index.
+
+Here live reading of contents, hashing, hard links, files with holes and what happens to a file that changes under
+our hands; which entries are dumped lives in dump, what a header looks like in image.pax. Everything is relative to
+the current folder (the walk has changed into it), so that no path is long and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from hashlib import sha256
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from ..image import pax
+from ..image.index import format_entry
+from ..image.order import member_name
+from ..image.state import SUSPECT, Row, signed
+from ..wire import CONTINUES, LAST
+from . import linux
+from .outbox import FRAME_SIZE, Outbox
+
+WHOLE = 1 << 20  # a file of at most this size never straddles two frames
+SMALL = 64 << 10  # up to here content is read as bytes, above it straight into the frame
+LINES = 2048  # index lines sent together
+SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may have changed again unseen
+_EMPTY = sha256(b"").digest()
+_ZEROS = bytes(FRAME_SIZE)
+
+
+class Link(NamedTuple):
+    """The first name of a file with several. kept: not in this dump, but unchanged since the base."""
+
+    path: bytes
+    suspect: bool
+    kept: bool
+    times: Tuple[int, int, int]  # size, mtime, ctime
+
+
+class Archive:
+    """Writes members. note(level, path, message) tells the server. Counters: what was written.
+
+    Methods that dump an entry return its row for the state, None when it has vanished, and raise OSError
+    when it cannot be read.
+    """
+
+    def __init__(self, outbox: Outbox, note: Callable[[str, bytes, str], None], progress: Dict[str, int]):
+        self._outbox, self._note, self._progress = outbox, note, progress
+        self._buffer = outbox.buffer()
+        self._place = 0  # in the frame
+        self._start = 0  # of the frame in the archive
+        self._flags = 0
+        self._lines: List[bytes] = []
+        self.links: Dict[Tuple[int, int], Link] = {}
+        self.entries = self.files = self.bytes = self.suspects = 0
+
+    # frames
+
+    def _cut(self, flags: int = 0) -> None:
+        """Ends the frame; flags are the next one's."""
+        if self._place:
+            self._outbox.frame(self._buffer, self._place, self._flags)
+            self._start += self._place
+            self._place = 0
+            self._progress["bytes"] = self.bytes
+            self._buffer = self._outbox.buffer()
+        self._flags = flags
+
+    def _add(self, data: Any) -> None:
+        """Data that may straddle frames."""
+        view = memoryview(data)
+        while len(view):
+            if self._place == FRAME_SIZE:
+                self._cut(CONTINUES)
+            count = min(len(view), FRAME_SIZE - self._place)
+            self._buffer[self._place : self._place + count] = view[:count]
+            self._place += count
+            view = view[count:]
+
+    def _reserve(self, length: int) -> int:
+        """Makes room so that what is not too large stays in one frame; the offset in the archive."""
+        if length > FRAME_SIZE - self._place and (length <= WHOLE + WHOLE or self._place == FRAME_SIZE):
+            self._cut()
+        return self._start + self._place
+
+    def line(self, *fields: Any) -> None:
+        """A line of the index."""
+        self._lines.append(format_entry(*fields))
+        self.entries += 1
+        if len(self._lines) >= LINES:
+            self._flush_lines()
+
+    def _flush_lines(self) -> None:
+        if self._lines:
+            self._outbox.index(b"".join(self._lines))
+            self._lines = []
+
+    def close(self) -> None:
+        """Ends the archive; all lines and frames are handed on."""
+        self._reserve(len(pax.END))
+        self._add(pax.END)
+        self._outbox.frame(self._buffer, self._place, self._flags | LAST)
+        self._flush_lines()
+
+    # members
+
+    def folder(
+        self, path: bytes, status: os.stat_result, xattrs: Dict[bytes, bytes], dumpdir: Any, flags: Optional[str]
+    ) -> None:
+        """The member of a folder; flags None: a member that is written again, without a line."""
+        header = pax.pieces(
+            member_name(path, True), "d", status.st_mode & 0o7777, status.st_uid, status.st_gid,
+            mtime_ns=status.st_mtime_ns, xattrs=xattrs, dumpdir=dumpdir,
+        )  # fmt: skip
+        offset, length = self._header(header, (dumpdir.length if dumpdir else 0) + 4096)
+        if flags is not None:
+            self._line(path, "d", status, b"", None, offset, length, flags)
+
+    def _header(self, pieces: Iterable[bytes], about: int) -> Tuple[int, int]:
+        """Writes a header; (offset, length). One that is about small stays in one frame."""
+        if about <= WHOLE:
+            pieces = (b"".join(pieces),)
+            about = len(pieces[0])
+        offset = self._reserve(about)
+        for piece in pieces:
+            self._add(piece)
+        return offset, self._start + self._place - offset
+
+    def _line(
+        self, path: bytes, kind: str, status: os.stat_result, link: bytes, digest: Optional[bytes], offset: int,
+        length: int, flags: str,
+    ) -> None:  # fmt: skip
+        self.line(
+            path, kind, status.st_mode & 0o7777, status.st_uid, status.st_gid,
+            status.st_size if kind in "fh" else 0, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, link,
+            digest, offset, length, flags,
+        )  # fmt: skip
+
+    def entry(self, name: bytes, path: bytes) -> Optional[Row]:
+        """Any entry that is no folder, whatever it is by now. Raises OSError; IsADirectoryError for a folder."""
+        try:
+            status = os.lstat(name)
+            mode = status.st_mode
+            if stat.S_ISREG(mode):
+                return self.regular(name, path)
+            kind = linux.KIND.get(mode & 0o170000, "s")
+            if kind == "d" or kind == "s":
+                raise IsADirectoryError(21, "it became a folder or a socket")
+            target = os.readlink(name) if kind == "l" else b""
+            xattrs = linux.read_xattrs(name)
+            suspect = self._is_young(status) or _times(os.lstat(name)) != _times(status)
+        except FileNotFoundError:
+            return None
+        if status.st_nlink > 1:
+            row = self._linked(path, status, suspect)
+            if row:
+                return row
+        device = linux.device(status) if kind in "cb" else (0, 0)
+        header = pax.member(
+            member_name(path, False), kind, mode & 0o7777, status.st_uid, status.st_gid, 0, status.st_mtime_ns,
+            target, device, xattrs,
+        )  # fmt: skip
+        offset = self._reserve(len(header))
+        self._add(header)
+        shown = target if kind == "l" else b"%d,%d" % device if kind in "cb" else b""
+        self._line(path, kind, status, shown, None, offset, len(header), "s" if suspect else "")
+        return self._row(path, status, suspect)
+
+    def _row(self, path: bytes, status: os.stat_result, suspect: bool) -> Row:
+        """The row of an entry just written; remembers the first name of a hard link."""
+        if status.st_nlink > 1:
+            self.links.setdefault(
+                (status.st_dev, status.st_ino), Link(path, suspect, False, _times(status))
+            )  # fmt: skip
+        mode = status.st_mode
+        if suspect:
+            self.suspects += 1
+            mode |= SUSPECT
+        return (
+            mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), status.st_nlink
+        )  # fmt: skip
+
+    def _linked(self, path: bytes, status: os.stat_result, suspect: bool) -> Optional[Row]:
+        """Writes a hard link when another name of the file is in the dump (or unchanged in its base)."""
+        first = self.links.get((status.st_dev, status.st_ino))
+        if first is None or first.path == path:
+            return None
+        if first.times != _times(status):
+            if first.kept:
+                del self.links[status.st_dev, status.st_ino]  # what the base has is not this any more
+                return None
+            suspect = True
+        suspect = suspect or first.suspect
+        header = pax.member(
+            member_name(path, False), "h", status.st_mode & 0o7777, status.st_uid, status.st_gid, 0,
+            status.st_mtime_ns, member_name(first.path, False),
+        )  # fmt: skip
+        offset = self._reserve(len(header))
+        self._add(header)
+        self._line(path, "h", status, first.path, None, offset, len(header), "s" if suspect else "")
+        return self._row(path, status, suspect)
+
+    @staticmethod
+    def _is_young(status: os.stat_result) -> bool:
+        return max(status.st_mtime_ns, status.st_ctime_ns) > time.time_ns() - SAFE_AGE
+
+    def regular(self, name: bytes, path: bytes) -> Optional[Row]:
+        """A regular file; anything else that stands there by now goes the slow way."""
+        try:
+            fd = linux.open_file(name)
+        except OSError as error:
+            if error.errno not in linux.GONE:
+                raise
+            return self._changed_kind(name, path)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(fd)
+                fd = -1
+                return self._changed_kind(name, path)
+            suspect = self._is_young(status)
+            if status.st_nlink > 1:
+                row = self._linked(path, status, suspect)
+                if row:
+                    return row
+            return self._content(fd, path, status, suspect)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _changed_kind(self, name: bytes, path: bytes) -> Optional[Row]:
+        """What was a regular file is gone or something else; regular() is not tried again."""
+        try:
+            if stat.S_ISREG(os.lstat(name).st_mode):
+                raise OSError(116, "it changes all the time")
+        except FileNotFoundError:
+            return None
+        return self.entry(name, path)
+
+    def _content(self, fd: int, path: bytes, status: os.stat_result, suspect: bool) -> Row:
+        size = status.st_size
+        member = b"./" + path
+        xattrs = linux.read_xattrs(fd)
+        segments = None
+        if status.st_blocks * 512 < size:
+            segments = linux.data_segments(fd, size)
+        flags = ""
+        if segments is not None:
+            segments = pax.align_segments(segments, size)
+            header = pax.member(
+                member, "f", status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns,
+                xattrs=xattrs, sparse=segments,
+            )  # fmt: skip
+            stored = sum(length for _offset, length in segments)
+            flags = "h"
+        elif xattrs:
+            header = pax.member(
+                member, "f", status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns,
+                xattrs=xattrs,
+            )  # fmt: skip
+            stored = size
+        else:
+            header = pax.regular(
+                member, status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns
+            )  # fmt: skip
+            stored = size
+        length = len(header) + stored + -stored % 512
+        offset = self._start + self._place
+        if length > FRAME_SIZE - self._place:
+            if stored <= WHOLE:
+                self._cut()
+            else:
+                self._reserve(len(header))
+            offset = self._start + self._place
+        missing = 0
+        if stored <= SMALL and segments is None and length <= FRAME_SIZE:
+            data = os.read(fd, stored) if stored else b""
+            if len(data) < stored:
+                data, missing = self._read_rest(fd, data, stored, path)
+            digest = sha256(data).digest() if stored else _EMPTY
+            place = self._place
+            self._buffer[place : place + length] = b"%b%b%b" % (header, data, _ZEROS[: -stored % 512])
+            self._place = place + length
+        else:
+            self._add(header)
+            hashed = sha256()
+            for start, count in segments if segments is not None else ((0, size),):
+                if start:
+                    os.lseek(fd, start, os.SEEK_SET)
+                missing += self._stream(fd, count, hashed, path)
+            self._add(_ZEROS[: -stored % 512])
+            digest = hashed.digest()
+        after = os.fstat(fd)
+        if after.st_mtime_ns != status.st_mtime_ns or after.st_ctime_ns != status.st_ctime_ns or missing:
+            suspect = True
+            self._say_changed(path, status, after, missing)
+        self.files += 1
+        self.bytes += size
+        self._line(path, "f", status, b"", digest, offset, length, "s" + flags if suspect else flags)
+        return self._row(path, status, suspect)
+
+    def _read_rest(self, fd: int, data: bytes, size: int, path: bytes) -> Tuple[bytes, int]:
+        """Goes on after a short read; (content filled up with zeros, how many zeros)."""
+        try:
+            while len(data) < size:
+                more = os.read(fd, size - len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            self._note("error", path, "cannot be read: " + linux.what_was_refused(error))
+        missing = size - len(data)
+        return data + bytes(missing), missing
+
+    def _stream(self, fd: int, size: int, hashed: Any, path: bytes) -> int:
+        """Content of any size into frames; what cannot be read becomes zeros, whose number is returned."""
+        left = size
+        while left:
+            if self._place == FRAME_SIZE:
+                self._cut(CONTINUES)
+            place = self._place
+            with memoryview(self._buffer)[place : place + min(left, FRAME_SIZE - place)] as room:
+                try:
+                    count = os.readv(fd, [room])
+                except OSError as error:
+                    self._note("error", path, "cannot be read: " + linux.what_was_refused(error))
+                    count = 0
+                if not count:
+                    break
+                hashed.update(room[:count])
+            self._place += count
+            left -= count
+        missing = left
+        while left:
+            zeros = _ZEROS[: min(left, FRAME_SIZE)]
+            hashed.update(zeros)
+            self._add(zeros)
+            left -= len(zeros)
+        return missing
+
+    def _say_changed(self, path: bytes, before: os.stat_result, after: os.stat_result, missing: int) -> None:
+        if missing:
+            message = "became shorter while it was read; the last %d bytes are zeros" % missing
+        elif after.st_size > before.st_size:
+            message = "grew while it was read; it is cut at %d bytes" % before.st_size
+        elif after.st_mtime_ns != before.st_mtime_ns:
+            message = "changed while it was read"
+        else:
+            return  # only the inode changed: a link, a mode
+        self._note("warning", path, message)
+
+
+def _times(status: os.stat_result) -> Tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,130 @@
+"""The outbox: frames, index lines and state are compressed by threads and sent in the order they came.
+
+Here live the pool of frame buffers, the threads and the choice of the part; what is in a frame lives in archive.
+Memory is bounded: a slow line stops the walk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import SimpleQueue
+from typing import Any, List, Optional
+
+from ..errors import SourceFailed
+from ..image.codec import Codec
+from ..image.layout import MAX_PARTS
+from ..wire import FRAME, INDEX, STATE, FrameHead, pack_frame_head
+from .line import AgentChannel
+
+FRAME_SIZE = 4 << 20  # bytes of archive in a frame, at most
+
+
+class _Job:
+    __slots__ = ("kind", "data", "length", "offset", "flags", "stored", "error", "ready")
+
+    def __init__(self, kind: bytes, data: Any, length: int, offset: int, flags: int):
+        self.kind, self.data, self.length, self.offset, self.flags = kind, data, length, offset, flags
+        self.stored: Optional[bytes] = None
+        self.error: Optional[BaseException] = None
+        self.ready = threading.Lock()
+        self.ready.acquire()
+
+
+class Outbox:
+    """Takes pieces of a dump from one thread. archive_size, stored_size: what was taken and sent so far."""
+
+    def __init__(self, channel: AgentChannel, codec: Codec, part_size: int):
+        threads = max(1, min(os.cpu_count() or 1, 4))
+        self._channel, self._codec, self._part_size = channel, codec, part_size
+        self._error: Optional[BaseException] = None
+        self._work: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
+        self._order: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
+        self._buffers: "SimpleQueue[bytearray]" = SimpleQueue()
+        for _ in range(threads + 2):  # the two that wait and are filled: without them the threads wait
+            self._buffers.put(bytearray(FRAME_SIZE))
+        self._room = threading.Semaphore(2 * threads + 4)
+        self.archive_size = 0
+        self.stored_size = 0
+        self._workers: List[threading.Thread] = [threading.Thread(target=self._compress, daemon=True)
+                                                 for _ in range(threads)]  # fmt: skip
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        for thread in (*self._workers, self._sender):
+            thread.start()
+
+    def buffer(self) -> bytearray:
+        """An empty frame of FRAME_SIZE; waits for one."""
+        return self._buffers.get()
+
+    def frame(self, buffer: bytearray, length: int, flags: int) -> None:
+        """Sends the first length bytes of a buffer of this outbox as the next frame, and takes it back."""
+        self._put(_Job(FRAME, buffer, length, self.archive_size, flags))
+        self.archive_size += length
+
+    def index(self, lines: bytes) -> None:
+        """Sends whole index lines."""
+        self._put(_Job(INDEX, lines, len(lines), 0, 0))
+
+    def state(self, blocks: bytes) -> None:
+        """Sends whole blocks of state."""
+        self._put(_Job(STATE, blocks, len(blocks), 0, 0))
+
+    def close(self) -> None:
+        """Waits until all is sent. Raises what went wrong on the way."""
+        for _ in self._workers:
+            self._work.put(None)
+        self._order.put(None)
+        self._sender.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _put(self, job: _Job) -> None:
+        self._room.acquire()
+        self._check()
+        self._order.put(job)
+        self._work.put(job)
+
+    def _compress(self) -> None:
+        for job in iter(self._work.get, None):
+            try:
+                view = memoryview(job.data)[: job.length]
+                job.stored = self._codec.compress(view)
+                view.release()
+            except BaseException as error:
+                job.error = error
+            if job.kind == FRAME:
+                self._buffers.put(job.data)
+            job.data = None
+            job.ready.release()
+
+    def _send(self) -> None:
+        try:
+            part = used = number = 0
+            for job in iter(self._order.get, None):
+                job.ready.acquire()
+                if job.error is not None:
+                    raise job.error
+                stored = job.stored
+                if job.kind != FRAME:
+                    self._channel.send(job.kind, stored)
+                else:
+                    if used and used + len(stored) > self._part_size:
+                        part, used = part + 1, 0
+                        if part >= MAX_PARTS:
+                            raise SourceFailed("the dump has more than %d parts" % MAX_PARTS, "raise part_size")
+                    used += len(stored)
+                    head = FrameHead(part, number, job.offset, job.length, job.flags)
+                    self._channel.send(FRAME, pack_frame_head(head), stored)
+                    number += 1
+                    self.stored_size += len(stored)
+                job.stored = None
+                self._room.release()
+        except BaseException as error:
+            self._error = error
+            for _ in range(1 << 10):  # whoever waits goes on and finds the error
+                self._room.release()
+            for _ in range(8):
+                self._buffers.put(bytearray(FRAME_SIZE))

@@ -1,0 +1,328 @@
+"""The agent: one conversation on standard input and output, then the end.
+
+Here live the command line, hello, what is refused, and the order of things around a dump; the dump itself lives in
+dump, a restore in extract. Whatever goes wrong becomes one ERROR message; nothing else is ever written to standard
+output. Imports that only one request needs stand inside functions: starting takes most of a small dump's time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple
+
+from .. import __version__
+from ..errors import AgentRefused, RequestError, SourceFailed, SourceGone, StowageError, WireError
+from ..text import escape
+from ..wire import DONE, END, ERROR, HELLO, NOTE, PROTOCOL, REQUEST, START, STATE
+from .config import AgentConfig, Source, read_config
+from .line import AgentChannel, LineLost, catch_end, ignore_end
+
+USAGE = "usage: agent.pyz --config FILE serve | --config FILE hello | extract --to FOLDER"
+MIN_PART, MAX_PART = 1 << 20, 1 << 50
+
+
+def main(halves: Mapping[str, str], argv: List[str]) -> int:
+    """Runs one command line. halves: type of source -> dotted name of its client half. Returns the exit status."""
+    options: Dict[str, str] = {}
+    words: List[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in ("--config", "--to") and rest:
+            options[word] = rest.pop(0)
+        else:
+            words.append(word)
+    if words == ["extract"] and set(options) == {"--to"}:
+        return _converse(None, halves, options["--to"])
+    if words == ["serve"] and set(options) == {"--config"}:
+        return _converse(options["--config"], halves, None)
+    if words == ["hello"] and set(options) == {"--config"}:
+        return _say_hello(options["--config"], halves)
+    sys.stderr.write(USAGE + "\n")
+    return 2
+
+
+def _say_hello(path: str, halves: Mapping[str, str]) -> int:
+    import json
+
+    try:
+        config = read_config(path)
+        for source in config.sources.values():
+            _plan(source, halves)
+        sys.stdout.write(json.dumps(hello(config), indent=1, sort_keys=True) + "\n")
+    except StowageError as error:
+        sys.stderr.write("%s\n%s\n" % (error.message, error.hint))
+        return 1
+    return 0
+
+
+def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
+    """The agent's HELLO."""
+    from ..image import codec
+
+    found: Dict[str, Any] = {
+        "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
+        "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
+        "sources": {},
+    }  # fmt: skip
+    if config is not None:
+        found["client"] = config.client
+        found["sources"] = {name: {"type": one.type, **one.options} for name, one in config.sources.items()}
+    return found
+
+
+def _take_streams() -> Tuple[BinaryIO, BinaryIO]:
+    """Standard input and output as the wire; from here on neither can be met by a script or a stray write."""
+    import fcntl
+
+    pipe_size = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+    taken = []
+    for number in (0, 1):
+        fd = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            fcntl.fcntl(fd, pipe_size, 1 << 20)
+        except OSError:
+            pass  # no pipe, or more than this user may have
+        taken.append(fd)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    if null > 2:
+        os.close(null)
+    return os.fdopen(taken[0], "rb", 1 << 16), os.fdopen(taken[1], "wb", 1 << 16)
+
+
+def _converse(path: Optional[str], halves: Mapping[str, str], to: Optional[str]) -> int:
+    """One conversation; path: of agent.json, None for `extract --to`."""
+    from . import linux
+
+    linux.own_group()
+    os.umask(0o077)
+    reader, writer = _take_streams()
+    channel = AgentChannel(reader, writer)
+    status = 1
+    try:
+        with catch_end():
+            status = _answer(channel, path, halves, to)
+    except LineLost:
+        pass
+    except BaseException as error:
+        status = _fail(channel, error)
+    try:
+        channel.stop_heartbeat()
+    except LineLost:
+        pass
+    if channel.lost or status:
+        sys.stderr.flush()
+        os._exit(status)  # threads may hang in a write to a line that is gone
+    return status
+
+
+def _fail(channel: AgentChannel, error: BaseException) -> int:
+    """Tells the server; what is no expected error is a fault of ours, and its traceback goes to standard error."""
+    if isinstance(error, MemoryError):
+        error = SourceFailed("the agent has no memory left")
+    if not isinstance(error, StowageError):
+        import traceback
+
+        sys.stderr.write(traceback.format_exc())
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        error = SourceFailed(
+            "the agent failed: %s: %s (%s:%d)" % (type(error).__name__, error, os.path.basename(last[0]), last[1]),
+            "this is a fault of Stowage; please report it with what stands in the client's log",
+        )
+    try:
+        channel.send_json(ERROR, {"code": error.code, "message": error.message, "hint": error.hint})
+    except LineLost:
+        pass
+    return 1
+
+
+def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str], to: Optional[str]) -> int:
+    config = read_config(path) if path is not None else None
+    try:
+        kind, payload = channel.receive()
+    except WireError:
+        return 0 if not channel.lost else 1  # nobody there: `ssh host` for a look
+    if kind != HELLO:
+        raise WireError("the first message is no HELLO")
+    protocol = channel.json(payload).get("protocol")
+    channel.send_json(HELLO, hello(config))
+    if protocol != PROTOCOL:
+        raise WireError("the server speaks protocol %s, this agent %d" % (escape(str(protocol)[:20]), PROTOCOL))
+    try:
+        _kind, request = channel.expect(REQUEST)
+    except WireError as error:
+        if "was cut" in error.message:
+            return 0  # only hello was wanted
+        raise
+    what = request.get("request")
+    channel.start_heartbeat()
+    if what == "restore":
+        from .extract import extract
+
+        extract(channel, request, config.values if config is not None else {"to": to})
+    elif config is None:
+        raise AgentRefused("this agent was started to unpack, not to %s" % escape(str(what)[:40]))
+    elif what == "dump":
+        _dump(channel, request, config, halves)
+    elif what == "survey":
+        from .survey import survey
+
+        paths = {name: _plan(one, halves)[1]["path"] for name, one in config.sources.items()}
+        found = survey(paths)
+        channel.stop_heartbeat()
+        channel.send_json(DONE, found)
+    else:
+        raise WireError("the server asks for %r, which this agent cannot do" % escape(str(what)[:40]))
+    return 0
+
+
+def _plan(source: Source, halves: Mapping[str, str]) -> Tuple[Any, Dict[str, Any]]:
+    """(client half, its plan). Raises AgentRefused, SourceFailed."""
+    from importlib import import_module
+
+    name = halves.get(source.type)
+    if name is None:
+        raise AgentRefused(
+            "this agent has no source of type %s" % escape(source.type[:40]), "build it into agent.pyz, then run site"
+        )
+    half = import_module(name)
+    try:
+        return half, half.plan(source.options)
+    except ValueError as error:
+        raise AgentRefused("source %s in agent.json: %s" % (source.name, error), "correct it, then run site") from None
+
+
+def _number(request: Dict[str, Any], name: str, least: int, most: int) -> int:
+    value = request.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise RequestError("the server's request has no right %s" % name)
+    return value
+
+
+def _codec(request: Dict[str, Any]) -> Any:
+    """The codec a dump is made with. Raises SourceFailed when this machine has none that the policy allows."""
+    from ..image import codec
+
+    word = request.get("compress")
+    if not isinstance(word, str):
+        raise RequestError("the server's request names no compression")
+    if word.split(":")[0] == "zstd" and "zstd" not in codec.available():
+        if request.get("gzip_fallback") is not True:
+            raise SourceFailed(
+                "there is no zstd library on this client, and the policy allows no gzip",
+                "install libzstd1 or python3-zstandard on it, or set gzip_fallback in the policy",
+            )
+        word = "gzip"
+    return codec.get(word)
+
+
+def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, halves: Mapping[str, str]) -> None:
+    import time
+
+    name = request.get("source")
+    source = config.sources.get(name) if isinstance(name, str) else None
+    if source is None:
+        raise AgentRefused("agent.json declares no source %s" % escape(str(name)[:80]))
+    if request.get("encrypt", "none") != "none" or source.encrypt != "none":
+        raise AgentRefused(
+            "source %s: this agent cannot seal, and agent.json or the server asks for it" % source.name,
+            "set encrypt to none, or update the agent",
+        )
+    level = _number(request, "level", 0, 9)
+    part_size = _number(request, "part_size", MIN_PART, MAX_PART)
+    with_state = request.get("state") is True
+    if with_state != (level > 0):
+        raise RequestError("a full needs no state, and an incremental needs it")
+    half, plan = _plan(source, halves)
+    codec = _codec(request)
+    begun = time.time_ns()
+    channel.send_json(
+        START, {"codec": codec.name, "begun_ns": begun, "source": {"type": source.type, **source.options}}
+    )  # fmt: skip
+    failed: Optional[BaseException] = None
+    try:
+        try:
+            half.before(source.options)
+        except RuntimeError as error:
+            raise SourceFailed(escape(str(error))) from None
+        totals = _walk(channel, plan, codec, part_size, with_state)
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        ignore_end()  # from here on no signal cuts short what must run after
+        try:
+            half.after(source.options)
+        except RuntimeError as error:
+            if failed is None:
+                raise SourceFailed(escape(str(error))) from None
+            if not isinstance(failed, LineLost):
+                channel.send_json(NOTE, {"level": "error", "path": "", "message": escape(str(error))})
+    channel.stop_heartbeat()
+    channel.send_json(DONE, totals)
+
+
+def _payloads(channel: AgentChannel) -> Any:
+    """The state as the server streams it."""
+    while True:
+        kind, payload = channel.expect(STATE, END)
+        if kind == END:
+            return
+        yield payload
+
+
+def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: int, with_state: bool) -> Dict[str, Any]:
+    """Dumps the tree of a plan; the totals for DONE."""
+    import time
+
+    from ..image import state
+    from . import linux
+    from .archive import Archive
+    from .dump import Dump
+    from .outbox import Outbox
+    from .patterns import Exclude, Include
+    from .walk import Plan, Walk
+
+    linux.raise_limits()
+    path = plan["path"].encode("utf-8", "surrogateescape")
+    shown = escape(path)
+    try:
+        tree = Plan(path, Include(plan["include"]), Exclude(plan["exclude"]), plan["one_file_system"])
+    except ValueError as error:
+        raise AgentRefused("a pattern in agent.json: %s" % error, "correct it, then run site") from None
+
+    def note(level: str, where: bytes, message: str) -> None:
+        channel.send_json(NOTE, {"level": level, "path": escape(where), "message": message})
+
+    outbox = Outbox(channel, codec, part_size)
+    archive = Archive(outbox, note, channel.progress)
+    blocks = state.read(_payloads(channel)) if with_state else None
+    walk = Walk(tree)
+    try:
+        walk.begin()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise SourceGone(
+            "%s %s" % (shown, "does not exist" if missing else "is no folder"),
+            "correct its path, or mount what belongs there",
+        ) from None
+    except OSError as error:
+        raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
+    dump = Dump(walk, archive, outbox.state, codec, blocks, note, channel.progress)
+    try:
+        dump.run()
+    except OSError as error:
+        raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
+    outbox.close()
+    totals = dump.totals
+    root = os.geteuid() == 0
+    return {
+        "entries": archive.entries, "files": archive.files, "bytes": archive.bytes,
+        "archive_size": outbox.archive_size, "changed": totals.changed, "gone": totals.gone,
+        "suspects": archive.suspects, "unreadable": totals.unreadable, "vanished": totals.vanished,
+        "ended_ns": time.time_ns(), "root": root,
+        "not_kept": [] if root else ["what only root can read"],
+    }  # fmt: skip

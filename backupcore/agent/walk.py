@@ -1,0 +1,162 @@
+"""The walk: a source's folders in walk order, each with its names sorted and those apart that are not dumped.
+
+Here live descriptors of folders, listing, selection (exclude, include, one file system) and the stack of the way
+down; what is done with a folder lives in dump. The walk changes into each folder and opens sub-folders relative
+to their parent, never through a link: a tree that changes under it cannot lead it outside.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, FrozenSet, List, NamedTuple, Optional
+
+from ..image.dumpdir import Dumpdir
+from . import linux
+from .patterns import IN, OUT, Exclude, Include
+
+OPEN = 256  # descriptors held for the levels of a deep tree; those between are opened again on the way up
+
+
+class Plan(NamedTuple):
+    """Which tree, and what of it."""
+
+    path: bytes
+    include: Include
+    exclude: Exclude
+    one_file_system: bool
+
+
+class Names(NamedTuple):
+    """A listing. entries: all but folders, sorted; plain: those that are regular files for sure, when exact;
+    absent: name -> reason, of those of entries that are not dumped; folders: sorted; left_out: name -> reason, of
+    folders not to be entered (`mount` for one to be written empty)."""
+
+    entries: List[bytes]
+    others: FrozenSet[bytes]
+    absent: Dict[bytes, bytes]
+    folders: List[bytes]
+    left_out: Dict[bytes, bytes]
+
+
+MOUNT = b"mount"
+
+
+class Level:
+    """A folder on the way down. inside: include needs no look below it."""
+
+    __slots__ = ("path", "prefix", "fd", "identity", "status", "inside", "names", "next", "record")
+
+    def __init__(self, path: bytes, fd: int, status: os.stat_result, inside: bool):
+        self.path, self.fd, self.status, self.inside = path, fd, status, inside
+        self.prefix = b"" if path == b"." else path + b"/"
+        self.identity = (status.st_dev, status.st_ino)
+        self.names: Optional[Names] = None
+        self.next = 0  # sub-folder to enter next
+        self.record: Optional[Dumpdir] = None  # the list of names that is in the dump
+
+
+class Walk:
+    """The way through one tree."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.stack: List[Level] = []
+        self.device = 0
+
+    def begin(self) -> Level:
+        """Opens the root, once. Raises OSError."""
+        if self.stack:
+            return self.stack[0]
+        fd = linux.open_root(self.plan.path)
+        status = os.fstat(fd)
+        self.device = status.st_dev
+        level = Level(b".", fd, status, self.plan.include.empty)
+        self.stack.append(level)
+        return level
+
+    def enter(self, name: bytes) -> Level:
+        """Opens a sub-folder of the level on top, which becomes the top. Raises OSError."""
+        parent = self.stack[-1]
+        fd = linux.open_folder(name, parent.fd)
+        path = parent.prefix + name
+        inside = parent.inside or self.plan.include.matches(path, True) == IN
+        level = Level(path, fd, os.fstat(fd), inside)
+        self.stack.append(level)
+        if len(self.stack) > OPEN + 1:
+            far = self.stack[-OPEN]
+            if far.fd >= 0:
+                os.close(far.fd)
+                far.fd = -1
+        return level
+
+    def leave(self) -> None:
+        """Closes the level on top. Raises OSError when the one below it, closed meanwhile, is not there any more."""
+        level = self.stack.pop()
+        if level.fd >= 0:
+            os.close(level.fd)
+        if self.stack and self.stack[-1].fd < 0:
+            self._open_again()
+
+    def _open_again(self) -> None:
+        place = len(self.stack) - 1
+        while self.stack[place].fd < 0:
+            place -= 1
+        fd = os.dup(self.stack[place].fd)
+        try:
+            for level in self.stack[place + 1 :]:
+                below = linux.open_folder(level.path.rpartition(b"/")[2], fd)
+                os.close(fd)
+                fd = below
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) != level.identity:
+                    raise FileNotFoundError(2, "it was moved away")
+        except OSError:
+            os.close(fd)
+            raise
+        self.stack[-1].fd = fd
+
+    def close(self) -> None:
+        """Closes all."""
+        for level in self.stack:
+            if level.fd >= 0:
+                os.close(level.fd)
+        self.stack = []
+
+    def list(self, level: Level, exact: bool) -> Names:
+        """Changes into the level's folder and lists it. Raises OSError."""
+        os.fchdir(level.fd)
+        files, others, folders, sockets = linux.read_names(exact)
+        absent: Dict[bytes, bytes] = {}
+        if sockets:
+            absent = dict.fromkeys(sockets, b"socket")
+        left_out: Dict[bytes, bytes] = {}
+        plan = self.plan
+        if not (plan.exclude.empty and level.inside):
+            for group in (files, others) if exact else (files,):
+                for name in group:
+                    if self._is_out(level, name, False):
+                        absent[name] = b"excluded"
+            for name in sockets:
+                if self._is_out(level, name, False):
+                    absent[name] = b"excluded"
+            for name in folders:
+                if self._is_out(level, name, True):
+                    left_out[name] = b"excluded"
+        entries = files + others + sockets if exact else files + sockets
+        entries.sort()
+        folders.sort()
+        if plan.one_file_system:
+            for name in folders:
+                try:
+                    if os.lstat(name).st_dev != self.device:
+                        left_out.setdefault(name, MOUNT)
+                except OSError:
+                    continue  # said when it is entered
+        level.names = Names(entries, frozenset(others) if exact else frozenset(), absent, folders, left_out)
+        return level.names
+
+    def _is_out(self, level: Level, name: bytes, is_dir: bool) -> bool:
+        path = level.prefix + name
+        if not level.inside and self.plan.include.matches(path, is_dir) == OUT:
+            return True
+        return self.plan.exclude.matches(path, name, is_dir)
