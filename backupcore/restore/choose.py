@@ -1,0 +1,322 @@
+"""What is sent for one Wanted: rows of the view become members, members become jobs.
+
+Here live the selection (what matches, hard links whose first name is not selected, the names of folders for
+--exact) and the fast path of a whole full, which looks at no row by itself. What is done with the jobs lives in
+deliver.py.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Callable, Iterable, Iterator
+
+from ..clock import local
+from ..errors import RequestError, StowageError
+from ..image import dumpdir, order, pax
+from ..image.index import Entry
+from ..text import escape
+from . import indexes, view
+from .fetch import Images
+from .report import path_word
+from .request import Wanted
+from .stream import Job, Members, jobs_of, merged
+
+BATCH = 1024
+ROOT = b"."
+
+
+@dataclass
+class Counts:
+    """Entries of a selection; missing: n rows by their reason; stale: paths of which only an older version is."""
+
+    entries: int = 0
+    files: int = 0
+    bytes: int = 0
+    missing: Counter = field(default_factory=Counter)
+    stale: list[bytes] = field(default_factory=list)
+
+
+class SpooledNames:
+    """A value of STOWAGE.names in a spool file, as pax.pieces() wants it."""
+
+    def __init__(self, file: object, offset: int, length: int):
+        self._file = file
+        self._offset = offset
+        self.length = length
+
+    def pieces(self) -> Iterator[bytes]:
+        """The value in pieces."""
+        place, end = self._offset, self._offset + self.length
+        while place < end:
+            piece = os.pread(self._file.fileno(), min(end - place, 1 << 20), place)
+            if not piece:
+                raise OSError("the spool file is cut")
+            place += len(piece)
+            yield piece
+
+
+@dataclass
+class Special:
+    """A member that is not sent as it is: made anew with another name (path of the index), or with names.
+
+    header: sent instead of anything of the image.
+    """
+
+    path: bytes
+    names: SpooledNames | None = None
+    header: bytes | None = None
+
+
+class Selection:
+    """The entries of one Wanted, ready to be sent.
+
+    Raises RequestError when something that was asked for was not there at that moment.
+    """
+
+    def __init__(self, images: Images, wanted: Wanted, exact: bool = False):
+        self.images = images
+        self.wanted = wanted
+        self.exact = exact
+        self.counts = Counts()
+        self.surveyed = not wanted.whole
+        self.matched: set[int] = set()
+        self._match = view.matcher(wanted)
+        self._targets: dict[bytes, view.Row | None] = {}  # of hard links whose first name is not selected
+        self._final: dict[bytes, bytes] = {}
+        self._names: dict[bytes, SpooledNames] = {}
+        self._spool = tempfile.TemporaryFile(prefix="stowage-") if exact else None  # noqa: SIM115
+        for dump in wanted.chain:
+            images.index(dump)
+        if self.surveyed:
+            self._survey()
+        if exact:
+            self._read_names()
+
+    @property
+    def fast(self) -> bool:
+        """Whether this is a whole full, sent as it is."""
+        return self.wanted.whole and len(self.wanted.chain) == 1 and not self.exact
+
+    def close(self) -> None:
+        """Frees the spool file."""
+        if self._spool:
+            self._spool.close()
+
+    # rows
+
+    def _view(self, bases: Iterable[bytes] | None) -> Iterator[view.Row]:
+        bases = None if bases is None else list(bases)
+        streams = [indexes.entries(self.images.chunks(dump), bases) for dump in self.wanted.chain]
+        return view.merge(streams)
+
+    def rows(self) -> Iterator[view.Row]:
+        """The selected rows of the view, n rows among them."""
+        match = self._match
+        for row in self._view(view.bases(self.wanted)):
+            if match(row.entry.path):
+                yield row
+
+    def count(self) -> Counts:
+        """What is selected."""
+        self.counts = Counts()
+        if self.fast:
+            for chunk in self.images.chunks(self.wanted.dump):
+                found = indexes.columns(chunk)
+                self.counts.entries += len(found.paths)
+                self.counts.files += found.kinds.count(b"f") + found.kinds.count(b"h")
+                self.counts.bytes += sum(map(int, found.sizes))
+                self.counts.missing.update(found.missing)
+            return self.counts
+        for row in self.rows():
+            self._count(row)
+        return self.counts
+
+    def _count(self, row: view.Row) -> None:
+        counts, entry = self.counts, row.entry
+        if entry.kind == "n":
+            counts.missing[entry.link.decode("ascii")] += 1
+            return
+        counts.entries += 1
+        if entry.kind in "fh":
+            counts.files += 1
+            counts.bytes += entry.size if entry.kind == "f" else 0
+        if row.stale and len(counts.stale) < 100:
+            counts.stale.append(entry.path)
+
+    def _survey(self) -> None:
+        """Counts, looks that each pattern matched, and finds the hard links whose first name is elsewhere."""
+        seen: set[int] = set()
+        links: set[bytes] = set()
+        match = self._match
+        for row in self._view(view.bases(self.wanted)):
+            numbers = match(row.entry.path)
+            if numbers:
+                seen.update(numbers)
+                self._count(row)
+                if row.entry.kind == "h":
+                    links.add(row.entry.link)
+        self.matched = seen
+        while links:
+            # a first name may itself be a hard link of an older dump
+            wanted = {path for path in links if not match(path) and path not in self._targets}
+            links = set()
+            if not wanted:
+                break
+            self._targets.update(dict.fromkeys(wanted))
+            for row in self._view(wanted):
+                if row.entry.path in wanted and row.entry.kind not in "nd":
+                    self._targets[row.entry.path] = row
+                    if row.entry.kind == "h":
+                        links.add(row.entry.link)
+        for path in self._targets:
+            self._final[path] = self._follow(path)
+
+    def _follow(self, path: bytes) -> bytes:
+        for _step in range(len(self._targets) + 1):
+            row = self._targets.get(path)
+            if row is None or row.entry.kind != "h":
+                break
+            path = row.entry.link
+        return path
+
+    def _read_names(self) -> None:
+        """Spools the names of every selected folder: all that was in it, dumped or not."""
+        stack: list[tuple[bytes, dict[bytes, str]]] = []
+
+        def leave() -> None:
+            folder, names = stack.pop()
+            if self._match(folder):
+                value = dumpdir.build_of(names.items())
+                start = self._spool.tell()
+                for piece in value.pieces():
+                    self._spool.write(piece)
+                self._names[folder] = SpooledNames(self._spool, start, value.length)
+
+        for row in self._view(view.bases(self.wanted)):
+            path, kind = row.entry.path, row.entry.kind
+            parent = b"" if path == ROOT else path.rpartition(b"/")[0] or ROOT
+            while stack and stack[-1][0] != parent:
+                leave()
+            if stack:
+                name = path.rpartition(b"/")[2]
+                letter = "D" if kind == "d" else "N" if kind == "n" else "Y"
+                if letter != "N" or name not in stack[-1][1]:
+                    stack[-1][1][name] = letter
+            if kind == "d":
+                stack.append((path, {}))
+        while stack:
+            leave()
+        self._spool.flush()
+
+    # jobs
+
+    def jobs(self, plain: Callable[[str], bool]) -> Iterator[Job]:
+        """What to read and send, in walk order. plain(codec): the other side cannot unpack it.
+
+        A job without a frame: either special.header is to be sent, or error says why its members cannot be.
+        """
+        return merged(self._fast_jobs(plain) if self.fast else self._row_jobs(plain))
+
+    def _fast_jobs(self, plain: Callable[[str], bool]) -> Iterator[Job]:
+        dump = self.wanted.dump
+        reader = self.images.reader(dump)
+        for chunk in self.images.chunks(dump):
+            found = indexes.columns(chunk)
+            self.counts.missing.update(found.missing)
+            members = Members(0, found.paths, found.offsets, found.ends, found.digests, found.entry)
+            yield from jobs_of(0, reader, members, plain(dump.codec))
+
+    def _row_jobs(self, plain: Callable[[str], bool]) -> Iterator[Job]:
+        batch: list[Entry] = []
+        level = 0
+        first_names: dict[bytes, bytes] = {}
+        for row in self.rows():
+            if not self.surveyed:
+                self._count(row)
+            entry = row.entry
+            if entry.kind == "n":
+                continue
+            special, source = None, row
+            if entry.kind == "d" and self.exact and entry.path in self._names:
+                special = Special(entry.path, names=self._names[entry.path])
+            elif entry.kind == "h" and entry.link in self._final:
+                special, source = self._orphan(row, first_names)
+            if special is None and row.level == level and len(batch) < BATCH:
+                batch.append(entry)
+                continue
+            yield from self._jobs_of(level, batch, plain)
+            batch, level = [], row.level
+            if special is None:
+                batch.append(entry)
+            elif special.header is not None:
+                yield Job(row.level, None, None, False, special=special)
+            else:
+                yield from self._jobs_of(source.level, [source.entry], plain, special)
+        yield from self._jobs_of(level, batch, plain)
+
+    def _orphan(self, row: view.Row, first_names: dict[bytes, bytes]) -> tuple[Special | None, view.Row]:
+        """How to send a hard link whose first name is not selected: the first such name gets the content."""
+        entry = row.entry
+        final = self._final[entry.link]
+        source = self._targets.get(final)
+        if final not in self._targets:  # selected after all, by a longer way
+            first = final
+        elif final in first_names:
+            first = first_names[final]
+        elif source is None:
+            return None, row  # the index has no such row: the agent says what it cannot link
+        else:
+            first_names[final] = entry.path
+            return Special(entry.path), source
+        header = pax.member(
+            order.member_name(entry.path, False), "h", entry.mode, entry.uid, entry.gid, 0, entry.mtime_ns,
+            order.member_name(first, False),
+        )  # fmt: skip
+        return Special(entry.path, header=header), row
+
+    def _jobs_of(
+        self, level: int, batch: list[Entry], plain: Callable[[str], bool], special: Special | None = None
+    ) -> Iterator[Job]:
+        if not batch:
+            return
+        dump = self.wanted.chain[level]
+        members = Members(
+            level,
+            [entry.path for entry in batch],
+            [entry.offset for entry in batch],
+            [entry.offset + entry.length for entry in batch],
+            [entry.sha256 or indexes.UNKNOWN if entry.kind == "f" and entry.size else b"" for entry in batch],
+            batch.__getitem__,
+            escaped=False,
+        )
+        reader = self.images.reader(dump)
+        try:
+            reader.table()
+        except StowageError as error:
+            yield Job(level, reader, None, False, begin=[(members, 0, len(batch))], special=special, error=error)
+            return
+        yield from jobs_of(level, reader, members, plain(dump.codec), special)
+
+
+def check_matched(selections: Iterable[Selection]) -> None:
+    """Raises RequestError when a path that was asked for was in none of the sources at that moment."""
+    found: dict[bytes, bool] = {}
+    wanted = None
+    for selection in selections:
+        wanted = selection.wanted
+        for number, pattern in enumerate(wanted.patterns):
+            hit = wanted.whole or number in selection.matched
+            found[pattern.text] = found.get(pattern.text, False) or hit
+    for path, hit in found.items():
+        if not hit:
+            folder = path.rpartition(b"/")[0] or b"/"
+            raise RequestError(
+                f"{wanted.client}:{escape(path)} was not there in the dump of {local(wanted.dump.begun_ns)}",
+                f"stowage find {path_word('', path.rpartition(b'/')[2])[1:]}   or   "
+                f"stowage list files {path_word(wanted.client, folder)}",
+                client=wanted.client,
+                source=wanted.source,
+            )

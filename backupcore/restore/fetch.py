@@ -1,0 +1,422 @@
+"""Bytes of images, checked before use: from the holding disk, else from the nearest target, else from the next.
+
+Here live Images (which dump is where, and where its index is) and ImageReader (manifest, frame table and
+frames of one dump). Nothing is used unchecked: the manifest by its signature and by the catalog's digest, the
+frame table and the index by the manifest, a frame by the frame table. What one place has lost or broken is
+read from the next, and noted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+
+from .. import files, text
+from ..catalog import places as state_places
+from ..catalog.records import DumpRow
+from ..errors import ImageDamaged, RequestError, StowageError, TargetRefused
+from ..hookspecs import Target, TargetError
+from ..image import frames, layout, manifest
+from ..settings import Settings
+from . import indexes
+from .report import DumpUse
+
+HOLDING = "holding"
+GAP = 256 << 10  # neighbours this near are read as one
+RANGE = 16 << 20  # at most this much in one request
+TABLE_LIMIT = 1 << 30  # stored bytes of a frame table
+_GOOD_COPIES = ("verified", "done")
+
+
+class Place:
+    """Where one dump lies: read(name, offset, length) in pieces; name: as in reports; counts what it gave."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.bytes = 0
+        self.requests = 0
+        self._lock = threading.Lock()
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of a range, fewer when the file is shorter. Raises TargetRefused."""
+        return b"".join(self.pieces(name, offset, length))
+
+    def pieces(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The same in pieces."""
+        with self._lock:
+            self.requests += 1
+        for piece in self._pieces(name, offset, length):
+            with self._lock:
+                self.bytes += len(piece)
+            yield piece
+
+    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+class HoldingPlace(Place):
+    """A dump's folder on a holding disk."""
+
+    def __init__(self, folder: str):
+        super().__init__(HOLDING)
+        self.folder = folder
+
+    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
+        left = RANGE if length is None else length
+        try:
+            fd = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                while left:
+                    piece = os.pread(fd, min(left, RANGE), offset)
+                    if not piece:
+                        return
+                    yield piece
+                    offset += len(piece)
+                    left -= len(piece) if length is not None else 0
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise TargetRefused(f"{self.folder}/{name} cannot be read: {error.strerror}") from None
+
+
+class TargetPlace(Place):
+    """A dump's folder on a target."""
+
+    def __init__(self, name: str, open_target: Callable[[str], Target], prefix: str):
+        super().__init__(name)
+        self._open = open_target
+        self._prefix = prefix
+
+    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
+        try:
+            yield from self._open(self.name).read(f"{self._prefix}/{name}", offset, length)
+        except TargetError as error:
+            raise TargetRefused(f"target {self.name}: {text.escape(error.message)}", error.hint) from None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames of one part that are read by one request: from `start`, `length` bytes."""
+
+    part: int
+    start: int
+    length: int
+    frames: tuple[frames.Frame, ...]
+
+
+def join(wanted: Iterable[frames.Frame]) -> list[Group]:
+    """Few requests for frames in ascending order: neighbours no more than GAP apart are joined up to RANGE."""
+    found: list[list[frames.Frame]] = []
+    for frame in wanted:
+        last = found[-1] if found else None
+        if (
+            last
+            and last[-1].part == frame.part
+            and 0 <= frame.place - (last[-1].place + last[-1].stored) <= GAP
+            and frame.place + frame.stored - last[0].place <= RANGE
+        ):
+            last.append(frame)
+        else:
+            found.append([frame])
+    return [
+        Group(row[0].part, row[0].place, row[-1].place + row[-1].stored - row[0].place, tuple(row)) for row in found
+    ]
+
+
+class ImageReader:
+    """One dump's image, read from the first of places that has it whole.
+
+    note(message) is told what a place has lost or broken. Thread-safe.
+    """
+
+    def __init__(
+        self, dump: DumpRow, places: Sequence[Place], public_keys: Mapping[str, bytes], note: Callable[[str], None]
+    ):
+        self.dump = dump
+        self.places = list(places)
+        self.note = note
+        self._keys = public_keys
+        self._lock = threading.RLock()
+        self._manifest: manifest.Manifest | None = None
+        self._table: frames.Table | None = None
+        self._error: StowageError | None = None
+        self._lost: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The dump as people name it."""
+        return f"{self.dump.client}:{self.dump.source} {self.dump.id}"
+
+    def manifest(self) -> manifest.Manifest:
+        """The manifest, signed by a known key and the one the catalog knows. Raises ImageDamaged or TargetRefused."""
+        self._open()
+        return self._manifest
+
+    def table(self) -> frames.Table:
+        """The frame table that the manifest vouches for. Raises ImageDamaged or TargetRefused."""
+        self._open()
+        return self._table
+
+    def _open(self) -> None:
+        with self._lock:
+            if self._error:
+                raise self._error
+            if self._table is not None:
+                return
+            errors = []
+            for place in self.places:
+                try:
+                    self._manifest, self._table = self._read_head(place)
+                    return
+                except (ImageDamaged, TargetRefused) as error:
+                    errors.append(error)
+                    self._lose(place, error)
+            self._error = self._nowhere(errors)
+            raise self._error
+
+    def place(self) -> str:
+        """The name of the place that is read first. Raises as manifest() does."""
+        self._open()
+        return self._good()[0].name
+
+    def _nowhere(self, errors: Sequence[StowageError]) -> StowageError:
+        named = {"client": self.dump.client, "source": self.dump.source}
+        if not self.places:
+            return TargetRefused(f"no copy of {self.name} is known where it may be read from", **named)
+        cls = ImageDamaged if any(isinstance(error, ImageDamaged) for error in errors) else TargetRefused
+        told = "; ".join(dict.fromkeys(error.message for error in errors)) or "every copy failed before"
+        return cls(f"{self.name} cannot be read: {told}", errors[-1].hint if errors else "", **named)
+
+    def _lose(self, place: Place, error: StowageError) -> None:
+        with self._lock:
+            self._lost.add(place.name)
+        self.note(f"{self.dump.id} on {place.name}: {error.message}")
+
+    def _read_head(self, place: Place) -> tuple[manifest.Manifest, frames.Table]:
+        # three small files that lie side by side: asked for at once, since a bucket answers slowly
+        table_name = layout.frames_name(self.dump.codec)
+        with ThreadPoolExecutor(3) as pool:
+            asked = [
+                pool.submit(place.read, layout.MANIFEST, 0, manifest.SIZE_LIMIT + 1),
+                pool.submit(place.read, layout.SIGNATURE, 0, 256),
+                pool.submit(place.read, table_name, 0, TABLE_LIMIT),
+            ]
+            data, signature, table_data = (one.result() for one in asked)
+        found = manifest.open_manifest(data, signature, self._keys)
+        if hashlib.sha256(data).hexdigest() != self.dump.manifest_sha256:
+            raise ImageDamaged(f"{layout.MANIFEST} is signed, but not the one the catalog knows")
+        if (found.client, found.source, found.dump) != (self.dump.client, self.dump.source, self.dump.id):
+            raise ImageDamaged(f"{layout.MANIFEST} is that of {found.client}:{found.source} {found.dump}")
+        if found.seal is not None:
+            raise ImageDamaged("the image is sealed, which this Stowage cannot open")
+        _check(found.frames, hashlib.sha256(table_data).hexdigest(), len(table_data))
+        table = frames.Table(frames.read(indexes.codec_of(table_name).unpack([table_data])))
+        ends: dict[int, int] = {}
+        for frame in table.frames:
+            ends[frame.part] = frame.place + frame.stored
+        fits = [ends.get(part) for part in range(len(found.parts))] == [part.size for part in found.parts]
+        if table.archive_size != found.archive_size or not fits:
+            raise ImageDamaged(f"{table_name} does not fit the parts of the image")
+        return found, table
+
+    def check_index(self, path: Path) -> bool:
+        """Whether the index file at path is that of this image."""
+        found = self.manifest()
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(piece)
+        except OSError:
+            return False
+        return digest.hexdigest() == found.index.sha256
+
+    def fetch_index(self, path: Path) -> None:
+        """Puts the index of this image at path, checked. Raises ImageDamaged or TargetRefused."""
+        record = self.manifest().index
+        errors = []
+        for place in self._good():
+            files.make_folder(path.parent)
+            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+            try:
+                fd = files.create(temporary)
+                try:
+                    digest, length = hashlib.sha256(), 0
+                    for piece in place.pieces(record.name, 0, record.size):
+                        digest.update(piece)
+                        length += len(piece)
+                        files.write_all(fd, piece)
+                    _check(record, digest.hexdigest(), length)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                os.replace(temporary, path)
+                files.sync_folder(path.parent)
+                return
+            except (ImageDamaged, TargetRefused) as error:
+                errors.append(error)
+                self.note(f"{self.dump.id} on {place.name}: {error.message}")
+            except OSError as error:
+                raise TargetRefused(f"{path} cannot be written: {error.strerror}") from None
+            finally:
+                temporary.unlink(missing_ok=True)
+        raise self._nowhere(errors)
+
+    def _good(self) -> list[Place]:
+        with self._lock:
+            return [place for place in self.places if place.name not in self._lost]
+
+    def read(self, group: Group) -> dict[int, bytes | StowageError]:
+        """The checked stored bytes of each frame of group by its number, or why it cannot be had."""
+        found: dict[int, bytes | StowageError] = {}
+        wanted: Sequence[frames.Frame] = group.frames
+        errors: list[StowageError] = []
+        for place in self._good():
+            for piece in [group] if len(wanted) == len(group.frames) else join(wanted):
+                try:
+                    found.update(self._read(place, piece))
+                except TargetRefused as error:
+                    # the place is gone, for all that comes after too
+                    errors.append(error)
+                    self._lose(place, error)
+                    break
+            broken = [frame for frame in wanted if frame.number not in found]
+            if not broken:
+                return found
+            if place.name not in self._lost:
+                for frame in broken:
+                    message = f"frame {frame.number} in {self._part(frame.part)} is damaged"
+                    errors.append(ImageDamaged(message))
+                    self.note(f"{self.dump.id} on {place.name}: {message}")
+            wanted = broken
+        error = self._nowhere(errors)
+        found.update((frame.number, error) for frame in wanted)
+        return found
+
+    def _part(self, number: int) -> str:
+        return self._manifest.parts[number].name
+
+    def _read(self, place: Place, group: Group) -> dict[int, bytes]:
+        data = memoryview(place.read(self._part(group.part), group.start, group.length))
+        found = {}
+        for frame in group.frames:
+            start = frame.place - group.start
+            stored = data[start : start + frame.stored]
+            if len(stored) == frame.stored and hashlib.sha256(stored).digest() == frame.digest:
+                found[frame.number] = stored if len(group.frames) > 1 else stored.obj
+        return found
+
+    def uses(self) -> list[DumpUse]:
+        """What was read of this dump so far, and from where."""
+        row = self.dump
+        return [
+            DumpUse(row.id, row.client, row.source, row.level, row.begun_ns, place.name, place.bytes)
+            for place in self.places
+            if place.bytes
+        ]
+
+
+def _check(record: manifest.FileRecord, digest: str, size: int) -> None:
+    if (size, digest) != (record.size, record.sha256):
+        raise ImageDamaged(f"{record.name} is not what the manifest says")
+
+
+class Images:
+    """Every dump's image and index, wherever they lie.
+
+    open_target(name) gives an open target, the same at each call. only: None, "holding" or a target's name.
+    """
+
+    def __init__(self, settings: Settings, catalog: Any, open_target: Callable[[str], Target], only: str | None = None):
+        if only not in (None, HOLDING) and only not in settings.targets:
+            raise RequestError(
+                f"unknown target {text.escape(only)!r}", "known: " + ", ".join([HOLDING, *sorted(settings.targets)])
+            )
+        self.settings = settings
+        self.catalog = catalog
+        self.only = only
+        self.notes: list[str] = []
+        self._open_target = open_target
+        self._keys: Mapping[str, bytes] | None = None
+        self._readers: dict[str, ImageReader] = {}
+        self._checked: set[str] = set()
+        self._lock = threading.Lock()
+
+    def note(self, message: str) -> None:
+        """Keeps what a person should know, once."""
+        with self._lock:
+            if message not in self.notes and len(self.notes) < 1000:
+                self.notes.append(message)
+
+    def places(self, dump: DumpRow) -> list[Place]:
+        """Where dump can be read, nearest first: holding disk, folders, then whatever is far."""
+        found: list[Place] = []
+        if dump.holding is not None and self.only in (None, HOLDING):
+            found.append(HoldingPlace(dump.holding))
+        prefix = layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
+        copies = [
+            copy for copy in self.catalog.copies(dump=dump.id)
+            if copy.state in _GOOD_COPIES and copy.target in self.settings.targets and self.only in (None, copy.target)
+        ]  # fmt: skip
+        order = list(self.settings.targets)
+
+        def distance(copy: Any) -> tuple:
+            near = self.settings.targets[copy.target].type == "directory"
+            return not near, _GOOD_COPIES.index(copy.state), order.index(copy.target)
+
+        found += [TargetPlace(copy.target, self._open_target, prefix) for copy in sorted(copies, key=distance)]
+        return found
+
+    def reader(self, dump: DumpRow) -> ImageReader:
+        """The reader of dump's image; opened when first used."""
+        if self._keys is None:
+            self._keys = manifest.load_public_keys(self.settings.keys)
+        with self._lock:
+            known = self._readers.get(dump.id)
+        if known is None:
+            known = self._readers[dump.id] = ImageReader(dump, self.places(dump), self._keys, self.note)
+        return known
+
+    def index(self, dump: DumpRow) -> Path:
+        """The index file of dump on this server; fetched again when it is missing. Raises as ImageReader does."""
+        state = self.settings.state
+        path = state_places.find_index(state, dump.client, dump.source, dump.id, dump.segment)
+        if path is None:
+            folder = state_places.index_folder(state, dump.client, dump.source, dump.segment)
+            path = folder / f"{dump.id}.tsv{layout.SUFFIXES[dump.codec]}"
+            self.reader(dump).fetch_index(path)
+            self._checked.add(dump.id)
+        return path
+
+    def checked_index(self, dump: DumpRow) -> Path:
+        """The index file of dump, the very one its manifest vouches for. Raises as ImageReader does."""
+        path = self.index(dump)
+        if dump.id not in self._checked:
+            reader = self.reader(dump)
+            if not reader.check_index(path):
+                self.note(f"the index {path} was damaged and is fetched again")
+                reader.fetch_index(path)
+            self._checked.add(dump.id)
+        return path
+
+    def chunks(self, dump: DumpRow) -> Iterator[bytes]:
+        """The lines of dump's index in chunks. Raises ImageDamaged."""
+        path = self.index(dump)
+        try:
+            yield from indexes.chunks(path)
+        except OSError as error:
+            raise ImageDamaged(f"the index {path} cannot be read: {error.strerror}") from None
+
+    def uses(self) -> list[DumpUse]:
+        """What was read so far: one record for each dump and place."""
+        return [use for reader in self._readers.values() for use in reader.uses()]
+
+    def requests(self) -> int:
+        """How many reads that took."""
+        return sum(place.requests for reader in self._readers.values() for place in reader.places)

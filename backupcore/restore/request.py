@@ -1,0 +1,334 @@
+"""What a person asks for: words of the command line in, Wanted records out.
+
+Here live the reading of `CLIENT:/PATH…` and `CLIENT SOURCE [PATH…]`, globs, and the choice of the dumps of a
+moment. Whether a path was there at that moment is known only from an index (view.py).
+
+A path names an entry and all below it. `*`, `?` and `[…]` do not cross a slash, `**` does; a backslash takes a
+sign's meaning away; a path that is there as it is written wins over its meaning as a glob.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Iterable, Sequence
+
+from .. import clock, ids, text
+from ..catalog.records import DumpRow
+from ..errors import CatalogError, NothingThatOld, RequestError
+from ..settings import Settings
+
+ROOT = b"."
+_USABLE_COPIES = ("done", "verified")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One path that was asked for, of one source. text: absolute, as asked for.
+
+    literal: the path in the index, None when it lies above the source or can only be a glob. base: the path in the
+    index below which everything lies that can match. glob: matches absolute paths, None when there is no sign of one.
+    """
+
+    text: bytes
+    literal: bytes | None
+    base: bytes
+    glob: re.Pattern | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to restore of one source: root is its absolute path, chain its dumps, the full first.
+
+    without: paths in the index that another source of the same request brings.
+    """
+
+    client: str
+    source: str
+    root: bytes
+    chain: tuple[DumpRow, ...]
+    patterns: tuple[Pattern, ...]
+    moment_ns: int
+    without: tuple[bytes, ...] = ()
+
+    @property
+    def dump(self) -> DumpRow:
+        """The newest dump of the chain, whose moment it is."""
+        return self.chain[-1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything of the source is wanted."""
+        return not self.without and any(pattern.literal == ROOT for pattern in self.patterns)
+
+    def absolute(self, path: bytes) -> bytes:
+        """The path on the client of a path in the index."""
+        return self.root if path == ROOT else self.root.rstrip(b"/") + b"/" + path
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A source of a client: its root and the chain of the moment; else why there is none."""
+
+    name: str
+    root: bytes
+    chain: tuple[DumpRow, ...]
+    alive: bool
+    oldest: DumpRow | None
+
+
+def resolve(
+    settings: Settings, catalog: Any, words: Sequence[str], at_ns: int | None = None, only: str | None = None
+) -> list[Wanted]:
+    """What words ask for, as of at_ns (None: now), from what is readable (only: at one place).
+
+    Raises RequestError for what is unknown and NothingThatOld where the request is right, but no dump is as old.
+    """
+    client, source, paths = parse_words(words)
+    rows = catalog.dumps(client=client)
+    if not rows and client not in settings.clients:
+        raise _unknown("client", client, set(settings.clients) | {row.client for row in catalog.dumps()})
+    moment = clock.now_ns() if at_ns is None else at_ns
+    known = _sources(settings, catalog, client, rows, moment, only)
+    if not known:
+        raise NothingThatOld(f"{client} has no source and no dump", f"stowage run --client {client}", client=client)
+    if source is not None:
+        if source not in known:
+            raise _unknown(f"source of {client}", source, known)
+        one = known[source]
+        chosen = {source: [_pattern(path, one.root) for path in paths or [one.root]]}
+    else:
+        chosen = _by_path(client, known, paths)
+    found = []
+    for name in sorted(chosen, key=lambda name: known[name].root):
+        one = known[name]
+        if not one.chain:
+            raise _none_that_old(client, one, moment, at_ns is not None, only)
+        without = ()
+        if source is None:
+            inner = {_relative(known[other].root, one.root) for other in chosen if other != name}
+            without = tuple(sorted(path for path in inner if path is not None and path != ROOT))
+        patterns = tuple(dict.fromkeys(chosen[name]))
+        found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without))
+    return found
+
+
+def parse_words(words: Sequence[str]) -> tuple[str, str | None, list[bytes]]:
+    """(client, source or None, paths). With a source a path may be relative to it. Raises RequestError."""
+    usage = "stowage restore CLIENT:/PATH…   or   stowage restore CLIENT SOURCE [PATH…]"
+    if not words:
+        raise RequestError("nothing to restore was named", usage)
+    first = re.match(r"([^/:]*):(.*)\Z", words[0], re.DOTALL)
+    if first is None:
+        if len(words) < 2 or words[1].startswith("/"):
+            hint = f"stowage restore {text.escape(words[0])}:/" if len(words) < 2 else usage
+            raise RequestError(f"{text.escape(words[0])!r} is no CLIENT:/PATH", hint)
+        client = ids.check_name(words[0], "client")
+        return client, ids.check_name(words[1], "source"), [_clean(word, False) for word in words[2:]]
+    client = ids.check_name(first.group(1), "client")
+    paths = []
+    for word in words:
+        match = re.match(r"([^/:]*):(.*)\Z", word, re.DOTALL)
+        if match and match.group(1) != client:
+            raise RequestError(
+                f"{client} and {text.escape(match.group(1))} in one restore", "restore one client at a time"
+            )
+        paths.append(_clean(match.group(2) if match else word, True))
+    return client, None, paths
+
+
+def _clean(word: str, absolute: bool) -> bytes:
+    data = os.fsencode(word)
+    shown = text.escape(data)
+    if absolute and not data.startswith(b"/"):
+        raise RequestError(f"{shown!r} is no absolute path", "write CLIENT:/PATH with the path as it is on the client")
+    if b"\0" in data:
+        raise RequestError(f"{shown!r} cannot be a path")
+    parts = [part for part in data.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise RequestError(f"{shown!r} holds '..'", "write the path without it")
+    return (b"/" if data.startswith(b"/") else b"") + b"/".join(parts)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    listed = ", ".join(sorted(known)[:8])
+    return RequestError(
+        f"unknown {what} {text.escape(name)!r}" + (f", did you mean {near[0]!r}" if near else ""),
+        f"known: {listed}" if listed else "stowage list dumps",
+    )
+
+
+def _sources(
+    settings: Settings, catalog: Any, client: str, rows: Sequence[DumpRow], moment: int, only: str | None
+) -> dict[str, _Known]:
+    """All sources of a client, configured or once dumped."""
+    by_name: dict[str, list[DumpRow]] = {}
+    for row in rows:
+        by_name.setdefault(row.source, []).append(row)
+    configured = settings.clients[client].sources if client in settings.clients else {}
+    found = {}
+    for name in sorted(set(by_name) | set(configured)):
+        dumps = sorted(by_name.get(name, []), key=lambda row: row.counter)
+        chain = _chain_at(catalog, dumps, moment, only)
+        if chain:
+            root = chain[-1].path
+        elif dumps:
+            root = dumps[0].path
+        else:
+            root = str(configured[name].options.get("path", ""))
+        later = any(row.begun_ns > moment for row in dumps)
+        alive = name in configured or not configured or later
+        if root.startswith("/"):
+            oldest = dumps[0] if dumps else None
+            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest)
+    return found
+
+
+def _chain_at(catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None) -> tuple[DumpRow, ...]:
+    """The chain of the newest dump begun at or before moment that can still be read; () when there is none."""
+    readable: dict[str, bool] = {}
+
+    def can_read(row: DumpRow) -> bool:
+        if row.id not in readable:
+            on_holding = row.holding is not None and only in (None, "holding")
+            readable[row.id] = on_holding or any(
+                copy.state in _USABLE_COPIES and only in (None, copy.target) for copy in catalog.copies(dump=row.id)
+            )
+        return readable[row.id]
+
+    for row in reversed(dumps):
+        if row.begun_ns > moment or not can_read(row):
+            continue
+        try:
+            chain = catalog.chain(row.id)
+        except CatalogError:  # a base that is gone: an older dump may still be whole
+            continue
+        if all(can_read(link) for link in chain):
+            return tuple(chain)
+    return ()
+
+
+def _none_that_old(client: str, one: _Known, moment: int, asked: bool, only: str | None) -> NothingThatOld:
+    where = f" on {only}" if only else ""
+    named = {"client": client, "source": one.name}
+    if one.oldest is None:
+        return NothingThatOld(
+            f"{client}:{one.name} has no dump yet", f"stowage run --client {client} --source {one.name}", **named
+        )
+    if one.oldest.begun_ns > moment:
+        return NothingThatOld(
+            f"{client}:{one.name} has no dump{where} from {clock.local(moment)} or before, "
+            f"the oldest is from {clock.local(one.oldest.begun_ns)}",
+            f"stowage list dumps --client {client} --source {one.name}",
+            **named,
+        )
+    return NothingThatOld(
+        f"{client}:{one.name} has no dump{where}" + (f" from {clock.local(moment)} or before" if asked else "")
+        + " whose images can all be read",
+        f"stowage list copies --client {client} --source {one.name}",
+        **named,
+    )  # fmt: skip
+
+
+def _by_path(client: str, known: dict[str, _Known], paths: Sequence[bytes]) -> dict[str, list[Pattern]]:
+    """The sources that bring paths: for each the one with the longest prefix, and all that lie below it."""
+    chosen: dict[str, list[Pattern]] = {}
+    for path in paths:
+        base = _literal_base(path)
+        above = [one for one in known.values() if _relative(base, one.root) is not None]
+        above.sort(key=lambda one: (bool(one.chain), one.alive, len(one.root)))
+        best = above[-1:]
+        below = [
+            one for one in known.values()
+            if one not in best and one.alive and one.chain and _relative(one.root, base) not in (None, ROOT)
+        ]  # fmt: skip
+        if not best and not below:
+            # none has a dump: name one, so that the error says why
+            below = [one for one in known.values() if _relative(one.root, base) is not None][:1]
+        if not best and not below:
+            listed = ", ".join(f"{one.name} {text.escape(one.root)}" for one in known.values())
+            raise RequestError(
+                f"no source of {client} covers {text.escape(path)}", f"sources of {client}: {listed}", client=client
+            )
+        for one in best + below:
+            chosen.setdefault(one.name, []).append(_pattern(path, one.root))
+    return chosen
+
+
+def _relative(path: bytes, root: bytes) -> bytes | None:
+    """The path in the index of an absolute path below root; None when it is not below."""
+    if path == root:
+        return ROOT
+    stem = root.rstrip(b"/") + b"/"
+    return path[len(stem) :] if path.startswith(stem) else None
+
+
+def _literal_base(path: bytes) -> bytes:
+    """The folder below which everything lies that an absolute path, read as a glob or not, can mean."""
+    parts = []
+    for part in path.split(b"/")[1:]:
+        if re.search(rb"[*?\[\\]", part):
+            break
+        parts.append(part)
+    return b"/" + b"/".join(parts)
+
+
+def _pattern(path: bytes, root: bytes) -> Pattern:
+    """A path, absolute or relative to root, as a pattern of the source at root."""
+    if not path.startswith(b"/"):
+        path = root.rstrip(b"/") + b"/" + path if path else root
+    literal = ROOT if _relative(root, path) is not None else _relative(path, root)
+    glob = glob_regex(path) if re.search(rb"[*?\[\\]", path) else None
+    base = literal
+    if glob is not None:
+        below = _literal_base(path)
+        base = ROOT if _relative(root, below) is not None else _relative(below, root)
+    if base is None:
+        raise RequestError(
+            f"{text.escape(path)} is not below {text.escape(root)}", "name paths of this source, or use CLIENT:/PATH"
+        )
+    return Pattern(path, literal, base, glob)
+
+
+def parse_pattern(word: str) -> tuple[str | None, bytes]:
+    """(client or None, path or part of one) of a pattern of find."""
+    match = re.match(r"([^/:]*):(/.*)\Z", word, re.DOTALL)
+    if match:
+        return ids.check_name(match.group(1), "client"), _clean(match.group(2), True)
+    return None, _clean(word, False)
+
+
+def glob_regex(pattern: bytes, below: bool = True) -> re.Pattern:
+    """A glob of whole paths as a regular expression; below: it also matches everything below what it names."""
+    out, at = [], 0
+    while at < len(pattern):
+        sign = pattern[at : at + 1]
+        at += 1
+        if pattern.startswith(b"**/", at - 1) and (at == 1 or pattern[at - 2 : at - 1] == b"/"):
+            out.append(rb"(?:.*/)?")
+            at += 2
+        elif sign == b"*":
+            deep = pattern[at : at + 1] == b"*"
+            at += deep
+            out.append(rb".*" if deep else rb"[^/]*")
+        elif sign == b"?":
+            out.append(rb"[^/]")
+        elif sign == b"[" and b"]" in pattern[at + 1 :]:
+            end = pattern.index(b"]", at + 1)
+            inside = pattern[at:end]
+            negated = inside[:1] in (b"!", b"^")
+            body = re.sub(rb"([\\\[\]^&~|])", rb"\\\1", inside[negated:])
+            out.append(rb"(?!/)[" + (b"^" if negated else b"") + body + b"]")
+            at = end + 1
+        elif sign == b"\\" and at < len(pattern):
+            out.append(re.escape(pattern[at : at + 1]))
+            at += 1
+        else:
+            out.append(re.escape(sign))
+    try:
+        return re.compile(b"(?:" + b"".join(out) + (rb")(?:/.*)?\Z" if below else rb")\Z"), re.DOTALL)
+    except re.error:
+        raise RequestError(f"{text.escape(pattern)!r} is no glob", "check what stands in [ ]") from None
