@@ -13,7 +13,7 @@ options:
   engine:
     description:
       - The command C(stowage) on the backup server.
-      - As the role P(stowage.backup.backup_server#role) installs it, it changes from root to the user C(stowage) by itself.
+      - The one that the role P(stowage.backup.backup_server#role) installs goes on as the user C(stowage) by itself.
     type: path
     default: /usr/local/bin/stowage
   config:

@@ -113,7 +113,7 @@ def merge_sources(variables: t.Any) -> dict[str, dict[str, t.Any]]:
     for variable, value in variables:
         for name, source in _mapping(value, variable).items():
             if not NAME.match(name) or ".." in name:
-                raise AnsibleFilterError(f"{variable}: {name!r} cannot name a source: letters, digits, '.', '_' and '-'")
+                raise AnsibleFilterError(f"{variable}: {name!r} cannot name a source: use letters, digits, . _ and -")
             if source is None:
                 merged.pop(name, None)
                 continue

@@ -10,15 +10,18 @@ module: client
 short_description: Register a client on the backup server
 version_added: 0.1.0
 description:
-  - Writes one file in C(clients.d) with all that the backup server needs to know of a client, and one in C(known_hosts.d)
-    with its pinned host keys.
+  - Writes one file in C(clients.d) with all that the backup server needs to know of a client, and one in
+    C(known_hosts.d) with its pinned host keys.
   - One file for each client, so that many clients can be registered at the same time.
+  - A registration that the engine refuses, such as one with an unknown policy, is taken back, so that no client can
+    stop the night of all others.
   - The role P(stowage.backup.backup_client#role) calls it, delegated to the backup server.
 author:
   - Stowage contributors (@stowage-backup)
 extends_documentation_fragment:
   - stowage.backup._attributes
   - stowage.backup._attributes.actiongroup_backup
+  - stowage.backup._engine
 attributes:
   check_mode:
     support: full
@@ -135,6 +138,7 @@ import re
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.backup.plugins.module_utils import _engine
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*\Z")
@@ -201,12 +205,12 @@ def registration(params):
     if params["state"] == "retired":
         content["state"] = "retired"
     if params["ignore"]:
-        content["ignore"] = dict((key, str(why)) for key, why in sorted(params["ignore"].items()))
+        content["ignore"] = {key: str(why) for key, why in sorted(params["ignore"].items())}
     content["sources"] = {}
     for name, source in sorted(params["sources"].items()):
         if not isinstance(source, dict):
             source = {"path": source}
-        content["sources"][name] = dict((key, one) for key, one in source.items() if one is not None)
+        content["sources"][name] = {key: one for key, one in source.items() if one is not None}
     return content
 
 
@@ -222,6 +226,18 @@ def read(path):
             return stream.read().decode("utf-8", "replace")
     except OSError:
         return None
+
+
+def refused(module, file):
+    """Why the engine refuses the file just written, '' when it does not or cannot be asked."""
+    try:
+        _engine.call(module, ["plan", "--client", module.params["name"]])
+    except _engine.EngineError as error:
+        if error.code == "config" and file in error.text:
+            return error.line
+        if error.code == "config":
+            module.warn("the configuration of the backup server is wrong: %s" % error.line)
+    return ""
 
 
 def put(module, path, text, mode, group):
@@ -252,31 +268,34 @@ def put(module, path, text, mode, group):
 
 
 def main():
-    spec = {
-        "name": {"type": "str", "required": True},
-        "state": {"type": "str", "choices": ["present", "retired", "absent"], "default": "present"},
-        "transport": {"type": "str", "choices": ["ssh", "local"], "default": "ssh"},
-        "address": {"type": "str"},
-        "port": {"type": "int", "default": 22},
-        "user": {"type": "str", "default": "stowage"},
-        "presence": {"type": "str", "choices": ["always", "roaming"], "default": "always"},
-        "agent_python": {"type": "path", "default": "/usr/bin/python3"},
-        "agent": {"type": "path", "default": "/usr/local/lib/stowage/agent.pyz"},
-        "agent_config": {"type": "path", "default": "/etc/stowage/agent.json"},
-        "sources": {"type": "dict", "default": {}},
-        "ignore": {"type": "dict", "default": {}},
-        "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
-        "clients_folder": {"type": "path", "default": "/etc/stowage/clients.d"},
-        "known_hosts_folder": {"type": "path", "default": "/etc/stowage/known_hosts.d"},
-        "group": {"type": "str", "default": "stowage"},
-    }
+    spec = _engine.argument_spec()
+    spec.update(
+        {
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "retired", "absent"], "default": "present"},
+            "transport": {"type": "str", "choices": ["ssh", "local"], "default": "ssh"},
+            "address": {"type": "str"},
+            "port": {"type": "int", "default": 22},
+            "user": {"type": "str", "default": "stowage"},
+            "presence": {"type": "str", "choices": ["always", "roaming"], "default": "always"},
+            "agent_python": {"type": "path", "default": "/usr/bin/python3"},
+            "agent": {"type": "path", "default": "/usr/local/lib/stowage/agent.pyz"},
+            "agent_config": {"type": "path", "default": "/etc/stowage/agent.json"},
+            "sources": {"type": "dict", "default": {}},
+            "ignore": {"type": "dict", "default": {}},
+            "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+            "clients_folder": {"type": "path", "default": "/etc/stowage/clients.d"},
+            "known_hosts_folder": {"type": "path", "default": "/etc/stowage/known_hosts.d"},
+            "group": {"type": "str", "default": "stowage"},
+        }
+    )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     params = module.params
     name, state = params["name"], params["state"]
     if not NAME.match(name) or ".." in name:
         module.fail_json(msg="%r cannot name a client: letters, digits, '.', '_' and '-' make a name" % name)
     if state == "present" and params["transport"] == "ssh" and not params["host_keys"]:
-        module.fail_json(msg="client %s: no host key; without one the backup server would not know whom it talks to" % name)
+        module.fail_json(msg="client %s: no host key; the server would not know whom it talks to" % name)
     for folder in (params["clients_folder"], params["known_hosts_folder"]):
         if not os.path.isdir(folder) and not module.check_mode:
             module.fail_json(msg="%s does not exist: apply the role stowage.backup.backup_server first" % folder)
@@ -289,12 +308,18 @@ def main():
     elif params["host_keys"]:
         # first the keys, so that a registered client is always a pinned one
         wanted.insert(0, (pinned, known_hosts(name, params["host_keys"]), 0o640))
-    changed, diff = False, []
+    changed, diff, undo = False, [], []
     for path, text, mode in wanted:
         one, before = put(module, path, text, mode, params["group"])
         changed = changed or one
         if one:
+            undo.append((path, before, mode))
             diff.append({"before_header": path, "after_header": path, "before": before or "", "after": text or ""})
+    why = refused(module, file) if changed and content and not module.check_mode else ""
+    if why:
+        for path, before, mode in undo:
+            put(module, path, before, mode, params["group"])
+        module.fail_json(msg="client %s is not registered: %s" % (name, why))
     result = {"changed": changed, "file": file, "registered": content}
     if module._diff:
         result["diff"] = diff

@@ -37,11 +37,11 @@ def _normalised(name: str) -> str:
 
 def _metadata(project: dict) -> str:
     lines = [
-        "Metadata-Version: 2.1",
+        "Metadata-Version: 2.4",
         "Name: " + project["name"],
         "Version: " + project["version"],
         "Summary: " + project["description"],
-        "License: " + project["license"]["text"],
+        "License-Expression: " + project["license"],
         "Requires-Python: " + project["requires-python"],
     ]
     lines += ["Requires-Dist: " + need for need in project.get("dependencies", [])]

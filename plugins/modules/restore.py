@@ -1,0 +1,177 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, Stowage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: restore
+short_description: Restore files of a client as they were at a moment
+version_added: 0.1.0
+description:
+  - Runs on the backup server, which sends what was asked for to a client's agent or writes it to a folder of its own.
+  - Without O(to) and O(in_place) it goes to the scratch folder of the client, where it hurts nobody.
+  - Anywhere else on a client it needs a permit of that client's own root, which the playbook C(stowage.backup.restore)
+    writes and removes.
+  - When the connection to the backup server is cut, the restore goes on, and the module finds it again.
+author:
+  - Stowage contributors (@stowage-backup)
+extends_documentation_fragment:
+  - stowage.backup._attributes
+  - stowage.backup._attributes.actiongroup_backup
+  - stowage.backup._engine
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Returns what would be read, as with O(plan).
+  diff_mode:
+    support: none
+  async:
+    support: full
+options:
+  what:
+    description:
+      - What to restore, as C(CLIENT:/PATH) words, or as C(CLIENT), C(SOURCE) and paths below it.
+      - Globs are allowed.
+    type: list
+    elements: str
+    required: true
+  at:
+    description:
+      - The moment, such as V(2026-11-22), V(yesterday) or V(3 days ago) in the backup server's time, or a dump's name.
+      - Now if not set.
+    type: str
+  from:
+    description: Read only from this target, or from V(holding).
+    type: str
+  to:
+    description: A folder of the backup server, or C(CLIENT:DIR) for a folder of a client.
+    type: str
+  in_place:
+    description: Whether to write where it was.
+    type: bool
+    default: false
+  existing:
+    description: What becomes of a file that is there already.
+    type: str
+    choices: [refuse, overwrite, keep]
+    default: refuse
+  exact:
+    description: Whether to remove what was not there at that moment.
+    type: bool
+    default: false
+  permit:
+    description: Identifier of the permit on the client.
+    type: str
+  plan:
+    description: Whether only to return what would be read.
+    type: bool
+    default: false
+  wait:
+    description: Whether to wait for the end.
+    type: bool
+    default: true
+  progress:
+    description: Whether to show lines while waiting.
+    type: bool
+    default: true
+seealso:
+  - module: stowage.backup.catalog_info
+"""
+
+EXAMPLES = r"""
+- name: Restore a folder as it was yesterday, beside what is there now
+  stowage.backup.restore:
+    what: ["web1.example.org:/etc/nginx"]
+    at: yesterday
+
+- name: See what a restore would read
+  stowage.backup.restore:
+    what: ["web1.example.org:/"]
+    plan: true
+  register: plan
+"""
+
+RETURN = r"""
+plan:
+  description: What would be read, from where, and where it would go.
+  returned: with O(plan) and in check mode
+  type: dict
+restored:
+  description: What was restored, as C(stowage restore --json) gives it.
+  returned: when it ended
+  type: dict
+job:
+  description: Identifier of the engine's job on the backup server.
+  returned: when something is restored
+  type: str
+status:
+  description: V(ok), V(warn) or V(fail).
+  returned: success
+  type: str
+  sample: ok
+next:
+  description: The commands to type next.
+  returned: success
+  type: list
+  elements: str
+  sample: [stowage report]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.backup.plugins.module_utils import _engine
+
+
+def words_of(params):
+    """The command line after `stowage`."""
+    words = ["restore", "--existing", params["existing"]]
+    for key in ("at", "from", "to", "permit"):
+        if params[key]:
+            words += ["--" + key, params[key]]
+    if params["in_place"]:
+        words.append("--in-place")
+    if params["exact"]:
+        words.append("--exact")
+    return words
+
+
+def main():
+    spec = _engine.argument_spec()
+    spec.update(
+        {
+            "what": {"type": "list", "elements": "str", "required": True},
+            "at": {"type": "str"},
+            "from": {"type": "str"},
+            "to": {"type": "str"},
+            "in_place": {"type": "bool", "default": False},
+            "existing": {"type": "str", "choices": ["refuse", "overwrite", "keep"], "default": "refuse"},
+            "exact": {"type": "bool", "default": False},
+            "permit": {"type": "str"},
+            "plan": {"type": "bool", "default": False},
+            "wait": {"type": "bool", "default": True},
+            "progress": {"type": "bool", "default": True},
+        }
+    )
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    params = module.params
+    words = words_of(params)
+    try:
+        if module.check_mode or params["plan"]:
+            plan = _engine.call(module, words + ["--plan", "--"] + params["what"])
+            module.exit_json(changed=not params["plan"], plan=plan, status=plan["status"], next=plan["next"])
+        job = _engine.start_job(module, words + ["--"] + params["what"])
+        if not params["wait"]:
+            module.exit_json(changed=True, job=job)
+        result = _engine.told_of_restore(_engine.wait_for_job(job))
+    except _engine.EngineError as error:
+        _engine.fail(module, error)
+    result["job"] = job
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
