@@ -28,7 +28,7 @@ from ..catalog.store import Catalog
 from ..errors import CatalogError
 from ..image import layout
 from ..settings import Settings
-from .holding import Landing, remove_empty, writing
+from .holding import Landing, again, remove_empty, writing
 
 STATES_KEPT = 2  # of each level of a source: the newest counts, the one before stands in when that is damaged
 SPARE = 64 << 20  # bytes that copies of state and index leave free on the state disk
@@ -57,9 +57,13 @@ def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow)
     May be called again after a kill at any step.
     """
     if landing.folder.exists():
-        with writing(landing.disk):
+
+        def move() -> None:
             _make_synced(landing.final.parent, landing.disk)
             os.rename(landing.folder, landing.final)
+
+        with writing(landing.disk):
+            again(move)
             files.sync_folder(landing.final.parent)
     notes = list(row.notes)
     folder = places.state_folder(settings.state, row.client, row.source, row.segment)
@@ -90,7 +94,7 @@ def _make_synced(folder: Path, top: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
-        one.mkdir(mode=0o700)
+        one.mkdir(mode=0o700, exist_ok=True)
         files.sync_folder(one.parent)
 
 

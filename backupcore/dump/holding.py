@@ -16,7 +16,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence
+from typing import Callable, List, Sequence
 
 from .. import files
 from ..catalog.places import source_folder
@@ -53,7 +53,7 @@ class Landing:
     def make(self) -> None:
         """Makes the folder."""
         with writing(self.disk):
-            files.make_folder(self.folder)
+            again(lambda: files.make_folder(self.folder))
 
     def remove(self) -> None:
         """Removes all that came in; what is not there is no error."""
@@ -67,6 +67,16 @@ def landing(disk: Path, client: str, source: str, dump: str, segment: str = "") 
     """The places of a dump on a holding disk."""
     below = Path(client) / source_folder(source, segment) / dump
     return Landing(disk, disk / INCOMING / below, disk / layout.dump_prefix(client, source, dump, segment or None))
+
+
+def again(step: Callable[[], None]) -> None:
+    """Runs step, again when a folder it stands on was just removed as empty."""
+    for _attempt in range(20):
+        try:
+            return step()
+        except FileNotFoundError:
+            continue
+    return step()
 
 
 def remove_empty(folder: Path, up_to: Path) -> None:

@@ -47,12 +47,13 @@ def sweep(settings: Settings, catalog: Catalog) -> Swept:
         except StowageError as error:
             swept.problems.append(error.message)
             continue
+        # a base before what builds on it: names begin with the time
         landings = sorted(_found(disk.path), key=lambda one: str(one.final))
         if landings and keys is None:
             known = {row.id: row for row in catalog.dumps()}
             keys = load_public_keys(settings.keys)
-        for one in _by_counter(landings, keys or {}):
-            _clear(settings, catalog, one, keys or {}, known, swept)
+        for one in landings:
+            _clear(settings, catalog, one, server, keys or {}, known, swept)
         _clear_rest(disk.path / INCOMING, swept)
     return swept
 
@@ -83,15 +84,11 @@ def _folders(top: Path, depth: int) -> Iterator[Path]:
                 yield from _folders(entry, depth - 1)
 
 
-def _by_counter(landings: List[Landing], keys: Mapping[str, bytes]) -> List[Landing]:
-    # a base before what builds on it: names begin with the time, and of one second with the level
-    return sorted(landings, key=lambda one: (str(one.final.parent), one.final.name))
-
-
 def _clear(
     settings: Settings,
     catalog: Catalog,
     landing: Landing,
+    server: str,
     keys: Mapping[str, bytes],
     known: Mapping[str, DumpRow],
     swept: Swept,
@@ -115,6 +112,8 @@ def _clear(
         manifest = check_folder(place, keys)
         if manifest.prefix != str(landing.final.relative_to(landing.disk)):
             raise ImageDamaged(f"this is the dump {manifest.prefix}")
+        if manifest.server != server:
+            raise ImageDamaged(f"this is a dump of the server {manifest.server}")
         if row is not None:
             if row.manifest_sha256 != _manifest_digest(place):
                 raise ImageDamaged("the catalog knows another dump of this name")

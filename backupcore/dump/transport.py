@@ -401,16 +401,15 @@ class Reader(_Stream):
                 if count - done >= BUFFER:
                     with view[done:] as rest:
                         got = self._when_ready(os.readv, [rest], "sent nothing")
-                    first = view[done : done + got]
+                    seen = view[done : done + min(got, 128)].tobytes()
                 else:
                     data = self._when_ready(os.read, BUFFER, "sent nothing")
                     got = min(len(data), count - done)
-                    first = view[done : done + got]
-                    first[:] = data[:got]
+                    view[done : done + got] = data[:got]
                     self._buffer = data[got:]
+                    seen = data[:128]
                 if len(self.begin) < 128:
-                    self.begin += bytes(first[:128])
-                first.release()
+                    self.begin += seen
                 if not got:
                     break
                 done += got

@@ -1,0 +1,248 @@
+"""The driver: several dumps at once, each on its own, so that a failure costs one dump.
+
+Here live the queue, the threads, the results and the signed record of the run. How one dump is made is source.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
+
+from .. import clock, files
+from ..catalog import places
+from ..catalog.records import FAIL, OK, WARN, ResultRow, RunRow
+from ..catalog.store import Catalog
+from ..errors import ClientUnreachable, StowageError
+from ..image.manifest import Signer, sign_run_record
+from ..schedule.plain import Planned
+from ..settings import Client, Settings
+from ..text import escape
+from . import transport
+from .holding import Space, claim
+from .source import Run, Unreached, dump_source
+from .status import Status
+from .transport import AgentConnection
+
+# Two at once on a client: the second walks while the first waits for its line. More only fight for its disks.
+PER_CLIENT = 2
+
+Key = Tuple[str, str]
+
+
+def run_dumps(
+    settings: Settings,
+    catalog: Catalog,
+    planned: Sequence[Planned],
+    *,
+    run: RunRow,
+    connect: Callable[[Settings, Client], ContextManager[AgentConnection]] = transport.connect,
+    progress: Optional[Callable[[Dict[str, Any]], None]] = None,
+) -> List[ResultRow]:
+    """Makes the planned dumps, settings.dumps_at_once at once. Call while runlock.hold() holds.
+
+    Results come in the order of planned, stand in the catalog, and whatever happens to one, the others are made.
+    Raises only what makes every dump impossible: no holding disk at all, no signing key.
+    """
+    server = places.server_id(settings.state)
+    signer = Signer.load_or_make(settings.keys)
+    usable, problems = [], []
+    for disk in settings.holding:
+        try:
+            claim(disk.path, server)
+            usable.append(disk)
+        except StowageError as error:
+            problems.append(error)
+    if problems and not usable:
+        raise problems[0]
+    with Status(settings, run.id, progress) as status:
+        driver = _Driver(settings, catalog, planned, run, [error.message for error in problems])
+        driver.shared = Run(
+            settings, catalog, run.id, server, signer, Space(usable), connect, status.event, driver.track
+        )  # fmt: skip
+        try:
+            driver.work()
+        finally:
+            write_record(settings, catalog, run, server, signer, driver.done())
+    return driver.done()
+
+
+def status_of(results: Sequence[ResultRow]) -> str:
+    """OK, WARN or FAIL, by the results alone (what is past its rpo is the report's affair)."""
+    if any(not result.ok and not result.warning for result in results):
+        return FAIL
+    return WARN if any(result.warning for result in results) else OK
+
+
+def write_record(
+    settings: Settings, catalog: Catalog, run: RunRow, server: str, signer: Signer, results: Sequence[ResultRow]
+) -> None:
+    """<state>/runs/<run>.json and .sig: the digests of all manifests of the run, to witness what is lost later."""
+    rows = [catalog.dump(result.dump) for result in results if result.dump]
+    made = [
+        {"client": row.client, "source": row.source, "dump": row.id, "counter": row.counter,
+         "manifest_sha256": row.manifest_sha256}
+        for row in rows if row is not None
+    ]  # fmt: skip
+    data, signature = sign_run_record(
+        signer, server, run.id, run.begun_ns, max(clock.now_ns(), run.begun_ns), status_of(results), made
+    )
+    path = places.run_record(settings.state, run.id)
+    files.make_folder(path.parent)
+    files.replace(path, data)
+    files.replace(path.with_suffix(".sig"), signature)
+
+
+class _Driver:
+    """The queue and the threads of one run."""
+
+    shared: Run
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, planned: Sequence[Planned], run: RunRow, problems: List[str]
+    ):
+        self._settings, self._catalog, self._run = settings, catalog, run
+        self._problems = problems
+        self._order = list(planned)
+        self._waiting = list(planned)
+        self._at_work: Dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._stopping = False
+        self._agents: Dict[int, AgentConnection] = {}
+        self._unreached: Dict[str, StowageError] = {}
+        self._results: Dict[Key, ResultRow] = {}
+        self._broken: Optional[BaseException] = None
+
+    def done(self) -> List[ResultRow]:
+        """The results so far, in the order of the plan."""
+        found = (self._results.get((one.client, one.source)) for one in self._order)
+        return [result for result in found if result is not None]
+
+    def work(self) -> None:
+        """Makes all dumps; an interrupt ends those at work and is raised again."""
+        count = max(1, min(self._settings.dumps_at_once, len(self._order)))
+        threads = [threading.Thread(target=self._worker, name=f"dump {number}") for number in range(count)]
+        # not by join(): after an interrupt it takes a thread for ended that is not (bpo-45274)
+        try:
+            for thread in threads:
+                with self._changed:
+                    self._threads += 1
+                thread.start()
+            self._wait()
+        except BaseException:
+            self._stop()
+            self._wait()
+            raise
+        if self._broken is not None:
+            raise self._broken
+
+    def _wait(self) -> None:
+        with self._changed:
+            while self._threads:
+                self._changed.wait()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            agents = list(self._agents.values())
+            self._changed.notify_all()
+        for agent in agents:
+            agent.cut()
+
+    def track(self, agent: Optional[AgentConnection], _source: str) -> None:
+        """Remembers the connection of the calling thread, so that an interrupt can cut it."""
+        with self._changed:
+            if agent is None:
+                self._agents.pop(threading.get_ident(), None)
+                return
+            self._agents[threading.get_ident()] = agent
+            stopping = self._stopping
+        if stopping:
+            agent.cut()
+
+    def _next(self) -> Optional[Planned]:
+        """The next dump for a thread: of the client with the fewest at work; None when there is nothing left."""
+        with self._changed:
+            while self._waiting and not self._stopping:
+                # stable: within a client, and between clients, in the order of the plan
+                one = min(self._waiting, key=lambda one: self._at_work.get(one.client, 0))
+                if self._at_work.get(one.client, 0) < PER_CLIENT:
+                    self._waiting.remove(one)
+                    self._at_work[one.client] = self._at_work.get(one.client, 0) + 1
+                    return one
+                self._changed.wait()
+            return None
+
+    def _worker(self) -> None:
+        try:
+            for one in iter(self._next, None):
+                try:
+                    self._make(one)
+                finally:
+                    with self._changed:
+                        self._at_work[one.client] -= 1
+                        self._changed.notify_all()
+        except BaseException as error:  # the catalog itself fails: nothing more can be kept
+            self._broken = error
+            self._stop()
+        finally:
+            with self._changed:
+                self._threads -= 1
+                self._changed.notify_all()
+
+    def _make(self, one: Planned) -> None:
+        begun = time.monotonic()
+        result = self._attempt(one, begun)
+        if not result.ok and self._stopping:
+            return  # interrupted: neither good nor the source's fault
+        self._catalog.add_result(result)
+        self._results[one.client, one.source] = result
+
+    def _attempt(self, one: Planned, begun: float) -> ResultRow:
+        dumped = None
+        try:
+            known = self._unreached.get(one.client)
+            if known is not None:
+                raise known
+            row, looked = dump_source(self.shared, one)
+            dumped = {"phase": "done", "level": row.level, "entries": row.entries, "bytes": row.stored_size}
+            looked = [*self._problems, *looked]
+            if row.warnings:
+                looked.append(f"{row.warnings} warnings" + (f", the first: {_first(row.notes, looked)}"))
+            return ResultRow(
+                self._run.id, one.client, one.source, True, row.level, row.id,
+                code="warning" if looked else "", message="; ".join(looked)[:2000], hint="",
+                seconds=time.monotonic() - begun, warning=bool(looked),
+            )  # fmt: skip
+        except Unreached as unreached:
+            self._unreached.setdefault(one.client, unreached.error)
+            return self._failed(one, unreached.error, begun)
+        except StowageError as error:
+            return self._failed(one, error, begun)
+        except Exception as error:  # a bug costs one dump, and says so
+            place = error.__traceback__
+            while place is not None and place.tb_next is not None:
+                place = place.tb_next
+            where = f" ({place.tb_frame.f_code.co_filename}:{place.tb_lineno})" if place is not None else ""
+            return self._failed(
+                one,
+                StowageError(f"a fault of Stowage itself: {type(error).__name__}: {error}{where}", "please report it"),
+                begun,
+            )
+        finally:
+            event = dumped or {"phase": "failed", "level": one.level, "entries": 0, "bytes": 0}
+            self.shared.emit({"client": one.client, "source": one.source, "total": None, **event})
+
+    def _failed(self, one: Planned, error: StowageError, begun: float) -> ResultRow:
+        client: Optional[Client] = self._settings.clients.get(one.client)
+        away = isinstance(error, ClientUnreachable) and client is not None and client.presence == "roaming"
+        return ResultRow(
+            self._run.id, one.client, one.source, False, one.level, None, code=error.code,
+            message=escape(error.message)[:2000], hint=escape(error.hint)[:500],
+            seconds=time.monotonic() - begun, warning=away,
+        )  # fmt: skip
+
+
+def _first(notes: Sequence[str], looked: Sequence[str]) -> str:
+    return next((note for note in notes if note not in looked), "")

@@ -1,0 +1,324 @@
+"""One dump of one source, from the reservation to the row in the catalog.
+
+Here lives the conversation of a dump and what surrounds it: which base, which name, what the agent agreed to,
+what to note for people. Files are receive.py's, the last steps accept.py's, several at once driver.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
+
+from .. import __version__, clock, ids, wire
+from ..catalog.records import DumpRow
+from ..catalog.store import Catalog
+from ..errors import AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
+from ..image import codec as codecs
+from ..image import folder, state
+from ..image.manifest import Link, Manifest, Signer
+from ..schedule.plain import Planned
+from ..settings import Client, Settings, Source
+from ..text import escape
+from . import accept, history, statefile
+from .holding import Landing, Room, Space, landing, writing
+from .receive import Received, receive
+from .transport import AgentConnection
+
+# Options that change how a dump is made, not what is in it.
+NOT_CONTENT = ("before", "after")
+OPTIONS_LIMIT = 1 << 20
+PROGRESS_EVERY = 0.2
+SENDER_GRACE = 5.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all dumps of a run share."""
+
+    settings: Settings
+    catalog: Catalog
+    id: str
+    server: str
+    signer: Signer
+    space: Space
+    connect: Callable[[Settings, Client], ContextManager[AgentConnection]]
+    emit: Callable[[Dict[str, Any]], None]
+    track: Callable[[Optional[AgentConnection], str], None] = lambda agent, source: None
+
+
+class NeedsFull(Exception):
+    """The base does not fit: the dump is made again as a full. reason: for people."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Unreached(Exception):
+    """The agent could not be talked to; the other sources of this client need not be tried. error: why."""
+
+    def __init__(self, error: StowageError):
+        super().__init__(error.message)
+        self.error = error
+
+
+def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
+    """Makes the dump; returns its row and what a person should look at. Raises StowageError, Unreached."""
+    try:
+        client = run.settings.clients[planned.client]
+        source = client.sources[planned.source]
+    except KeyError:
+        raise ConfigError(f"{planned.client} has no source {planned.source}") from None
+    if source.policy.encrypt != "none":
+        # never in the clear against the policy's word
+        raise ConfigError(
+            f"policy {source.policy.name} asks for encrypt: {source.policy.encrypt}, which is not made yet"
+        )
+    level, base, looked = planned.level, planned.base, []
+    try:
+        return OneDump(run, client, source, level, base, looked).make()
+    except NeedsFull as refused:
+        looked.append(f"a full instead of level {level}: {refused.reason}")
+        return OneDump(run, client, source, 0, None, looked).make()
+
+
+class OneDump:
+    """An attempt at a dump."""
+
+    def __init__(
+        self, run: Run, client: Client, source: Source, level: int, base: Optional[str], looked: List[str]
+    ):  # fmt: skip
+        self.run, self.client, self.source, self.level, self.looked = run, client, source, level, looked
+        self.past = run.catalog.dumps(client.name, source.name)
+        self.chain = run.catalog.chain(base) if base is not None else []
+        self.expected = self._expected()
+        self._emitted = 0.0
+
+    def make(self) -> Tuple[DumpRow, List[str]]:
+        """Reserves, connects, receives, finishes."""
+        self.emit("connecting", force=True)
+        blocks = self._state_of_base()
+        begun = self._begun()
+        name = ids.new_dump_name(clock.stamp(begun), self.level)
+        room = self.run.space.reserve(self.expected)
+        place = landing(room.disk.path, self.client.name, self.source.name, name)
+        try:
+            place.make()
+            hello, start, received = self._converse(place, room, blocks)
+            self.emit("finishing", received.entries, received.stored_size, force=True)
+            row = self._finish(place, name, begun, hello, start, received)
+        except BaseException:
+            place.remove()
+            raise
+        finally:
+            room.close()
+        return row, self.looked
+
+    def emit(self, phase: str, entries: int = 0, size: int = 0, force: bool = False) -> None:
+        """Tells of progress, a few times a second at most."""
+        now = time.monotonic()
+        if force or now - self._emitted >= PROGRESS_EVERY:
+            self._emitted = now
+            self.run.emit(
+                {"client": self.client.name, "source": self.source.name, "phase": phase, "level": self.level,
+                 "entries": entries, "bytes": size, "total": self.expected}
+            )  # fmt: skip
+
+    def _expected(self) -> Optional[int]:
+        sizes = [row.stored_size for row in self.past if row.level == self.level]
+        return sizes[-1] if sizes else None
+
+    def _state_of_base(self) -> Any:
+        if not self.chain:
+            return None
+        base = self.chain[-1]
+        path = history.state_path(self.run.settings, base)
+        try:
+            if path is None:
+                raise NeedsFull(f"the state of {base.id} is missing")
+            statefile.check(path)
+        except (StowageError, OSError):
+            self.run.catalog.forget_state(base.id)
+            raise NeedsFull(f"the state of {base.id} is damaged") from None
+        return path
+
+    def _begun(self) -> int:
+        now = clock.now_ns()
+        last = self.past[-1] if self.past else None
+        if last is None or now > last.begun_ns:
+            return now
+        self.looked.append(
+            f"the clock went back: the last dump is of {clock.iso(last.begun_ns)}, now it is {clock.iso(now)}; "
+            "this one is dated a second after the last"
+        )
+        return last.begun_ns + clock.NS
+
+    def _converse(self, place: Landing, room: Room, blocks: Any) -> Tuple[Dict, Dict, Received]:
+        """The whole conversation: (HELLO, START, what came)."""
+        policy = self.source.policy
+        request = {
+            "request": "dump", "source": self.source.name, "level": self.level, "compress": policy.compress,
+            "gzip_fallback": policy.gzip_fallback, "part_size": policy.part_size, "state": blocks is not None,
+            "encrypt": "none",
+        }  # fmt: skip
+        try:
+            agent = self.run.connect(self.run.settings, self.client)
+        except StowageError as error:
+            raise Unreached(error) from None
+        with agent:
+            self.run.track(agent, self.source.name)
+            try:
+                try:
+                    hello = agent.request(request)
+                except StowageError as error:
+                    raise Unreached(error) from None
+                try:
+                    _kind, start = agent.channel.expect(wire.START)
+                    codec = self._codec(start, hello)
+                    self._same_options(start)
+                    self.emit("dumping", force=True)
+                    with Sender(agent, blocks, hello) as sender:
+                        received = receive(
+                            agent.channel, place, room, codec, policy.part_size,
+                            lambda entries, size: self.emit("dumping", entries, size),
+                        )  # fmt: skip
+                        sender.done = True
+                except (WireError, OSError) as error:
+                    raise agent.failure(error) from None
+                except ImageDamaged as error:
+                    if blocks is None:
+                        raise
+                    # the agent cannot read the state we sent
+                    self.run.catalog.forget_state(self.chain[-1].id)
+                    raise NeedsFull(f"the state of {self.chain[-1].id} is damaged: {escape(error.message)}") from None
+            finally:
+                self.run.track(None, self.source.name)
+        return hello, start, received
+
+    def _codec(self, start: Mapping[str, Any], hello: Mapping[str, Any]) -> str:
+        wanted, policy = self.source.policy.compress.partition(":")[0], self.source.policy
+        codec = start.get("codec")
+        if codec == wanted:
+            return wanted
+        if codec == "gzip" and wanted == "zstd" and policy.gzip_fallback:
+            self.looked.append(f"{self.client.name} has no zstd library: gzip was used")
+            return "gzip"
+        raise AgentRefused(
+            f"{self.client.name} can compress by {escape(str(codec)[:20])}, policy {policy.name} asks for {wanted}",
+            "set gzip_fallback in the policy, or install libzstd1 on the client" if wanted == "zstd" else "",
+        )
+
+    def _same_options(self, start: Mapping[str, Any]) -> None:
+        """What the agent's own file says decides the content; a base made by other words is no base."""
+        options = start.get("source")
+        try:
+            if not isinstance(options, dict) or not isinstance(options.get("path", ""), str):
+                raise ValueError
+            if len(json.dumps(options, ensure_ascii=False).encode("utf-8")) > OPTIONS_LIMIT:
+                raise ValueError
+        except ValueError:
+            raise WireError(f"{self.client.name} sent a START that cannot be read") from None
+        self.options = {name: value for name, value in options.items() if name not in NOT_CONTENT}
+        if self.chain:
+            base = self.chain[-1]
+            names = sorted(set(self.options) | set(base.options))
+            changed = [name for name in names if self.options.get(name) != base.options.get(name)]
+            if changed:
+                words = ", ".join(escape(name) for name in changed)
+                raise NeedsFull(f"{words} of the source changed on {self.client.name} since {base.id}")
+
+    def _finish(
+        self, place: Landing, name: str, begun: int, hello: Mapping, start: Mapping, received: Received
+    ) -> DumpRow:  # fmt: skip
+        """Signs the dump and hands it to accept()."""
+        client, source, run = self.client.name, self.source.name, self.run
+        done = received.done
+        self._note_limits(done)
+        previous = self.past[-1] if self.past else None
+        base = self.chain[-1] if self.chain else None
+        # tar and state hold nanoseconds; a clock that ran back during the dump must not end it before it began
+        ended = max(clock.now_ns(), begun)
+        path, kind = str(start["source"].get("path", "")), self.source.type
+        versions = {"stowage": __version__, "python": _word(hello.get("python")), "zstd": _word(hello.get("zstd"))}
+        counter = run.catalog.next_counter(client, source)
+        row = DumpRow(
+            id=name, client=client, source=source, segment="", type=kind, path=path, level=self.level, counter=counter,
+            begun_ns=begun, ended_ns=ended, base=base.id if base else None, previous=previous.id if previous else None,
+            run=run.id, codec=received.codec, archive_size=received.archive_size, stored_size=received.stored_size,
+            entries=received.entries, files=done.get("files", 0), holding=None, manifest_sha256="",
+            warnings=received.warnings, suspects=done.get("suspects", 0),
+            notes=(*self.looked, *received.notes), options=self.options,
+        )  # fmt: skip
+        accept.write_row(place, row)
+        draft = Manifest(
+            server=run.server, client=client, source=source, type=kind, path=path, dump=name, level=self.level,
+            counter=counter, begun_ns=begun, ended_ns=ended, codec=received.codec, archive_size=received.archive_size,
+            entries=received.entries, parts=received.parts, index=received.index, frames=received.frames,
+            base=Link(base.id, base.manifest_sha256) if base else None,
+            previous=Link(previous.id, previous.manifest_sha256) if previous else None,
+            agent=_word(hello.get("version")), versions={name: word for name, word in versions.items() if word},
+            warnings=received.warnings, suspects=row.suspects,
+        )  # fmt: skip
+        with writing(place.disk):
+            finished = folder.finish(place.folder, draft, run.signer, [one.id for one in self.chain])
+        return accept.accept(run.settings, run.catalog, place, replace(row, manifest_sha256=finished.manifest_sha256))
+
+    def _note_limits(self, done: Mapping[str, Any]) -> None:
+        if done.get("root") is False:
+            self.looked.append(f"the agent on {self.client.name} ran without root: what it may not read is missing")
+        kept_not = done.get("not_kept")
+        if isinstance(kept_not, list) and kept_not:
+            self.looked.append("not kept: " + ", ".join(_word(one) for one in kept_not[:10]))
+
+
+def _word(value: Any) -> str:
+    return escape(str(value)[:100]) if value is not None else ""
+
+
+class Sender:
+    """Streams the base's state to the agent while its dump is received. done: set when the dump came whole."""
+
+    def __init__(self, agent: AgentConnection, path: Any, hello: Mapping[str, Any]):
+        self._agent, self._path = agent, path
+        self._zstd = bool(hello.get("zstd"))
+        self._error: Optional[StowageError] = None
+        self._thread = threading.Thread(target=self._send, name=f"state to {agent.client}")
+        self.done = False
+
+    def _send(self) -> None:
+        channel = self._agent.channel
+        try:
+            for payload in statefile.payloads(self._path):
+                if not self._zstd and payload.startswith(b"\x28\xb5\x2f\xfd"):
+                    # the client lost its zstd library since
+                    payload = codecs.get("gzip").compress(state.unpack(payload))
+                channel.send(wire.STATE, payload)
+            channel.send(wire.END)
+            channel.flush()
+        except (WireError, OSError) as error:
+            if not isinstance(error, WireError) and self._path is not None and not self._path.exists():
+                self._error = StowageError(f"{self._path} went away while it was sent")
+            # else the receiving side hears it too, and says it better
+        except StowageError as error:
+            self._error = error
+        if self._error is not None:
+            self._agent.cut()
+
+    def __enter__(self) -> Sender:
+        if self._path is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_exc: object) -> None:
+        if self._path is None:
+            return
+        if self.done:
+            self._thread.join(SENDER_GRACE)
+        if self._thread.is_alive():
+            self._agent.writer.close()
+            self._thread.join()
+        if self._error is not None:
+            raise self._error

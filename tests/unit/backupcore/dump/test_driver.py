@@ -1,0 +1,462 @@
+"""A night: dumps become whole images with rows, and whatever happens to one costs that one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backupcore import clock
+from backupcore.catalog import places
+from backupcore.dump import statefile, status
+from backupcore.errors import ConfigError
+from backupcore.image import codec as codecs
+from backupcore.image import frames
+from backupcore.image.folder import check_folder
+from backupcore.image.manifest import load_public_keys, verify
+from backupcore.settings import HoldingDisk, Policy
+
+DAY = 86_400 * clock.NS
+
+
+def keys(server):
+    return load_public_keys(server.settings.keys)
+
+
+def test_a_dump_is_an_image_that_is_whole_and_signed(server):
+    server.client("web1")
+    result = server.one()
+    assert result.ok and not result.warning, result
+    (row,) = server.catalog.dumps()
+    manifest = check_folder(Path(row.holding), keys(server), full=True)
+    assert (manifest.dump, manifest.level, manifest.counter, manifest.base, manifest.previous) == (
+        row.id,
+        0,
+        1,
+        None,
+        None,
+    )
+    assert manifest.server == places.server_id(server.settings.state)
+    assert row.manifest_sha256 == hashlib.sha256((Path(row.holding) / "manifest.json").read_bytes()).hexdigest()
+    assert (row.level, row.entries, row.archive_size, row.codec, row.run) == (0, 1, 1000, "zstd", server.run.id)
+    assert row.stored_size == manifest.stored_size and row.options["path"] == "/data"
+    zstd = codecs.get("zstd")
+    assert b"".join(zstd.unpack([(Path(row.holding) / "image-0000.tar.zst").read_bytes()])) == b"x" * 1000
+    (frame,) = frames.read(zstd.unpack([(Path(row.holding) / "frames.tsv.zst").read_bytes()]))
+    assert frame.digest == hashlib.sha256((Path(row.holding) / "image-0000.tar.zst").read_bytes()).digest()
+    assert server.left() == []
+
+
+def test_what_the_next_incremental_and_find_need_is_beside_the_catalog(server):
+    server.client("web1")
+    server.one()
+    (row,) = server.catalog.dumps()
+    index = places.find_index(server.settings.state, "web1", "data", row.id)
+    assert index.read_bytes() == (Path(row.holding) / "index.tsv.zst").read_bytes()
+    path = places.state_folder(server.settings.state, "web1", "data") / row.state
+    statefile.check(path)
+    assert list(statefile.payloads(path)) == [b"state"]
+
+
+def test_all_files_are_their_owners_only(server):
+    server.client("web1")
+    server.one()
+    for top in (server.settings.state, server.holding):
+        for path in [top, *top.rglob("*")]:
+            assert stat.S_IMODE(path.lstat().st_mode) in ((0o700,) if path.is_dir() else (0o600,)), path
+
+
+def test_an_incremental_builds_on_the_full_and_gets_its_state(server):
+    server.client("web1")
+    server.one()
+    server.say("web1", "request = greet()\nstart()\nassert request['level'] == 1\n"
+               "assert state_in() == [b'state']\ngood(b'y' * 10, b'second')\n")  # fmt: skip
+    result = server.one()
+    assert result.ok, result
+    full, first = server.catalog.dumps("web1", "data")
+    assert (first.level, first.base, first.previous, first.counter) == (1, full.id, full.id, 2)
+    manifest = check_folder(Path(first.holding), keys(server))
+    assert manifest.base.manifest_sha256 == manifest.previous.manifest_sha256 == full.manifest_sha256
+    server.say("web1", "greet()\nstart()\nassert state_in() == [b'second']\ngood()\n")
+    assert server.one(level=2).ok
+    assert [row.level for row in server.catalog.chain(server.catalog.latest("web1", "data").id)] == [0, 1, 2]
+    assert check_folder(Path(server.catalog.latest("web1", "data").holding), keys(server)).previous.dump == first.id
+
+
+def test_one_failure_costs_one_dump(server):
+    server.set(dumps_at_once=3)
+    bad = {
+        "garbage": "out.write(b'Welcome to web!\\n' * 100); out.flush()",
+        "refuses": "greet(); channel.send_json(wire.ERROR, dict(code='source-gone', message='/data is gone', hint='h'))",
+        "dies": "greet(); start(); frame(0, 0, b'x' * 5000); os._exit(3)",
+        "lies": "greet(); start(); index(5); frame(0, 0, b'x', wire.LAST); done(1, 4)",
+        "silent": "greet(); start(); time.sleep(30)",
+        "raises": "raise SystemExit('no way')",
+    }
+    server.set(silence_timeout=1.0)
+    for name, script in bad.items():
+        server.client(name, script=script)
+        server.client("good-" + name)
+    server.client("missing", agent="/nonexistent/agent.pyz")
+    server.client("no-python", agent_python="/nonexistent/python3")
+    results = {result.client: result for result in server.night()}
+    assert len(results) == 14
+    for name in bad:
+        assert not results[name].ok and results["good-" + name].ok, results[name]
+    codes = {name: results[name].code for name in [*bad, "missing", "no-python"]}
+    assert codes == {
+        "garbage": "wire", "refuses": "source-gone", "dies": "wire", "lies": "wire", "silent": "wire",
+        "raises": "agent-missing", "missing": "agent-missing", "no-python": "agent-missing",
+    }  # fmt: skip
+    assert "Welcome to web" in results["garbage"].message
+    assert "nothing for 1 s" in results["silent"].message
+    assert (results["refuses"].message, results["refuses"].hint) == ("/data is gone", "h")
+    assert all("\n" not in result.message and "\x1b" not in result.message for result in results.values())
+    assert [row.client for row in server.catalog.dumps()] == sorted(
+        (name for name in results if name.startswith("good")), key=lambda name: server.catalog.dumps(name)[0].begun_ns
+    )
+    assert server.left() == []
+    assert len(server.catalog.results(server.run.id)) == 14
+
+
+def test_several_at_once_and_never_more_than_allowed(server, tmp_path):
+    script = f"""
+        greet(); start(); index(1)
+        mark = {str(tmp_path)!r} + '/at-work-%d' % os.getpid()
+        open(mark, 'w').close(); time.sleep(0.4)
+        count = len([n for n in os.listdir({str(tmp_path)!r}) if n.startswith('at-work')])
+        open({str(tmp_path)!r} + '/seen-%d' % os.getpid(), 'w').write(str(count))
+        os.unlink(mark); frame(0, 0, b'x', wire.LAST); done(1, 1)
+    """
+    for name in ("a", "b", "c", "d", "e", "f"):
+        server.client(name, script=script)
+    server.set(dumps_at_once=3)
+    assert all(result.ok for result in server.night())
+    seen = [int(path.read_text()) for path in tmp_path.glob("seen-*")]
+    assert len(seen) == 6 and max(seen) == 3
+
+
+def test_an_unreachable_client_is_asked_once_and_others_go_on(server, tmp_path):
+    script = f"open({str(tmp_path)!r} + '/asked', 'a').write('x'); sys.exit('no')"
+    server.client("away", "a", "b", "c", "d", script=script)
+    server.client("here")
+    results = server.night()
+    assert [result.ok for result in results] == [False] * 4 + [True]
+    assert {result.code for result in results[:4]} == {"agent-missing"}
+    assert len((tmp_path / "asked").read_text()) <= 2  # two were under way at once
+
+
+def test_a_roaming_client_that_is_away_is_a_warning(server):
+    server.client("nb1", transport="ssh", address="127.77.10.9", presence="roaming")
+    server.client("web1", transport="ssh", address="127.77.10.9")
+    key = server.base / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    server.settings.known_hosts.mkdir()
+    for name in ("nb1", "web1"):
+        (server.settings.known_hosts / name).write_text(f"{name} {(server.base / 'key.pub').read_text()}")
+    server.set(ssh_key=key)
+    away, missing = server.night()
+    assert (away.ok, away.warning, away.code) == (False, True, "client-unreachable")
+    assert (missing.ok, missing.warning, missing.code) == (False, False, "client-unreachable")
+
+
+def test_changed_options_on_the_client_make_a_full(server):
+    server.client("web1")
+    server.one()
+    server.say("web1", "request = greet()\nstart(exclude=['*.tmp'])\nif request['state']: time.sleep(30)\ngood()\n")
+    result = server.one()
+    assert result.ok and result.level == 0 and result.warning
+    assert "exclude of the source changed" in result.message
+    latest = server.catalog.latest("web1", "data")
+    assert (latest.level, latest.base, latest.options["exclude"]) == (0, None, ["*.tmp"])
+    assert server.left() == []
+    server.say("web1", "greet(); start(exclude=['*.tmp']); state_in(); good()")
+    assert server.one().level == 1
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
+def test_a_state_that_is_damaged_makes_a_full_with_the_reason(server, harm):
+    server.client("web1")
+    server.one()
+    (row,) = server.catalog.dumps()
+    path = places.state_folder(server.settings.state, "web1", "data") / row.state
+    data = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if harm == "cut" else data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    result = server.one()
+    assert result.ok and result.level == 0
+    assert "state of " + row.id in (server.planned[0].reason if harm == "gone" else result.message)
+    assert server.one().level == 1
+
+
+def test_a_state_the_agent_cannot_read_makes_a_full(server):
+    server.client("web1")
+    server.one()
+    server.say("web1", """
+        request = greet(); start()
+        if request['state']:
+            channel.send_json(wire.ERROR, {'code': 'image-damaged', 'message': 'a block of state is cut', 'hint': ''})
+            sys.exit()
+        good()
+    """)  # fmt: skip
+    result = server.one()
+    assert result.ok and result.level == 0 and "block of state" in result.message
+
+
+def test_a_damaged_base_is_no_base(server):
+    server.client("web1")
+    server.one()
+    server.catalog.mark_damaged(server.catalog.latest("web1", "data").id)
+    result = server.one()
+    assert result.ok and result.level == 0 and "is damaged" in server.planned[0].reason
+
+
+def test_a_base_that_left_the_holding_disk_without_a_copy_is_no_base(server):
+    server.client("web1")
+    server.one()
+    row = server.catalog.latest("web1", "data")
+    os.rename(row.holding, server.base / "elsewhere")
+    assert server.one().level == 0 and "no verified copy" in server.planned[0].reason
+
+
+def test_a_client_without_zstd_sends_gzip_when_the_policy_lets_it(server):
+    script = "request = greet(zstd=None)\nstart('gzip')\nif request['state']: state_in()\ngood(codec='gzip')\n"
+    server.client("old", script=script)
+    server.client("strict", script=script, policy=Policy("strict", gzip_fallback=False))
+    old, strict = server.night()
+    assert old.ok and old.warning and "no zstd" in old.message
+    assert (strict.ok, strict.code) == (False, "agent-refused")
+    row = server.catalog.latest("old", "data")
+    assert check_folder(Path(row.holding), keys(server), full=True).parts[0].name == "image-0000.tar.gz"
+    assert places.find_index(server.settings.state, "old", "data", row.id).name.endswith(".tsv.gz")
+
+
+def test_state_is_translated_for_a_client_that_lost_its_zstd(server):
+    server.client("web1", script="greet()\nstart()\ngood(state=zstd.compress(b'blocks'))\n")
+    server.one()
+    server.say("web1", "greet(zstd=None)\nstart('gzip')\n(found,) = state_in()\n"
+               "assert gzip.decompress(found, 100) == b'blocks'\ngood(codec='gzip')\n")  # fmt: skip
+    assert server.one().level == 1
+
+
+def test_parts_are_cut_at_frames(server):
+    server.client(
+        "web1", policy=Policy("small", compress="none", part_size=1000),
+        script="greet(); start('none'); index(1, 'none')\nfor n in range(7):\n"
+        "  frame(n, n * 400, b'%d' % n * 400, wire.LAST if n == 6 else 0, n // 2, 'none')\ndone(2800, 1)\n",
+    )  # fmt: skip
+    result = server.one()
+    assert result.ok, result
+    row = server.catalog.latest("web1", "data")
+    manifest = check_folder(Path(row.holding), keys(server), full=True)
+    assert [record.size for record in manifest.parts] == [800, 800, 800, 400]
+    table = list(frames.read([(Path(row.holding) / "frames.tsv").read_bytes()]))
+    assert [(one.part, one.place) for one in table] == [(n // 2, n % 2 * 400) for n in range(7)]
+
+
+def test_a_clock_that_went_back_is_said_and_the_order_stays(server):
+    server.client("web1")
+    server.one()
+    row = server.catalog.latest("web1", "data")
+    ahead = clock.now_ns() + 400 * DAY
+    with server.catalog._write() as connection:
+        connection.exec_driver_sql("UPDATE dumps SET begun_ns = ?", (ahead,))
+    result = server.one()
+    assert result.ok and result.warning and "clock went back" in result.message
+    latest = server.catalog.latest("web1", "data")
+    assert latest.begun_ns == ahead + clock.NS and latest.counter == row.counter + 1
+    assert latest.id.startswith(clock.stamp(ahead + clock.NS)) and latest.ended_ns >= latest.begun_ns
+
+
+def test_notes_of_the_client_are_counted_bounded_and_escaped(server):
+    server.client("web1", script="""
+        greet(); start()
+        channel.send_json(wire.NOTE, {'level': 'warning', 'path': 'a\\x1b[2J\\n', 'message': 'changed\\u202e \\udcff'})
+        for n in range(1000):
+            channel.send_json(wire.NOTE, {'level': 'info', 'path': 'p%d' % n, 'message': 'm' * 5000})
+        good()
+    """)  # fmt: skip
+    result = server.one()
+    assert (
+        result.ok and result.warning and "1 warnings, the first: a\\x1b[2J\\x0a: changed\\u202e \\xff" == result.message
+    )
+    row = server.catalog.latest("web1", "data")
+    assert row.warnings == 1 and len(row.notes) == 201 and row.notes[-1] == "and 801 more"
+    assert max(map(len, row.notes)) < 1100
+
+
+def test_what_was_not_kept_is_said(server):
+    server.client("web1", script="greet(root=False); start(); good(root=False, not_kept=['devices', 'capabilities'])")
+    result = server.one()
+    assert result.warning and "without root" in result.message and "devices, capabilities" in result.message
+
+
+def test_encryption_that_is_not_there_is_never_the_clear(server):
+    server.client("web1", policy=Policy("secret", encrypt="client"))
+    result = server.one()
+    assert (result.ok, result.code) == (False, "config") and server.catalog.dumps() == []
+
+
+def test_a_full_holding_disk_costs_the_dump_that_does_not_fit(server):
+    server.set(holding=(HoldingDisk(server.holding, 3 << 20),), dumps_at_once=1)
+    server.client("big", policy=Policy("p", part_size=1), script="""
+        greet(); start(); index(1)
+        for n in range(9): frame(n, n << 20, os.urandom(1 << 20), wire.LAST if n == 8 else 0, n)
+        done(9 << 20, 1)
+    """)  # fmt: skip
+    server.client("small")
+    big, small = server.night()
+    assert (big.ok, big.code) == (False, "holding-full") and "stowage stage" in big.hint
+    assert small.ok and server.left() == []
+    assert not (server.holding / ".incoming").exists()
+
+
+def test_space_is_reserved_by_the_size_of_the_last_dump(server, tmp_path):
+    touched = tmp_path / "touched"
+    script = """
+        open(%r, 'a').write('x'); greet(); start(); index(1)
+        frame(0, 0, os.urandom(2 << 20), wire.LAST); done(2 << 20, 1)
+    """
+    server.client("web1", script=script % str(touched))
+    assert server.one().ok
+    server.set(holding=(HoldingDisk(server.holding, 4 << 20),))
+    result = server.one(level=0)
+    assert (result.ok, result.code) == (False, "holding-full")
+    assert touched.read_text() == "x"  # refused before the client was asked
+
+
+def test_another_servers_holding_disk_is_not_touched(server):
+    server.client("web1")
+    (server.holding / ".stowage").write_text("0123456789abcdef\n")
+    stray = server.holding / ".incoming" / "web1" / "data" / "20261122T120000Z-L0-00000001"
+    stray.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="belongs to the backup server"):
+        server.night()
+    assert stray.is_dir() and server.swept.problems
+
+
+def test_one_holding_disk_of_two_that_is_gone_is_a_warning(server):
+    server.set(holding=(HoldingDisk(server.base / "unmounted", 1 << 30), *server.settings.holding))
+    server.client("web1")
+    result = server.one()
+    assert result.ok and result.warning and "unmounted is not there" in result.message
+
+
+def test_the_run_is_witnessed_by_a_signed_record(server):
+    server.client("web1")
+    server.client("web2")
+    server.client("bad", script="sys.exit(1)")
+    server.night()
+    path = places.run_record(server.settings.state, server.run.id)
+    data = path.read_bytes()
+    verify(data, path.with_suffix(".sig").read_bytes(), keys(server))
+    record = json.loads(data)
+    assert record["status"] == "FAIL" and record["run"] == server.run.id
+    assert {one["dump"]: one["manifest_sha256"] for one in record["manifests"]} == {
+        row.id: row.manifest_sha256 for row in server.catalog.dumps()
+    }
+
+
+def test_progress_is_told_while_it_happens(server):
+    server.client("web1", script="greet(); start()\nfor n in range(4):\n  index(10); frame(n, n * 10, b'x' * 10, "
+                  "wire.LAST if n == 3 else 0); time.sleep(0.25)\ndone(40, 40)\n")  # fmt: skip
+    found = []
+    watch = threading.Event()
+
+    def look():
+        while not watch.wait(0.1):
+            found.append(status.read(server.settings))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        assert server.one().ok
+    finally:
+        watch.set()
+        thread.join()
+    phases = [event["phase"] for event in server.events]
+    assert phases[0] == "connecting" and phases[-1] == "done" and "dumping" in phases
+    assert [event["entries"] for event in server.events if event["phase"] == "dumping"][-1] >= 20
+    alive = [one for one in found if one]
+    assert alive and alive[-1]["alive"] and alive[-1]["pid"] == os.getpid() and alive[-1]["run"] == server.run.id
+    assert status.read(server.settings) is None
+
+
+def test_an_interrupt_ends_the_dumps_at_work_and_leaves_nothing(server):
+    server.client("slow", script="greet(); start(); frame(0, 0, b'x' * 100)\nwhile True:\n  time.sleep(0.1)\n"
+                  "  channel.send_json(wire.PROGRESS, {'entries': 1, 'bytes': 1})\n")  # fmt: skip
+    server.client("next")
+    server.set(dumps_at_once=1)
+    timer = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        server.night()
+    assert time.monotonic() - begun < 6
+    assert server.left() == [] and server.catalog.dumps() == [] and server.catalog.results(server.run.id) == []
+    server.say("slow", "greet(); start(); good()")
+    assert all(result.ok for result in server.night())
+
+
+def test_states_of_dumps_that_are_no_base_any_more_go(server):
+    server.client("web1")
+    for _ in range(4):
+        assert server.one(level=0).ok
+    server.one()
+    kept = [row.level for row in server.catalog.dumps("web1", "data") if row.state]
+    assert kept == [0, 0, 1]
+    assert len(list(places.state_folder(server.settings.state, "web1", "data").iterdir())) == 3
+    assert len(list(places.index_folder(server.settings.state, "web1", "data").iterdir())) == 5
+
+
+def test_a_fault_in_our_own_code_costs_one_dump_and_says_so(server):
+    server.client("web1")
+    server.client("web2")
+    from backupcore.dump import transport
+
+    def connect(settings, client):
+        if client.name == "web1":
+            raise ZeroDivisionError("division by zero")
+        return transport.connect(settings, client)
+
+    first, second = server.night(connect=connect)
+    assert not first.ok and "fault of Stowage itself: ZeroDivisionError" in first.message and "\n" not in first.message
+    assert second.ok
+
+
+def test_memory_stays_small_however_large_the_dump(server):
+    # 40 frames of 4 MiB that do not compress, in a process of their own
+    server.client("web1", policy=Policy("p", compress="none", part_size=1 << 30), script="""
+        greet(); start('none'); index(1, 'none'); data = os.urandom(4 << 20)
+        for n in range(40): frame(n, n << 22, data, wire.LAST if n == 39 else 0, 0, 'none')
+        done(40 << 22, 1)
+    """)  # fmt: skip
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import Server, Path
+server = object.__new__(Server)
+import pickle
+server.settings = pickle.loads({__import__("pickle").dumps(server.settings)!r})
+from backupcore.catalog.store import Catalog
+from backupcore.image import codec; codec.get('zstd')
+server.catalog = Catalog(server.settings.state / 'catalog.sqlite'); server.events = []
+def peak(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) // 1024
+before = peak()
+assert server.one().ok
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 48
