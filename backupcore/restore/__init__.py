@@ -5,7 +5,10 @@ indexes   index files as chunks of whole lines; only the lines that matter are p
 view      the tree at a moment: the merge of a chain's indexes in walk order
 fetch     ImageReader: checked frames of one dump from the nearest good copy; Images: all of them
 rewrite   headers of archive members with another name, link or further records
-deliver   the restore conversation with an agent; cat for one file
+stream    frames in the order they are needed, read ahead
+choose    which members are sent: hard links, names for --exact
+sender    what goes over the wire, and what a damaged frame costs
+deliver   a restore: the conversation with an agent, the report; cat for one file
 plan      what a restore would read, without a client
 find      find by name, path or glob over all dumps; list files at a moment
 report    RestorePlan, RestoreReport, Version, Listed: plain records with as_dict()
@@ -25,7 +28,7 @@ What app/ calls; opened targets and connections are handed in:
         connect() -> context manager of an AgentConnection (`.channel`, `.hello()`); called once per source
         progress(dict): {"client", "source", "phase": "restore", "entries", "bytes", "total"}
     deliver.cat(images, wanted) -> Iterator[bytes]: the content of the one file asked for; checked to its end
-    find.find(catalog, images, pattern, client=None, source=None) -> Iterator[report.Version]
+    find.find(settings, catalog, images, pattern, client=None, source=None) -> Iterator[report.Version]
     find.list_files(images, wanted, recursive=False) -> Iterator[report.Listed]
 
 Errors: RequestError (2) for what is unknown, also a path that was not there at that moment; NothingThatOld (1);

@@ -182,6 +182,17 @@ class Selection:
             path = row.entry.link
         return path
 
+    def content_of(self, row: view.Row) -> view.Row | None:
+        """The row that holds the content of a row: itself, or the first name of a hard link; None when it is gone."""
+        seen = set()
+        while row is not None and row.entry.kind == "h" and row.entry.link not in seen:
+            link = row.entry.link
+            seen.add(link)
+            row = next(
+                (one for one in self._view([link]) if one.entry.path == link and one.entry.kind not in "nd"), None
+            )
+        return row
+
     def _read_names(self) -> None:
         """Spools the names of every selected folder: all that was in it, dumped or not."""
         stack: list[tuple[bytes, dict[bytes, str]]] = []

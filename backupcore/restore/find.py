@@ -14,12 +14,13 @@ from ..catalog.records import DumpRow
 from ..errors import RequestError, StowageError
 from ..image import index
 from ..image.escape import escape
+from ..settings import Settings
 from ..text import escape as shown
 from . import view
 from .choose import Selection, check_matched
 from .fetch import Images
 from .report import Listed, Version
-from .request import ROOT, Wanted, glob_regex, parse_pattern
+from .request import ROOT, Wanted, glob_regex, parse_pattern, unknown
 
 LIMIT = 100_000  # versions of one source that are kept in memory
 
@@ -47,7 +48,7 @@ def parse(pattern: str) -> Query:
 
 
 def find(
-    catalog: Any, images: Images, pattern: str, client: str | None = None, source: str | None = None
+    settings: Settings, catalog: Any, images: Images, pattern: str, client: str | None = None, source: str | None = None
 ) -> Iterator[Version]:
     """The versions of everything that matches, by path, newest first; also when it went.
 
@@ -56,13 +57,16 @@ def find(
     query = parse(pattern)
     if client and query.client and client != query.client:
         raise RequestError(f"{client} and {query.client} in one search", "name one client")
-    rows = catalog.dumps(client=client or query.client)
+    client = client or query.client
+    rows = catalog.dumps(client=client)
+    if client and not rows and client not in settings.clients:
+        raise unknown("client", client, {*settings.clients, *(row.client for row in catalog.dumps())})
     by_source: dict[tuple[str, str], list[DumpRow]] = {}
     for row in rows:
         if source in (None, row.source):
             by_source.setdefault((row.client, row.source), []).append(row)
     if not by_source:
-        named = ":".join(filter(None, (client or query.client, source)))
+        named = ":".join(filter(None, (client, source)))
         raise RequestError(f"no dump of {shown(named) or 'any client'} is known", "stowage list dumps")
     for key in sorted(by_source):
         yield from _history(images, sorted(by_source[key], key=lambda row: row.counter), query)

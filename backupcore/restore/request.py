@@ -89,14 +89,14 @@ def resolve(
     client, source, paths = parse_words(words)
     rows = catalog.dumps(client=client)
     if not rows and client not in settings.clients:
-        raise _unknown("client", client, set(settings.clients) | {row.client for row in catalog.dumps()})
+        raise unknown("client", client, set(settings.clients) | {row.client for row in catalog.dumps()})
     moment = clock.now_ns() if at_ns is None else at_ns
     known = _sources(settings, catalog, client, rows, moment, only)
     if not known:
         raise NothingThatOld(f"{client} has no source and no dump", f"stowage run --client {client}", client=client)
     if source is not None:
         if source not in known:
-            raise _unknown(f"source of {client}", source, known)
+            raise unknown(f"source of {client}", source, known)
         one = known[source]
         chosen = {source: [_pattern(path, one.root) for path in paths or [one.root]]}
     else:
@@ -152,7 +152,8 @@ def _clean(word: str, absolute: bool) -> bytes:
     return (b"/" if data.startswith(b"/") else b"") + b"/".join(parts)
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
+def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
+    """The error for a name that is none of known, with the nearest one."""
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
     listed = ", ".join(sorted(known)[:8])
     return RequestError(
