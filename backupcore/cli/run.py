@@ -29,6 +29,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         done = engine.run(chosen, args.level, progress)
     report = done.report
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
+    lines += [f"WARN {text.escape(warning)}" for warning in done.warnings]
     for line in report.lines[1:] if report.status == "FAIL" else report.lines:
         if line.status != "OK":
             hint = f" -> {line.hint}" if line.hint else ""
@@ -41,12 +42,12 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     return _output.Answer(
         data={
             **report.as_dict(),
-            "notes": [*report.notes, *map(text.escape, done.notes)],
+            "notes": [*report.notes, *map(text.escape, (*done.warnings, *done.notes))],
             "copies": [one.as_dict() for one in done.copies],
             "released": list(done.released),
         },
         lines=lines,
         next=report.next or ["stowage report"],
         status=done.status,
-        warnings=report.warnings,
+        warnings=report.warnings + len(done.warnings),
     )

@@ -285,7 +285,7 @@ def _sum_up(
     status = trouble[0][0] if trouble else OK
     ended = (run.ended_ns or now_ns) if run else 0
     seconds = (ended - run.begun_ns) / clock.NS if run else 0.0
-    count = sum(line.bytes for line in lines)
+    size = sum(line.bytes for line in lines)
     clients = len({line.client for line in lines})
     within = sum(1 for line in lines if line.age is not None and line.age <= line.rpo)
     if status == FAIL:
@@ -294,17 +294,17 @@ def _sum_up(
         headline = f"FAIL {message}" + (f" -> {hint}" if hint else "")
         headline += f" ({failures - 1} more)" if failures > 1 else ""
     else:
-        parts = [f"{_count(clients, 'client')}, {_within(within, len(lines))}"]
+        parts = [f"{count(clients, 'client')}, {_within(within, len(lines))}"]
         if run is not None:
-            parts.append(f"{text.size(count)} in {text.duration(seconds)}")
+            parts.append(f"{text.size(size)} in {text.duration(seconds)}")
         if away:
-            parts.append(f"{_count(len(away), 'client')} away")
+            parts.append(f"{count(len(away), 'client')} away")
         if status == WARN:
-            parts.append(_count(len(trouble), "warning"))
+            parts.append(count(len(trouble), "warning"))
         headline = f"{status:4s} " + "; ".join(parts)
     hints = tuple(dict.fromkeys(hint for _status, _message, hint in trouble if hint.startswith("stowage ")))
     return Report(
-        status, headline, tuple(lines), tuple(targets), tuple(notes), run, count, seconds, away,
+        status, headline, tuple(lines), tuple(targets), tuple(notes), run, size, seconds, away,
         sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3],
     )  # fmt: skip
 
@@ -315,9 +315,10 @@ def _worst_first(line: SourceLine) -> Tuple:
 
 def _within(within: int, all_of_them: int) -> str:
     if within == all_of_them:
-        return f"{_count(within, 'source')} within RPO"
-    return f"{within} of {_count(all_of_them, 'source')} within RPO"
+        return f"{count(within, 'source')} within RPO"
+    return f"{within} of {count(all_of_them, 'source')} within RPO"
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """`1 client`, `2 clients`."""
     return f"{number} {what}" + ("" if number == 1 else "s")

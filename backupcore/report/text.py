@@ -6,7 +6,7 @@ from typing import List, Sequence
 
 from .. import clock, text
 from ..catalog.records import OK
-from .night import Report, SourceLine
+from .night import Report, SourceLine, count
 
 
 def render(report: Report, everything: bool = False) -> str:
@@ -18,9 +18,9 @@ def render(report: Report, everything: bool = False) -> str:
     rows += [["WARN", "", "", "", "", "", note] for note in report.notes]
     folded = [line for line in report.lines if line.status == OK]
     if folded and not everything:
-        clients = len({line.client for line in folded})
+        what = f"{count(len({line.client for line in folded}), 'client')}, {count(len(folded), 'source')}"
         oldest = max(line.age or 0 for line in folded)
-        rows.append(["OK", f"{clients} clients, {len(folded)} sources", "", text.size(sum(one.bytes for one in folded)),
+        rows.append(["OK", what, "", text.size(sum(one.bytes for one in folded)),
                      text.duration(sum(one.seconds for one in folded)), f"<= {text.duration(oldest)}", ""])  # fmt: skip
     if rows:
         rows.sort(key=lambda row: {"FAIL": 0, "WARN": 1}.get(row[0], 2))

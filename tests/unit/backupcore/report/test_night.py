@@ -1,0 +1,304 @@
+"""The judgement of a night: from a real catalog, with times of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backupcore import clock
+from backupcore import settings as s
+from backupcore.catalog.records import CopyRow, DumpRow, ResultRow
+from backupcore.catalog.store import Catalog
+from backupcore.report import night
+from backupcore.report import text as report_text
+
+HOUR = 3600 * 10**9
+NOW = clock.now_ns()  # the catalog ends runs at the true time
+
+
+def policy(*targets, rpo=26.0):
+    return s.Policy("standard", copies=tuple(s.CopyRule(name) for name in targets), rpo=rpo * 3600)
+
+
+def client(name, *sources, presence="always", state="present", of=None):
+    of = of or policy()
+    return s.Client(
+        name, {one: s.Source(name, one, "tree", of, {"path": "/" + one}) for one in sources},
+        presence=presence, state=state,
+    )  # fmt: skip
+
+
+class House:
+    """A catalog and settings to fill."""
+
+    def __init__(self, tmp_path):
+        self.catalog = Catalog(tmp_path / "catalog.sqlite")
+        self.clients = {}
+        self.targets = {}
+
+    def add(self, *clients):
+        self.clients.update({one.name: one for one in clients})
+
+    @property
+    def settings(self):
+        return s.Settings(
+            Path("/etc/stowage/stowage.yml"), Path("/s"), Path("/k"), (), 7.0,
+            {name: s.TargetSettings(name, "directory", {}) for name in self.targets}, {}, self.clients,
+        )  # fmt: skip
+
+    def run(self, hours_ago, *results, kind="run", ended=True):
+        row = self.catalog.begin_run(kind, NOW - round(hours_ago * HOUR))
+        for result in results:
+            self.catalog.add_result(ResultRow(row.id, **result))
+        if ended:
+            self.catalog.end_run(row.id, "OK")
+        return self.catalog.run(row.id)
+
+    def dump(self, name, hours_ago, *, level=0, base=None, holding="/srv/h", copies=(), damaged=False):
+        of, source = name.split(":")
+        counter = self.catalog.next_counter(of, source)
+        begun = NOW - round(hours_ago * HOUR)
+        row = DumpRow(
+            f"dump-{of}-{source}-{counter}", of, source, "", "tree", "/" + source, level, counter, begun, begun, base,
+            None, "run", "zstd", 10_000, 5_000_000, 10, 8, holding, "0" * 64, damaged=damaged,
+        )  # fmt: skip
+        self.catalog.add_dump(row)
+        for target, state in dict(copies).items():
+            self.catalog.put_copy(CopyRow(row.id, target, state, error="no such bucket" if state == "failed" else ""))
+        return row.id
+
+    def report(self, **more):
+        return night.make(self.settings, self.catalog, NOW, **more)
+
+
+@pytest.fixture
+def house(tmp_path):
+    house = House(tmp_path)
+    yield house
+    house.catalog.close()
+
+
+def good(name, dump=None, **more):
+    of, source = name.split(":")
+    return {"client": of, "source": source, "ok": True, "dump": dump, "level": 0, "seconds": 2.0, **more}
+
+
+def bad(name, code, message, **more):
+    of, source = name.split(":")
+    return {"client": of, "source": source, "ok": False, "code": code, "message": message, **more}
+
+
+def test_a_good_night_is_one_line(house):
+    house.add(client("web1", "etc", "home"), client("db1", "dumps"))
+    dumps = {name: house.dump(name, 9) for name in ("web1:etc", "web1:home", "db1:dumps")}
+    house.run(9, *(good(name, dump) for name, dump in dumps.items()))
+    report = house.report()
+    assert report.status == "OK"
+    assert report.headline.startswith("OK   2 clients, 3 sources within RPO; 15 MB in 9 h 00")
+    assert report.warnings == 0
+    assert [line.status for line in report.lines] == ["OK"] * 3
+
+
+def test_a_source_past_its_rpo_is_a_failure_with_the_reason_and_the_command(house):
+    house.add(client("web1", "etc"), client("db2", "dumps"))
+    house.dump("web1:etc", 9)
+    house.dump("db2:dumps", 72)
+    house.run(9, good("web1:etc"), bad("db2:dumps", "source-failed", "disk full on client"))
+    report = house.report()
+    assert report.status == "FAIL"
+    assert report.headline == (
+        "FAIL db2:dumps no good dump for 3 days: disk full on client -> stowage run --client db2 --source dumps"
+    )
+    assert report.lines[0].code == "past-rpo"
+
+
+def test_a_failed_source_of_a_reachable_client_is_a_failure_though_within_its_rpo(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 20)
+    house.run(1, bad("web1:etc", "source-failed", "read error", hint="fsck"))
+    report = house.report()
+    assert report.headline == "FAIL web1:etc read error -> fsck"
+
+
+def test_an_absent_roaming_client_is_no_trouble_within_its_rpo(house):
+    house.add(client("nb1", "home", presence="roaming"), client("web1", "etc"))
+    house.dump("nb1:home", 20)
+    house.dump("web1:etc", 1)
+    house.run(1, good("web1:etc"), bad("nb1:home", "client-unreachable", "no route", warning=True))
+    report = house.report()
+    assert report.status == "OK"
+    assert report.headline.endswith("; 1 client away")
+    assert report.away == ("nb1",)
+    assert report.warnings == 1  # --strict counts it
+
+
+def test_an_absent_roaming_client_past_its_rpo_is_a_failure(house):
+    house.add(client("nb1", "home", presence="roaming"))
+    house.dump("nb1:home", 30)
+    house.run(1, bad("nb1:home", "client-unreachable", "no route", warning=True))
+    assert house.report().headline.startswith("FAIL nb1:home no good dump for 30 h 00: no route")
+
+
+def test_a_roaming_client_that_was_never_seen_becomes_a_failure_too(house):
+    house.add(client("nb1", "home", presence="roaming"))
+    house.run(3, bad("nb1:home", "client-unreachable", "no route", warning=True))
+    assert house.report().status == "OK"
+    house.run(0.5, bad("nb1:home", "client-unreachable", "no route", warning=True))
+    house.run(48, bad("nb1:home", "client-unreachable", "no route", warning=True))
+    assert house.report().headline.startswith("FAIL nb1:home was never dumped: no route")
+
+
+def test_an_absent_client_that_should_always_be_there_is_a_failure(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 20)
+    house.run(1, bad("web1:etc", "client-unreachable", "web1: connection refused"))
+    assert house.report().status == "FAIL"
+
+
+def test_before_the_first_night_nothing_has_failed(house):
+    house.add(client("web1", "etc"))
+    report = house.report()
+    assert report.status == "WARN"
+    assert any("there was no run yet" in note for note in report.notes)
+    assert report.lines[0].message == "waits for its first dump"
+
+
+def test_the_latest_word_on_a_source_counts_also_when_it_was_said_by_hand(house):
+    house.add(client("web1", "etc"), client("db2", "dumps"))
+    house.dump("web1:etc", 9)
+    house.run(9, good("web1:etc"), bad("db2:dumps", "source-failed", "disk full"))
+    assert house.report().status == "FAIL"
+    house.run(1, good("db2:dumps", house.dump("db2:dumps", 1)))
+    assert house.report().status == "OK"
+
+
+def test_a_damaged_newest_dump_is_a_failure_although_an_older_one_is_within_the_rpo(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 20)
+    house.dump("web1:etc", 1, damaged=True)
+    house.run(1, good("web1:etc"))
+    report = house.report()
+    assert report.headline.startswith("FAIL web1:etc newest dump is damaged -> stowage run")
+    assert report.lines[0].age == pytest.approx(20 * 3600)
+
+
+def test_a_dump_whose_base_is_damaged_is_no_good_dump(house):
+    house.add(client("web1", "etc"))
+    full = house.dump("web1:etc", 100, damaged=True)
+    house.dump("web1:etc", 1, level=1, base=full)
+    house.run(1, good("web1:etc"))
+    assert house.report().lines[0].message == "newest dump cannot be restored: it has no good copy"
+
+
+def test_a_dump_that_left_the_holding_disk_counts_when_a_copy_is_verified(house):
+    house.targets["nas"] = 1
+    house.add(client("web1", "etc", of=policy("nas")))
+    house.dump("web1:etc", 1, holding=None, copies={"nas": "verified"})
+    house.run(1, good("web1:etc"))
+    assert house.report().status == "OK"
+    house.dump("web1:etc", 0.5, holding=None, copies={"nas": "done"})
+    assert house.report().status == "FAIL"
+
+
+def test_a_failed_copy_is_a_failure_that_names_target_and_sources(house):
+    house.targets["cloud"] = 1
+    house.add(client("web1", "etc", "home", of=policy("cloud")))
+    for source in ("etc", "home"):
+        house.dump(f"web1:{source}", 1, copies={"cloud": "failed"})
+    house.run(1, good("web1:etc"), good("web1:home"))
+    report = house.report()
+    assert report.headline == (
+        "FAIL cloud: no copy of web1:etc, web1:home: no such bucket -> stowage stage --target cloud"
+    )
+
+
+def test_a_copy_that_waits_is_a_warning(house):
+    house.targets["cloud"] = 1
+    house.add(client("web1", "etc", of=policy("cloud")))
+    house.dump("web1:etc", 1)
+    house.run(1, good("web1:etc"))
+    report = house.report()
+    assert report.status == "WARN"
+    assert report.targets[0].pending == ("web1:etc",)
+
+
+def test_a_killed_run_is_said_unless_it_is_at_work(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 1)
+    house.run(1, good("web1:etc"), ended=False)
+    assert "did not end" in house.report().notes[0]
+    assert house.report(running=True).status == "OK"
+
+
+def test_a_run_of_some_sources_is_judged_by_these_only(house):
+    house.add(client("web1", "etc"), client("db2", "dumps"))
+    house.dump("web1:etc", 1)
+    house.dump("db2:dumps", 200)
+    run = house.run(1, good("web1:etc"))
+    report = house.report(run=run, only=[("web1", "etc")])
+    assert report.status == "OK"
+    assert [line.client for line in report.lines] == ["web1"]
+
+
+def test_a_retired_client_is_not_missed(house):
+    house.add(client("old", "etc", state="retired"), client("web1", "etc"))
+    house.dump("web1:etc", 1)
+    house.run(1, good("web1:etc"))
+    assert house.report().status == "OK"
+
+
+def test_a_client_without_sources_is_said(house):
+    house.add(client("web1"), client("web2", "etc"))
+    house.dump("web2:etc", 1)
+    house.run(1, good("web2:etc"))
+    report = house.report()
+    assert report.status == "WARN"
+    assert report.notes == ("web1 has no source -> add one to /etc/stowage/clients.d/web1.yml",)
+
+
+def test_what_a_client_says_is_escaped(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 1)
+    house.run(1, bad("web1:etc", "source-failed", "bad \x1b[31m\nname", hint="x\x07"))
+    shown = report_text.render(house.report())
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "bad \\x1b[31m\\x0aname" in shown
+
+
+def test_the_table_has_the_worst_first_and_folds_the_good(house):
+    house.add(client("web1", "etc", "home"), client("db2", "dumps"), client("nb1", "home", presence="roaming"))
+    for name in ("web1:etc", "web1:home", "nb1:home"):
+        house.dump(name, 2)
+    house.run(1, good("web1:etc"), good("web1:home"), bad("db2:dumps", "source-failed", "disk full"),
+              bad("nb1:home", "client-unreachable", "no route", warning=True))  # fmt: skip
+    lines = report_text.render(house.report()).splitlines()
+    assert lines[0].startswith("FAIL db2:dumps")
+    kinds = [line.split()[0] for line in lines[3:6]]
+    assert kinds == ["FAIL", "WARN", "OK"]
+    assert "1 client, 2 sources" in lines[5]
+    everything = report_text.render(house.report(), everything=True)
+    assert "web1:home" in everything
+
+
+def test_the_report_of_an_earlier_run_is_of_that_night(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 30)
+    first = house.run(30, bad("web1:etc", "source-failed", "disk full"))
+    house.run(1, good("web1:etc", house.dump("web1:etc", 1)))
+    assert house.report(run=first).lines[0].message == "disk full"
+
+
+def test_json_of_a_report_holds_everything(house):
+    import json
+
+    house.targets["nas"] = 1
+    house.add(client("web1", "etc", of=policy("nas")))
+    dump = house.dump("web1:etc", 1, copies={"nas": "verified"})
+    house.run(1, good("web1:etc", dump))
+    data = json.loads(json.dumps(house.report().as_dict()))
+    assert data["sources"][0]["dump"] == dump
+    assert data["sources"][0]["bytes"] == 5_000_000
+    assert data["targets"][0]["verified"] == 1
+    assert data["run"]["kind"] == "run"
