@@ -37,7 +37,8 @@ def to_text(raw: bytes) -> bytes:
 def from_text(text: bytes) -> bytes:
     """The xattr of an ACL text; commas or newlines between entries. Raises ValueError."""
     raw = [_HEAD.pack(_VERSION)]
-    for line in text.rstrip(b"\n").replace(b"\n", b",").split(b",") if text else ():
+    text = text.rstrip(b"\n").replace(b"\n", b",")
+    for line in text.split(b",") if text else ():
         match = _TEXT.match(line)
         if not match:
             raise ValueError("no ACL entry: %r" % line[:80])

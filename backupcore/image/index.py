@@ -127,7 +127,7 @@ def parse(line: bytes) -> Entry:
     """The entry of a line without its newline. Raises ImageDamaged for anything that is no such line."""
     fields = line.split(b"\t")
     try:
-        if _CONTROL.search(line) or fields[0] == b"-":
+        if _CONTROL.search(line) or fields[0] == b"-" or b"" in fields:
             raise ValueError
         path_, kind_, mode, uid, gid, size, mtime, ctime, inode, link_, digest, offset, length, flags_ = fields
         kind, flags = kind_.decode("ascii"), flags_.decode("ascii")

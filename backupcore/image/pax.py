@@ -12,7 +12,7 @@ from zlib import adler32
 
 from . import acl
 from .dumpdir import Dumpdir
-from .unpax import BLOCK, TYPES, XATTR, Member, Reader
+from .unpax import BLOCK, MAX_SEGMENTS, REST, TAIL, TYPES, X30, XATTR, Member, Reader, extended_header, plain_header
 
 __all__ = [
     "BLOCK", "END", "Dumpdir", "Member", "Reader", "align_segments", "header_length", "member", "padding", "pieces",
@@ -25,30 +25,8 @@ _MAX_ID = 0o7777777
 _MAX_NUMBER = 0o77777777777
 _NULS = bytes(BLOCK)
 _PAD = [_NULS[:count] for count in range(BLOCK + 1)]
-_DEVICES = b"0000000\0" * 2
-# Behind the checksum: type, link, magic, no user and group names, no device, no prefix.
-_TAIL = b"0" + bytes(100) + b"ustar\00000" + bytes(64) + _DEVICES + bytes(155 + 12)
 _MODES: Dict[Tuple[int, int, int], bytes] = {}
-
-
-def _blind_header(name: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, link: bytes = b"",
-                  devices: bytes = _DEVICES, prefix: bytes = b"") -> bytes:  # fmt: skip
-    """A ustar header of values that fit."""
-    front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    back = b"%b%bustar\00000%b%b%b" % (kind, link.ljust(100, b"\0"), bytes(64), devices, prefix.ljust(167, b"\0"))
-    return b"%b%06o\0 %b" % (front, sum(front) + 256 + sum(back), back)
-
-
-def _extended(length: int) -> bytes:
-    """The header of an x header with length bytes of records: its name never changes, nor does its time."""
-    return _blind_header(b"././@PaxHeader", 0o644, 0, 0, length, 0, b"x")
-
-
-# A lone time of today has a record of 30 bytes: "30 mtime=1700000000.123456789\n".
-_X30 = _extended(30)
 _X30_PAD = bytes(BLOCK - 30)
-# What the checksum needs besides the 148 bytes before it: eight blanks in its own place, and the tail.
-_REST = 256 + sum(_TAIL)
 
 
 def _owner(mode: int, uid: int, gid: int) -> bytes:
@@ -72,10 +50,10 @@ def regular(name: bytes, mode: int, uid: int, gid: int, size: int, mtime_ns: int
         return member(name, "f", mode, uid, gid, size, mtime_ns)
     front = b"%b%b%b%011o\0%011o\0" % (name, _PAD[100 - length], owner, size, seconds)
     # adler32 begun at 0 is the plain sum modulo 65521, and 148 bytes sum to less than that
-    check = (adler32(front, 0) & 0xFFFF) + _REST
+    check = (adler32(front, 0) & 0xFFFF) + REST
     if ns:
-        return b"%b30 mtime=%d.%09d\n%b%b%06o\0 %b" % (_X30, seconds, ns, _X30_PAD, front, check, _TAIL)
-    return b"%b%06o\0 %b" % (front, check, _TAIL)
+        return b"%b30 mtime=%d.%09d\n%b%b%06o\0 %b" % (X30, seconds, ns, _X30_PAD, front, check, TAIL)
+    return b"%b%06o\0 %b" % (front, check, TAIL)
 
 
 def padding(length: int) -> bytes:
@@ -102,18 +80,23 @@ def _time(ns: int) -> bytes:
 
 def align_segments(segments: Iterable[Tuple[int, int]], size: int) -> List[Tuple[int, int]]:
     """The data segments (offset, length) of a file with holes as they are stored: whole 512-byte blocks but
-    the last of the file, ascending, neighbours joined."""
+    the last of the file, ascending, neighbours joined; of more than MAX_SEGMENTS those across small holes too."""
     found: List[Tuple[int, int]] = []
-    for offset, length in sorted(segments):
-        start, end = offset - offset % BLOCK, min(offset + length + -(offset + length) % BLOCK, size)
-        if start >= end:
-            continue
-        if found and start <= found[-1][0] + found[-1][1]:
-            before, reach = found[-1]
-            found[-1] = (before, max(reach, end - before))
-        else:
-            found.append((start, end - start))
-    return found
+    gap = 0
+    wanted = sorted(segments)
+    while True:
+        for offset, length in wanted:
+            start, end = offset - offset % BLOCK, min(offset + length + -(offset + length) % BLOCK, size)
+            if start >= end:
+                continue
+            if found and start <= found[-1][0] + found[-1][1] + gap:
+                before, reach = found[-1]
+                found[-1] = (before, max(reach, end - before))
+            else:
+                found.append((start, end - start))
+        if len(found) <= MAX_SEGMENTS:
+            return found
+        wanted, found, gap = found, [], max(4096, 2 * gap)
 
 
 def sparse_map(segments: Sequence[Tuple[int, int]], size: int) -> bytes:
@@ -214,13 +197,13 @@ def pieces(
     if records or long:
         lengths = [_record_length(len(key) + value.length + 3) for key, value in long]
         total = sum(map(len, records)) + sum(lengths)
-        yield b"".join((_extended(total), *records))
+        yield b"".join((extended_header(total), *records))
         for (key, value), length in zip(long, lengths):
             yield b"%d %b=" % (length, key)
             yield from value.pieces()
             yield b"\n"
         yield padding(total)
-    yield _blind_header(
+    yield plain_header(
         short, mode, numbers[1], numbers[2], numbers[0], seconds, TYPES[kind], link[:100],
         b"%07o\0%07o\0" % dev, prefix,
     ) + mapping  # fmt: skip

@@ -28,7 +28,12 @@ _EMPTY = bytes(BLOCK)
 _MAGIC = b"ustar\00000"
 _DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})\Z")
 _MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{9}))?\Z")
-_MAX_MAP = 16 << 20
+MAX_SEGMENTS = 1 << 16  # of a sparse file: what its map costs in memory
+_MAX_MAP = 4 << 20
+# A header as most of them are: a plain file whose name fits, and before it a lone time of today.
+TAIL = b"0" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
+REST = 256 + sum(TAIL)  # of the checksum: eight blanks in its own place, and the tail
+_ODD = re.compile(rb"/\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
 
 
 def _damaged(why: str, *values: object) -> ImageDamaged:
@@ -45,9 +50,6 @@ class Member:
     sparse: the segments (offset, length) or None. offset: place of its first header in the stream.
     """
 
-    __slots__ = ("name", "path", "kind", "mode", "uid", "gid", "size", "stored", "mtime_ns", "link", "dev", "xattrs",
-                 "dumpdir", "names", "sparse", "offset", "_reader")  # fmt: skip
-
     name: bytes
     path: bytes
     kind: str
@@ -57,20 +59,22 @@ class Member:
     size: int
     stored: int
     mtime_ns: int
-    link: bytes
-    dev: Tuple[int, int]
-    xattrs: Dict[bytes, bytes]
-    dumpdir: Optional[bytes]
-    names: Optional[bytes]
-    sparse: Optional[List[Tuple[int, int]]]
     offset: int
+    link = b""
+    dev: Tuple[int, int] = (0, 0)
+    xattrs: Dict[bytes, bytes] = {}  # noqa: RUF012  (shared by all that have none, never written to)
+    dumpdir: Optional[bytes] = None
+    names: Optional[bytes] = None
+    sparse: Optional[List[Tuple[int, int]]] = None
+    _reader: "Reader"
 
     def content(self) -> Iterator[memoryview]:
         """The stored content in pieces, once, before the next member is asked for."""
         return self._reader.content(self)
 
-
-_NOTHING: Dict[bytes, bytes] = {}
+    def read(self) -> bytes:
+        """The whole stored content, which must be small; once, before the next member is asked for."""
+        return self._reader.read_content(self)
 
 
 class Reader:
@@ -152,13 +156,31 @@ class Reader:
             self._left -= step
             yield piece
 
+    def read_content(self, member: Member) -> bytes:
+        """The whole stored content of the current member."""
+        if member is not self._current:
+            raise RuntimeError("the archive is already behind %r" % member.name)
+        count = self._left - self._pad
+        self._left = self._pad
+        data = self._take(count)
+        if len(data) < count:
+            raise ImageDamaged("the archive is cut inside a member")
+        return data
+
     def __next__(self) -> Member:
         if self._left:
-            self._skip(self._left)
+            left = self._left
+            if left <= len(self._chunk) - self._place:
+                self._place += left
+            else:
+                self._skip(left)
             self._left = 0
         self._current = None
         if self._ended:
             raise StopIteration
+        member = self._plain()
+        if member is not None:
+            return member
         while True:
             offset = self.offset
             header = self._take(BLOCK)
@@ -172,6 +194,50 @@ class Reader:
             if self._many:
                 continue
             self._finish()
+
+    def _plain(self) -> Optional[Member]:
+        """The next member when it is a plain file as regular() writes it, all in the chunk: a million of them
+        must be quick. None: look the long way."""
+        chunk = self._chunk
+        place = self._place
+        ns = 0
+        if chunk[place : place + BLOCK] == X30:
+            text = chunk[place + BLOCK : place + BLOCK + 30]
+            if not (text[:9] == b"30 mtime=" and text[19:20] == b"." and (text[9:19] + text[20:29]).isdigit()):
+                return None
+            if chunk[place + BLOCK + 30 : place + 2 * BLOCK] != _X30_PAD or text[29:] != b"\n":
+                return None
+            ns = int(text[9:19] + text[20:29])
+            place += 2 * BLOCK
+        header = chunk[place : place + BLOCK]
+        if header[156:] != TAIL:
+            return None
+        owner = self._owners.get(header[100:124])
+        size, mtime = header[124:135], header[136:147]
+        if owner is None or not (size + mtime).isdigit() or header[135] or header[147]:
+            return None
+        if header[148:156] != b"%06o\0 " % ((adler32(header[:148], 0) & 0xFFFF) + REST):
+            return None
+        name = header[:100].rstrip(b"\0")
+        if name[:2] != b"./" or _ODD.search(name, 1):
+            return None
+        member = Member()
+        member._reader = self
+        member.name = name
+        member.path = name[2:]
+        member.kind = "f"
+        member.mode, member.uid, member.gid = owner
+        try:
+            stored = member.size = member.stored = int(size, 8)
+            member.mtime_ns = ns or int(mtime, 8) * NS
+        except ValueError:
+            return None
+        member.offset = self._base + self._place
+        self._place = place + BLOCK
+        self._pad = -stored % BLOCK
+        self._left = stored + self._pad
+        self._current = member
+        return member
 
     def _finish(self) -> None:
         """After the first empty block: one more, and the end."""
@@ -209,11 +275,8 @@ class Reader:
         if header[345]:
             name = header[345:500].rstrip(b"\0") + b"/" + name
         link = header[157:257].rstrip(b"\0") if header[157] else b""
-        member.dev = (0, 0)
         if kind == "c" or kind == "b":
             member.dev = (_octal(header[329:337]), _octal(header[337:345]))
-        member.xattrs = _NOTHING
-        member.dumpdir = member.names = member.sparse = None
         sparse = None
         if records is not None:
             name, link, stored, sparse = self._apply(member, records, name, link, stored)
@@ -328,6 +391,8 @@ class Reader:
             for line in lines:
                 numbers.append(_decimal(line))
                 needed = 1 + 2 * numbers[0]
+                if numbers[0] > MAX_SEGMENTS + 1:
+                    raise _damaged("a sparse map of %d segments", numbers[0])
         if text.strip(b"\0") or len(numbers) > needed:
             raise _damaged("a sparse map followed by text")
         pairs = list(zip(numbers[1::2], numbers[2::2]))
@@ -389,9 +454,34 @@ def _check_names(member: Member) -> None:
 
 
 def _inside(name: bytes, is_dir: bool) -> bool:
-    if name == b"./":
-        return is_dir
-    if name[:2] != b"./" or b"\0" in name or name.endswith(b"/") != is_dir:
-        return False
-    inner = b"/%b/" % (name[2:-1] if is_dir else name[2:])
-    return not (b"//" in inner or b"/./" in inner or b"/../" in inner)
+    if not is_dir:
+        return name[:2] == b"./" and not _ODD.search(name, 1)
+    return name == b"./" or (name[:2] == b"./" and name[-1:] == b"/" and not _ODD.search(name[1:-1]))
+
+
+def plain_header(
+    name: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime: int,
+    kind: bytes,
+    link: bytes = b"",
+    devices: bytes = b"0000000\0" * 2,
+    prefix: bytes = b"",
+) -> bytes:
+    """A ustar header of values that fit their fields."""
+    front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
+    back = b"%b%bustar\00000%b%b%b" % (kind, link.ljust(100, b"\0"), bytes(64), devices, prefix.ljust(167, b"\0"))
+    return b"%b%06o\0 %b" % (front, sum(front) + 256 + sum(back), back)
+
+
+def extended_header(length: int) -> bytes:
+    """The header before length bytes of records: its name never changes, nor does its time."""
+    return plain_header(b"././@PaxHeader", 0o644, 0, 0, length, 0, b"x")
+
+
+# A lone time of today has a record of 30 bytes, "30 mtime=1700000000.123456789\n": its header is always this.
+X30 = extended_header(30)
+_X30_PAD = bytes(BLOCK - 30)
