@@ -17,7 +17,8 @@ from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
 SHA = "ab" * 32
 FULL = Manifest(
     server="0123456789abcdef", client="web1", source="etc", type="tree", path="/etc",
-    dump="20261122T170000Z-L0-00000001", level=0, counter=3, begun_ns=1_795_366_800_123_456_789, ended_ns=1_795_366_801_000_000_000, codec="zstd",
+    dump="20261122T170000Z-L0-00000001", level=0, counter=3,
+    begun_ns=1_795_366_800_123_456_789, ended_ns=1_795_366_801_000_000_000, codec="zstd",
     archive_size=10240, entries=4, parts=(FileRecord("image-0000.tar.zst", 900, SHA),),
     index=FileRecord("index.tsv.zst", 80, SHA), frames=FileRecord("frames.tsv.zst", 70, SHA), agent="0.1.0",
     versions={"python": "3.11.7"}, sums_sha256=SHA, restore_sha256=SHA, signer=SHA,
