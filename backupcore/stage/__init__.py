@@ -1,1 +1,14 @@
-"""Floor 4: copies from the holding disk to targets, and when a holding image may go."""
+"""Room: stage. Makes the copies that policies ask for, proves them, and frees the holding disk.
+
+    wanted.py    which copies are due
+    copy.py      one dump's way to one target
+    stager.py    many copies at once, each isolated; targets made ready; run records
+    release.py   holding images that may go, and how they go
+
+app/ calls, while it holds the run lock, with opened targets handed in:
+
+    stager.stage(settings, catalog, open_target, targets=None, sources=None, progress=None) -> (CopyResult, …)
+    release.release(settings, catalog) -> Released(dumps, problems)
+
+open_target(name) gives an open hookspecs Target, the same for the same name; it is never closed here.
+"""

@@ -1,0 +1,242 @@
+"""One dump's way to one target: its files in order, each proven, manifest.json last.
+
+Here live the order of the uploads, what a resume may skip, and what `verified` means. A dump exists at a
+target if and only if its manifest.json does, so that is put last and only if absent. Not here: which copies
+are due, and what becomes of errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+
+from .. import clock
+from ..catalog.records import CopyRow, DumpRow
+from ..catalog.store import Catalog
+from ..errors import ImageDamaged, StowageError, TargetRefused
+from ..hookspecs import Target, TargetError, WrongDigest
+from ..image import layout
+from ..image.folder import check_folder, read_small
+from ..image.manifest import SIZE_LIMIT, Manifest, digest
+from ..image.signing import LENGTH
+
+SAVE_SECONDS = 1.0  # between two notes of how far a file's upload is
+
+
+class HoldingDamaged(ImageDamaged):
+    """The image on the holding disk is not what its manifest says."""
+
+
+class Item(NamedTuple):
+    """A file to copy."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Copying:
+    """The copy of one dump to one target. report(phase, bytes done, bytes in all) may raise to stop it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        dump: DumpRow,
+        row: CopyRow,
+        target: Target,
+        public_keys: Mapping[str, bytes],
+        report: Callable[[str, int, int], None],
+    ):
+        self.catalog, self.dump, self.row, self.target = catalog, dump, row, target
+        self.public_keys, self.report = public_keys, report
+        self.folder = Path(dump.holding or "")
+        self.prefix = layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
+        upload = row.upload if isinstance(row.upload, dict) else {}
+        # name -> "<size> <sha256>" of what is there and good; the state of the file that was cut
+        self.files: Dict[str, str] = dict(upload.get("files") or {})
+        self.current: Dict[str, Any] = dict(upload.get("current") or {})
+        self.sizes: Dict[str, int] = {}
+        self.there = False
+        self.saved = 0.0
+        self.done = 0
+        self.total = 0
+
+    def make(self) -> int:
+        """Makes and verifies the copy; returns its bytes. Raises HoldingDamaged, TargetRefused, TargetError."""
+        *items, manifest = self._check_holding()
+        self.total = sum(item.size for item in items) + manifest.size
+        self._note("copying")
+        self.there = self._refuse_another()
+        self.sizes = self._listed() if self.files or self.there else {}
+        for item in items:
+            self._bring(item)
+        self._check_sizes(items)
+        if not self.there:
+            self._put_manifest(manifest)
+        self._note("done", bytes=self.total)
+        if self.files.get(manifest.name) != _proof(manifest) and not self._reads_right(manifest):
+            # it came under this name by this copy or is the same dump's: without it the next try begins anew
+            self.target.delete(self._at(manifest))
+            raise self._other_bytes(manifest)
+        self._note("verified", bytes=self.total, verified_ns=clock.now_ns(), upload={})
+        return self.total
+
+    # -- before
+
+    def _check_holding(self) -> List[Item]:
+        """The files to copy, manifest.json last, once the folder is what the catalog and its manifest say."""
+        if not self.folder.is_dir():
+            hint = "is the holding disk mounted? then: stowage stage"
+            raise StowageError(f"the image is not on the holding disk: {self.folder}", hint)
+        try:
+            manifest = check_folder(self.folder, self.public_keys)
+            content = read_small(self.folder / layout.MANIFEST, SIZE_LIMIT)
+            signature = read_small(self.folder / layout.SIGNATURE, LENGTH)
+        except ImageDamaged as error:
+            raise HoldingDamaged(error.message, self._again()) from None
+        if digest(content) != self.dump.manifest_sha256 or manifest.prefix != self.prefix:
+            raise HoldingDamaged(f"{self.folder} is another dump than the catalog knows", self._again())
+        items = [Item(record.name, record.size, record.sha256) for record in manifest.all_files()]
+        for name, sha256 in ((layout.SUMS, manifest.sums_sha256), (layout.RESTORE, manifest.restore_sha256)):
+            items.append(Item(name, (self.folder / name).stat().st_size, sha256))
+        items.append(Item(layout.SIGNATURE, len(signature), digest(signature)))
+        items.append(Item(layout.MANIFEST, len(content), self.dump.manifest_sha256))
+        return items
+
+    def _refuse_another(self) -> bool:
+        """Whether this very dump's manifest is there already; another one there is refused, whoever's it is."""
+        name = f"{self.prefix}/{layout.MANIFEST}"
+        found = self.target.stat(name)
+        if found is None:
+            return False
+        content = self._read_small(name, SIZE_LIMIT)
+        if digest(content) == self.dump.manifest_sha256:
+            return True
+        raise TargetRefused(
+            f"target {self.row.target} holds another dump named {self.prefix}{_whose(content)}",
+            "give each backup server a prefix of its own",
+        )
+
+    def _listed(self) -> Dict[str, int]:
+        return {found.name: found.size for found in self.target.list(self.prefix + "/")}
+
+    def _check_sizes(self, items: List[Item]) -> None:
+        sizes = self._listed()
+        for item in items:
+            if sizes.get(self._at(item)) != item.size:
+                del self.files[item.name]
+                self._note("copying")
+                found = sizes.get(self._at(item), "no")
+                again = f"stowage stage --target {self.row.target}"
+                raise TargetRefused(f"{self._at(item)} has {found} bytes there, {item.size} were sent", again)
+
+    # -- files
+
+    def _bring(self, item: Item) -> None:
+        """The file at the target, good: as an earlier try left it, or sent now."""
+        if self.sizes.get(self._at(item)) == item.size and (
+            self.files.get(item.name) == _proof(item) or (self.there and self._reads_right(item))
+        ):
+            self._count(item.size)
+        else:
+            resume = self.current.get("state") if self.current.get("name") == item.name else None
+            before = self.done
+            stored = self._put(
+                item, resume=resume, checkpoint=lambda state: self._checkpoint(item.name, state), progress=self._count
+            )
+            self.done = before + item.size
+            if not stored.proven and not self._reads_right(item):
+                self.target.delete(self._at(item))
+                raise self._other_bytes(item)
+        self.files[item.name] = _proof(item)
+        self.current = {}
+        self._note("copying")
+
+    def _put_manifest(self, item: Item) -> None:
+        try:
+            stored = self._put(item, if_absent=True)
+        except TargetError:
+            # it may be ours: put, and the answer was lost
+            if not self._refuse_another():
+                raise
+            return
+        self._count(item.size)
+        if stored.proven:
+            self.files[item.name] = _proof(item)
+
+    def _put(self, item: Item, **more: Any):
+        try:
+            return self.target.put(self._at(item), self.folder / item.name, sha256=item.sha256, **more)
+        except WrongDigest:
+            raise HoldingDamaged(
+                f"{self.folder}: {item.name} is damaged: its SHA-256 is not what the manifest says", self._again()
+            ) from None
+
+    def _reads_right(self, item: Item) -> bool:
+        """Whether reading the file back gives the bytes that were sent."""
+        found, size = hashlib.sha256(), 0
+        for piece in self.target.read(self._at(item)):
+            found.update(piece)
+            size += len(piece)
+            self.report("verifying", self.done, self.total)
+            if size > item.size:
+                return False
+        return found.hexdigest() == item.sha256
+
+    def _other_bytes(self, item: Item) -> TargetRefused:
+        told = f"target {self.row.target} gives other bytes of {self._at(item)} than were sent"
+        return TargetRefused(
+            told, f"stowage stage --target {self.row.target}; again and again: do not trust this target"
+        )
+
+    def _read_small(self, name: str, limit: int) -> bytes:
+        content = bytearray()
+        for piece in self.target.read(name):
+            content += piece
+            if len(content) > limit:
+                raise TargetRefused(f"{name} on target {self.row.target} is larger than {limit} bytes")
+        return bytes(content)
+
+    # -- notes
+
+    def _at(self, item: Item) -> str:
+        return f"{self.prefix}/{item.name}"
+
+    def _again(self) -> str:
+        return f"stowage run --client {self.dump.client} --source {self.dump.source} --level 0"
+
+    def _count(self, count: int) -> None:
+        self.done += count
+        self.report("copying", self.done, self.total)
+
+    def _checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
+        new = self.current.get("name") != name or not _same_upload(self.current.get("state"), state)
+        self.current = {"name": name, "state": dict(state)}
+        if new or time.monotonic() - self.saved >= SAVE_SECONDS:
+            self._note("copying")
+
+    def _note(self, state: str, **values: Any) -> None:
+        """The row in the catalog: how far this copy is."""
+        upload = {"files": self.files, "current": self.current}
+        self.row = replace(self.row, **{"state": state, "upload": upload, "error": "", "updated_ns": 0, **values})
+        self.catalog.put_copy(self.row)
+        self.saved = time.monotonic()
+
+
+def _same_upload(old: Optional[Mapping[str, Any]], new: Mapping[str, Any]) -> bool:
+    """Whether only numbers differ: then a note a second will do."""
+    return old is not None and all(old.get(key) == value for key, value in new.items() if not isinstance(value, int))
+
+
+def _proof(item: Item) -> str:
+    return f"{item.size} {item.sha256}"
+
+
+def _whose(content: bytes) -> str:
+    try:
+        return f", of the backup server {Manifest.from_bytes(content).server}"
+    except ImageDamaged:
+        return ", whose manifest cannot be read"

@@ -1,0 +1,218 @@
+"""Many copies at once: each isolated, so that one failure costs one copy.
+
+Here live the threads, making targets ready (marker, what they can), what becomes of errors, and the signed
+records of runs on their way to the targets. Not here: which copies are due (wanted.py), one copy (copy.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from .. import files
+from ..catalog import places
+from ..catalog.records import CopyRow
+from ..catalog.store import Catalog
+from ..errors import StowageError, TargetRefused
+from ..hookspecs import Target, TargetError
+from ..image.manifest import load_public_keys
+from ..settings import Settings
+from .copy import Copying, HoldingDamaged
+from .wanted import Due, due
+
+Progress = Optional[Callable[[dict], None]]
+GIVE_UP_AFTER = 3  # failures of one target in a row that trying again might help: the rest of its copies wait
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    """What became of one copy. code, message, hint: of the error, when not ok."""
+
+    client: str
+    source: str
+    dump: str
+    target: str
+    ok: bool
+    bytes: int = 0
+    seconds: float = 0.0
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+    def as_dict(self) -> dict:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def stage(
+    settings: Settings,
+    catalog: Catalog,
+    open_target: Callable[[str], Target],
+    *,
+    targets: Optional[Sequence[str]] = None,
+    sources: Optional[Sequence[Tuple[str, str]]] = None,
+    progress: Progress = None,
+) -> Tuple[CopyResult, ...]:
+    """Makes the copies that are due, several at once. What fails is in the results and is tried again next time.
+
+    Call while the run lock is held. targets, sources: only these. An interrupt ends the copies at work where a
+    later try can go on, and is raised again.
+    """
+    jobs = due(settings, catalog, targets, sources)
+    for job in jobs:
+        if job.row.updated_ns == 0:
+            catalog.put_copy(job.row)
+    stager = _Stager(settings, catalog, open_target, progress)
+    results = stager.work(jobs) if jobs else []
+    return tuple(results)
+
+
+class _Stopped(BaseException):
+    """This copy ends now, since all do."""
+
+
+class _Stager:
+    def __init__(self, settings: Settings, catalog: Catalog, open_target: Callable[[str], Target], progress: Progress):
+        self.settings, self.catalog = settings, catalog
+        self.server = places.server_id(settings.state)
+        self.public_keys = load_public_keys(settings.keys)
+        self.places = {name: _Place(name, open_target, self.server, settings) for name in settings.targets}
+        self.progress = progress
+        self.telling = threading.Lock()
+        self.stopping = threading.Event()
+
+    def work(self, jobs: List[Due]) -> List[CopyResult]:
+        """All jobs, in their order as threads become free."""
+        with ThreadPoolExecutor(min(len(jobs), self.settings.copies_at_once), "copy") as pool:
+            futures = [pool.submit(self._one, job) for job in jobs]
+            try:
+                results = [future.result() for future in futures]
+            except BaseException:
+                self.stopping.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        for place in self.places.values():
+            place.bring_records()
+        return results
+
+    def _one(self, job: Due) -> CopyResult:
+        begun = time.monotonic()
+        place = self.places[job.row.target]
+        told = {"client": job.dump.client, "source": job.dump.source, "dump": job.dump.id, "target": job.row.target}
+        count, error = 0, None
+        try:
+            if self.stopping.is_set():
+                raise _Stopped
+            count = self._copy(job, place, told)
+        except HoldingDamaged as failure:
+            error = failure
+            if not any(row.state == "verified" for row in self.catalog.copies(dump=job.dump.id)):
+                self.catalog.mark_damaged(job.dump.id)
+        except StowageError as failure:
+            error = failure
+        except TargetError as failure:
+            error = TargetRefused(f"target {job.row.target}: {failure.message}", failure.hint or "stowage check")
+            place.failed(failure)
+        except Exception as failure:  # a third party's driver may raise anything: it is named, the others go on
+            what = " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
+            kind = self.settings.targets[job.row.target].type
+            error = TargetRefused(f"target {job.row.target}: driver {kind} failed: {what}", "stowage drivers")
+        else:
+            place.worked()
+        if error is not None:
+            self._failed(job, error)
+        self._tell({**told, "phase": "failed" if error else "verified", "bytes": count, "total": count})
+        seconds = time.monotonic() - begun
+        if error is None:
+            return CopyResult(**told, ok=True, bytes=count, seconds=seconds)
+        return CopyResult(**told, ok=False, seconds=seconds, code=error.code, message=error.message, hint=error.hint)
+
+    def _copy(self, job: Due, place: "_Place", told: dict) -> int:
+        last = [0.0]
+
+        def report(phase: str, done: int, total: int) -> None:
+            if self.stopping.is_set():
+                raise _Stopped
+            now = time.monotonic()
+            if now - last[0] >= 0.2:
+                last[0] = now
+                self._tell({**told, "phase": phase, "bytes": done, "total": total})
+
+        return Copying(self.catalog, job.dump, job.row, place.ready(), self.public_keys, report).make()
+
+    def _failed(self, job: Due, error: StowageError) -> None:
+        """The row keeps what a later try can use."""
+        rows = self.catalog.copies(dump=job.dump.id, target=job.row.target)
+        row: CopyRow = rows[0] if rows else job.row
+        self.catalog.put_copy(replace(row, state="failed", error=error.message, updated_ns=0))
+
+    def _tell(self, event: dict) -> None:
+        if self.progress:
+            with self.telling:
+                self.progress(event)
+
+
+class _Place:
+    """One target in this staging: made ready once; what is down is not asked again for each copy."""
+
+    def __init__(self, name: str, open_target: Callable[[str], Target], server: str, settings: Settings):
+        self.name, self.server, self.settings = name, server, settings
+        self._open = open_target
+        self._lock = threading.Lock()
+        self._target: Optional[Target] = None
+        self._error: Optional[BaseException] = None
+        self._failures = 0
+
+    def ready(self) -> Target:
+        """The open target, with this server's marker on it and its capabilities known. Raises what it refused with."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._target is None:
+                try:
+                    self._target = self._made_ready()
+                except BaseException as error:
+                    self._error = error
+                    raise
+            return self._target
+
+    def _made_ready(self) -> Target:
+        target = self._open(self.name)
+        marker = f".stowage/{self.server}"
+        target.capabilities  # noqa: B018  asked here, so that a place that cannot be reached is found out once
+        if target.stat(marker) is None:
+            local = self.settings.state / "targets" / self.name / "marker"
+            files.make_folder(local.parent)
+            files.replace(local, (self.server + "\n").encode())
+            target.put(marker, local)
+        return target
+
+    def worked(self) -> None:
+        """A copy was made."""
+        with self._lock:
+            self._failures = 0
+
+    def failed(self, error: TargetError) -> None:
+        """A copy was refused; a few in a row that only time can help, and the rest of the copies wait for it."""
+        with self._lock:
+            self._failures = self._failures + 1 if error.retry else 0
+            if self._failures >= GIVE_UP_AFTER and self._error is None:
+                self._error = error
+
+    def bring_records(self) -> None:
+        """The signed records of this server's runs that the target does not have. A refusal costs nothing but them."""
+        target, folder = self._target, places.run_record(self.settings.state, "x").parent
+        if target is None or self._error is not None or not folder.is_dir():
+            return
+        below = f".stowage/runs/{self.server}/"
+        try:
+            there: Dict[str, Any] = {found.name: found.size for found in target.list(below)}
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".json", ".sig") and there.get(below + path.name) != path.stat().st_size:
+                    target.put(below + path.name, Path(path))
+        except TargetError as error:
+            self._error = error
