@@ -31,6 +31,14 @@ KINDS = frozenset("fdlhcbp-n")
 REASONS = frozenset((b"excluded", b"other-filesystem", b"unreadable", b"socket"))
 FLAGS = re.compile("s?m?h?d?\\Z")
 _TIME = re.compile(rb"(-?)([0-9]{1,12})\.([0-9]{9})\Z")
+_ODD = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
+_COUNT = rb"(0|[1-9][0-9]{0,19})"
+# A line as most are; the others are taken apart step by step, or refused.
+_COMMON = re.compile(
+    rb"([^\x00-\x1f\x7f\\]+)\t([fd])\t(0|[1-7][0-7]{0,3})\t" + b"\t".join((_COUNT,) * 3)
+    + rb"\t(-?[0-9]{1,12}\.[0-9]{9})\t(-?[0-9]{1,12}\.[0-9]{9})\t" + _COUNT + rb"\t-\t(-|[0-9a-f]{64})\t" + _COUNT
+    + rb"\t" + _COUNT + rb"\t(-|s?m?h?d?)\Z"
+)  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,19})\Z")
 
@@ -125,6 +133,20 @@ def _moment(field: bytes, missing: bool) -> int:
 
 def parse(line: bytes) -> Entry:
     """The entry of a line without its newline. Raises ImageDamaged for anything that is no such line."""
+    match = _COMMON.match(line)
+    if match:
+        (path, letter, mode, uid, gid, size, mtime, ctime, inode, digest, offset, length, flags_) = match.groups()
+        if flags_ and path != b"-" and (path == b"." or not _ODD.search(path)) and (digest == b"-" or letter == b"f"):
+            return Entry(
+                path, "f" if letter == b"f" else "d", int(mode, 8), int(uid), int(gid), int(size),
+                int(mtime.replace(b".", b"")), int(ctime.replace(b".", b"")), int(inode), b"",
+                None if digest == b"-" else bytes.fromhex(digest.decode("ascii")), int(offset), int(length),
+                "" if flags_ == b"-" else flags_.decode("ascii"),
+            )  # fmt: skip
+    return _parse_step_by_step(line)
+
+
+def _parse_step_by_step(line: bytes) -> Entry:
     fields = line.split(b"\t")
     try:
         if _CONTROL.search(line) or fields[0] == b"-" or b"" in fields:
@@ -147,11 +169,7 @@ def parse(line: bytes) -> Entry:
 
 def check_path(path: bytes) -> bool:
     """Whether path can be one of an index: `.` or names with single slashes, none of them `.` or `..`."""
-    if path == order.ROOT:
-        return True
-    if not path or b"\0" in path:
-        return False
-    return not any(name in (b"", b".", b"..") for name in path.split(b"/"))
+    return path == order.ROOT or not _ODD.search(path)
 
 
 def _check(entry: Entry, line: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import Iterable, Iterator
 
 from ..errors import ImageDamaged
 
-MAX_LINE = 1 << 20
+MAX_LINE = 64 << 20  # a path of 8 MiB, escaped, and a link of the same
 
 
 def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
