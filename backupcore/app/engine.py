@@ -239,7 +239,13 @@ class Engine:
             return staged
 
     def _stage(self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress) -> StageAnswer:
-        return StageAnswer((), ())
+        from ..stage import release, stager
+
+        copies = stager.stage(
+            self.settings, self.catalog, self.target, targets=list(targets) or None, sources=names, progress=progress
+        )
+        released = release.release(self.settings, self.catalog)
+        return StageAnswer(copies, released.dumps)
 
     def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
         from ..report import night
