@@ -410,15 +410,28 @@ def test_what_was_not_dumped_survives_an_incremental(tmp_path, run):
     assert (restored / "cache" / "precious").read_bytes() == b"precious"
 
 
-def test_the_signature_is_checked_by_openssl(chain):
-    """docs/format.md, By hand: these three commands, before anything else is believed."""
-    path = chain[1][0]
-    key = path.parent / "keys" / "signing.pub"
-    verify = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(key), "-sigfile", "manifest.sig"]
-    good = subprocess.run([*verify, "-in", "manifest.json"], cwd=path, capture_output=True, check=False)
-    bad = subprocess.run([*verify, "-in", "SHA256SUMS"], cwd=path, capture_output=True, check=False)
-    sums = subprocess.run(["sha256sum", "SHA256SUMS", "RESTORE.txt"], cwd=path, capture_output=True, check=True)
+def test_the_commands_of_the_format_tell_what_the_server_signed(tmp_path, tools, chain):
+    """docs/format.md, By hand, as it stands there."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "format.md").read_text("utf-8")
+    block = text[text.index("**Is it what the server signed?**") :].split("\n\n")[1]
+    command = "".join(line[4:] + "\n" for line in block.splitlines())
+    place = tmp_path / "bin"
+    shutil.copytree(tools, place, symlinks=True)
+    (place / "openssl").symlink_to(shutil.which("openssl"))
+    path = tmp_path / chain[1][0].name
+    shutil.copytree(chain[1][0], path)
 
-    assert good.returncode == 0 and bad.returncode != 0
-    for line in sums.stdout.decode().splitlines():
-        assert '"%s"' % line.split()[0] in (path / "manifest.json").read_text()
+    def check(**values):
+        return subprocess.run(["/bin/sh", "-c", command], cwd=path, env={"PATH": str(place), **values}, check=False)
+
+    key = str(chain[1][0].parent / "keys" / "signing.pub")
+    other = tmp_path / "other"
+    Signer.make(other)
+    assert check(PUB=key).returncode == 0
+    assert check(PUB=str(other / "signing.pub")).returncode != 0
+    for name in ("manifest.json", "SHA256SUMS", "RESTORE.txt", "image-0000.tar.zst", "manifest.sig"):
+        data = (path / name).read_bytes()
+        (path / name).write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+        assert check(PUB=key).returncode != 0, name
+        (path / name).write_bytes(data)
+    assert check(PUB=key).returncode == 0
