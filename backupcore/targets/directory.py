@@ -111,6 +111,8 @@ class DirectoryTarget:
     def stat(self, name) -> Optional[Stored]:
         """The file, None when there is none."""
         safe_name(name)
+        if self._unborn():
+            return None
         with _told(f"cannot look at {name} in {self._root}"), self._opened() as root:
             return self._stat(root, name)
 
@@ -118,6 +120,8 @@ class DirectoryTarget:
         """All files in order of their names; what is no plain file or no safe name is passed over."""
         if prefix:
             safe_name(prefix.rstrip("/") or "x")
+        if self._unborn():
+            return
         start = prefix.rpartition("/")[0]
         with _told(f"cannot list {self._root}"), self._opened() as root:
             try:
@@ -217,6 +221,11 @@ class DirectoryTarget:
             yield root
         finally:
             os.close(root)
+
+    def _unborn(self) -> bool:
+        """Whether the first put would make the folder."""
+        missing = not self._mount and not self._seen.exists() and not os.path.lexists(self._root)
+        return missing and os.path.isdir(os.path.dirname(self._root))
 
     def _open_root(self, first_use: bool) -> int:
         used = self._seen.exists()

@@ -61,6 +61,8 @@ def test_files_are_0600_and_folders_0700(target, place, local):
 def test_the_folder_is_made_at_the_first_use_only(tmp_path, local):
     root = tmp_path / "new"
     target = opened(root, tmp_path / "state")
+    assert target.stat("x") is None and list(target.list()) == []
+    assert not root.exists()
     target.put("x", local)
     for path in sorted(root.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
