@@ -215,6 +215,8 @@ class Receiver:
             _count(done, name, self.peer)
         self._close_part()
         self._flush_table()
+        if not self._index.size:
+            self._index.write(self._codec.compress(b""))  # nothing changed; an empty file is none that unpacks
         index, table = self._index.finish(), self._table.finish()
         state = self._state
         if state is not None:

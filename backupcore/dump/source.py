@@ -25,7 +25,7 @@ from ..text import escape
 from . import accept, history, statefile
 from .holding import Landing, Room, Space, landing, writing
 from .receive import Received, receive
-from .transport import AgentConnection
+from .transport import SITE, AgentConnection
 
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
@@ -175,6 +175,13 @@ class OneDump:
                     hello = agent.request(request)
                 except StowageError as error:
                     raise Unreached(error) from None
+                named = hello.get("client")
+                if named is not None and named != self.client.name:
+                    # an address that moved, a cloned machine: its files are not this client's
+                    raise AgentRefused(
+                        f"what answers for {self.client.name} is {escape(str(named)[:130])} by its agent.json",
+                        f"correct the address of {self.client.name}, or: {SITE}",
+                    )
                 try:
                     _kind, start = agent.channel.expect(wire.START)
                     codec = self._codec(start, hello)

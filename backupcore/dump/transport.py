@@ -216,8 +216,10 @@ class AgentConnection:
         if isinstance(error, StowageError) and not isinstance(error, WireError):
             error.client = error.client or self.client
             return error
-        self.end(wait=1.0)
-        status, said = self._process.returncode, escape(self._words())
+        self.writer.close()
+        by_itself = self._ended_within(1.0)
+        self.end()
+        status, said = self._process.returncode if by_itself else None, escape(self._words())
         mapped = self._meaning(status, said, self.reader.begin)
         if mapped is None:
             told = error.message if isinstance(error, StowageError) else f"the line to {self.client} was cut"
@@ -315,7 +317,7 @@ class AgentConnection:
             self._drain.join(1.0)
 
     def _ended_within(self, seconds: float) -> bool:
-        return bool(self._exit.poll(max(0.0, seconds) * 1000))
+        return self._process.returncode is not None or bool(self._exit.poll(max(0.0, seconds) * 1000))
 
     def _signal(self, number: int) -> None:
         # under sudo the group's members are root's: they end by their closed streams

@@ -31,7 +31,7 @@ OPTIONS = {"type": "tree", "path": "/data", "include": [], "exclude": [], "one_f
 def greet(**more):
     channel.expect(wire.HELLO)
     hello = {"protocol": 1, "version": "0.1.0", "python": "3.11.7", "zstd": "zstandard", "gzip": True, "root": True,
-             "client": "c", "schema": 1, "sources": {}}
+             "client": None, "schema": 1, "sources": {}}
     channel.send_json(wire.HELLO, {**hello, **more})
     return channel.expect(wire.REQUEST)[1]
 

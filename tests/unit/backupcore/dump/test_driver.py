@@ -96,7 +96,7 @@ def test_one_failure_costs_one_dump(server):
     server.set(dumps_at_once=3)
     bad = {
         "garbage": "out.write(b'Welcome to web!\\n' * 100); out.flush()",
-        "refuses": "greet(); channel.send_json(wire.ERROR, dict(code='source-gone', message='/data is gone', hint='h'))",
+        "refuses": "greet(); channel.send_json(wire.ERROR, dict(code='source-gone', message='gone', hint='h'))",
         "dies": "greet(); start(); frame(0, 0, b'x' * 5000); os._exit(3)",
         "lies": "greet(); start(); index(5); frame(0, 0, b'x', wire.LAST); done(1, 4)",
         "silent": "greet(); start(); time.sleep(30)",
@@ -119,7 +119,7 @@ def test_one_failure_costs_one_dump(server):
     }  # fmt: skip
     assert "Welcome to web" in results["garbage"].message
     assert "nothing for 1 s" in results["silent"].message
-    assert (results["refuses"].message, results["refuses"].hint) == ("/data is gone", "h")
+    assert (results["refuses"].message, results["refuses"].hint) == ("gone", "h")
     assert all("\n" not in result.message and "\x1b" not in result.message for result in results.values())
     assert [row.client for row in server.catalog.dumps()] == sorted(
         (name for name in results if name.startswith("good")), key=lambda name: server.catalog.dumps(name)[0].begun_ns
@@ -300,6 +300,14 @@ def test_what_was_not_kept_is_said(server):
     server.client("web1", script="greet(root=False); start(); good(root=False, not_kept=['devices', 'capabilities'])")
     result = server.one()
     assert result.warning and "without root" in result.message and "devices, capabilities" in result.message
+
+
+def test_another_machine_at_the_clients_address_is_refused(server):
+    server.client("web1", script="greet(client='web2\\x1b[2J'); start(); good()")
+    result = server.one()
+    assert (result.ok, result.code) == (False, "agent-refused") and "is web2\\x1b[2J by its" in result.message
+    server.say("web1", "greet(client='web1'); start(); good()")
+    assert server.one().ok
 
 
 def test_encryption_that_is_not_there_is_never_the_clear(server):
