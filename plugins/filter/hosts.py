@@ -71,17 +71,27 @@ def restore_to(to: str | None, clients: t.Any) -> str:
     return f"{client_name(match.group(1), clients)}:{match.group(2)}" if match else str(to or "")
 
 
-def permit_paths(paths: t.Iterable[str]) -> list[str]:
-    """What a permit must cover for these paths of a plan: of a glob the folder above its first sign."""
+def permit_paths(paths: t.Iterable[str], words: t.Sequence[str] = ()) -> list[str]:
+    """What a permit must cover for the paths of a plan: of a glob the folder above its first sign.
+
+    A plan shows odd names escaped; CLIENT:/PATH words have them as they are.
+    """
     found = []
+    if words and CLIENT_AND_PATH.match(words[0]):
+        typed = [CLIENT_AND_PATH.match(word) for word in words]
+        paths = ["/".join(["", *_parts(match.group(2) if match else word)]) for match, word in zip(typed, words)]
     for path in paths:
         parts: list[str] = []
-        for part in path.strip("/").split("/"):
+        for part in _parts(path):
             if re.search(r"[*?\[\\]", part):
                 break
             parts.append(part)
         found.append("/" + "/".join(parts))
     return sorted(set(found))
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def size(count: float) -> str:
@@ -105,6 +115,22 @@ def shown_plan(plan: Mapping, exists: t.Sequence[str]) -> str:
     if exists:
         line += f"; there already: {', '.join(exists)} (existing: {plan['existing']})"
     return line
+
+
+def shown_run(report: Mapping) -> list[str]:
+    """A report in lines: what is not good, then the headline."""
+    lines = []
+    for one in report.get("sources", []):
+        if one["status"] != "OK":
+            lines.append(_told(one, f"{one['client']}:{one['source']}"))
+    lines += [_told(one, f"to {one['target']}") for one in report.get("targets", []) if one["status"] != "OK"]
+    lines += [f"note {one}" for one in report.get("notes", [])]
+    return [*lines, report["headline"]]
+
+
+def _told(one: Mapping, name: str) -> str:
+    hint = f" -> {one['hint']}" if one.get("hint") else ""
+    return f"{one['status']:4s} {name}: {one['message']}{hint}"
 
 
 def shown_restore(done: Mapping) -> str:
@@ -163,7 +189,8 @@ def site_line(check: Mapping, start: str, timer: bool, gone: t.Sequence[str] = (
     short = short_names([*asked, *gone])
     away = set(check.get("away", []))
     lost = [short[name] for name in asked if name not in ready and name not in away]
-    parts = [f"{len(ready)} of {len(asked)} clients ready" if lost else f"{len(ready)} clients ready"]
+    many = "client" if len(asked if lost else ready) == 1 else "clients"
+    parts = [f"{len(ready)} of {len(asked)} {many} ready" if lost else f"{len(ready)} {many} ready"]
     if lost:
         parts[0] += f" (not {_some(lost)})"
     if away:
@@ -201,6 +228,7 @@ class FilterModule:
             "shown_check": shown_check,
             "shown_plan": shown_plan,
             "shown_restore": shown_restore,
+            "shown_run": shown_run,
             "site_line": site_line,
             "site_servers": site_servers,
         }

@@ -105,10 +105,11 @@ def jobs_folder():
 
 
 def started_at(pid):
-    """When a process began, in the kernel's ticks, so that another of the same number is not taken for it."""
+    """When a process began, in the kernel's ticks: one of the same number is not taken for it. '' when it ended."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as stream:
-            return stream.read().rpartition(b")")[2].split()[19].decode()
+            words = stream.read().rpartition(b")")[2].split()
+        return "" if words[0] in (b"Z", b"X") else words[19].decode()
     except (OSError, IndexError):
         return ""
 

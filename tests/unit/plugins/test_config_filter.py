@@ -1,0 +1,113 @@
+"""From role variables to stowage.yml, credentials and agent.json: the engine itself reads what comes out."""
+
+# Copyright: (c) 2026, Stowage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+pytest.importorskip("backupcore.hookspecs")
+from ansible.errors import AnsibleFilterError  # noqa: E402
+from ansible_collections.stowage.backup.plugins.filter import config as filters  # noqa: E402
+
+from backupcore.app import config, drivers  # noqa: E402
+
+GIVEN = {
+    "holding": [{"path": "/srv/holding", "use": "500 GiB"}],
+    "targets": {
+        "cloud": {"type": "s3", "bucket": "acme-backup", "access_key": "AKIA", "secret_key": "s3cr"},
+        "nas": {"type": "directory", "path": "/mnt/nas"},
+    },
+    "policies": {"fast": {"compress": "none"}},
+    "mail": "ops@acme.example",
+    "mail_options": {"host": "mail.acme.example", "security": "tls", "user": "backup", "password": "hunter2"},
+    "cycle_days": 7,
+    "dumps_at_once": 4,
+    "copies_at_once": 4,
+    "state_folder": "/var/lib/stowage",
+    "credentials_folder": "/etc/stowage/credentials",
+    "more": {"timeouts": {"connect": "10 s"}},
+}
+
+
+def test_no_secret_stands_in_the_configuration_and_each_has_its_file():
+    text = yaml.safe_dump(filters.server_config(GIVEN))
+    files = filters.credentials(GIVEN["targets"], GIVEN["mail_options"])
+    assert not any(secret in text for secret in ("AKIA", "s3cr", "hunter2"))
+    assert json.loads(files["cloud.json"]) == {"access_key": "AKIA", "secret_key": "s3cr"}
+    assert files["mail.password"] == "hunter2\n"
+    assert set(files) == {"cloud.json", "mail.password"}
+    assert "/etc/stowage/credentials/cloud.json" in text
+
+
+def test_the_engine_understands_what_the_role_writes(tmp_path):
+    file = tmp_path / "stowage.yml"
+    file.write_text(yaml.safe_dump(filters.server_config(GIVEN)))
+    settings = config.load(file, drivers.load()).settings
+    assert settings.holding[0].use == 500 * 1024**3
+    assert [rule.target for rule in settings.policies["standard"].copies] == ["cloud", "nas"]
+    assert settings.events["mail"].options["password_file"] == "/etc/stowage/credentials/mail.password"
+    assert settings.connect_timeout == 10
+
+
+def test_a_server_without_holding_disk_is_refused_with_an_example():
+    with pytest.raises(AnsibleFilterError, match="backup_server_holding"):
+        filters.server_config({**GIVEN, "holding": []})
+
+
+def test_sources_of_several_variables_are_merged_by_name():
+    merged = filters.merge_sources(
+        [
+            ["backup_client_sources", {"etc": "/etc", "home": "/home", "root": "/root/"}],
+            ["backup_client_sources_web", {"www": {"path": "/var/www", "exclude": ["cache/**"]}, "home": None}],
+            ["backup_client_sources_x", {"www": {"policy": "fast"}, "etc": {"exclude": ["*.tmp"]}}],
+        ]
+    )
+    assert merged == {
+        "etc": {"type": "tree", "policy": "standard", "path": "/etc", "exclude": ["*.tmp"]},
+        "root": {"type": "tree", "policy": "standard", "path": "/root"},
+        "www": {"type": "tree", "policy": "fast", "path": "/var/www", "exclude": ["cache/**"]},
+    }
+
+
+@pytest.mark.parametrize(
+    "source, told",
+    [
+        ({"path": "etc"}, "must be absolute"),
+        ({"exclude": ["x"]}, "must be absolute"),
+        ({"path": "/etc", "exlude": ["x"]}, "unknown option 'exlude'"),
+        ({"path": "/etc", "exclude": "*.tmp"}, "must be a list"),
+        ([1], "must be a mapping"),
+    ],
+)
+def test_a_wrong_source_is_named(source, told):
+    with pytest.raises(AnsibleFilterError, match=told) as error:
+        filters.merge_sources([["backup_client_sources", {"etc": source}]])
+    assert "etc" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../etc", "a/b", "", ".hidden", "a..b", "ü"])
+def test_a_name_that_could_be_a_path_names_no_source(name):
+    with pytest.raises(AnsibleFilterError, match="cannot name a source"):
+        filters.merge_sources([["backup_client_sources", {name: "/etc"}]])
+
+
+def test_the_agent_gets_every_option_and_the_server_keeps_the_policy():
+    sources = filters.merge_sources([["s", {"etc": {"path": "/etc", "before": "sync", "policy": "fast"}}]])
+    content = json.loads(filters.agent_config(sources, "web1", "/scratch", "/permit"))
+    assert content["sources"]["etc"]["options"] == {
+        "path": "/etc", "include": [], "exclude": [], "one_file_system": True, "before": "sync", "after": None,
+    }  # fmt: skip
+    assert (content["schema"], content["client"], content["scratch"]) == (1, "web1", "/scratch")
+    assert "policy" not in json.dumps(content)
+
+
+def test_host_keys_are_read_and_noise_is_not():
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAIEAw0fz7NqQSuvQXS29oJQ8c8wYEGCuGOiqmmyB934io"
+    text = f"ssh-ed25519 {key} root@web1\nssh-ed25519 {key}\n# comment\n@cert-authority * evil\nssh-rsa AAAA\n"
+    assert filters.host_keys(text) == [f"ssh-ed25519 {key}"]
