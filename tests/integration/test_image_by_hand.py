@@ -1,7 +1,7 @@
 """The commands of RESTORE.txt, as they stand there, with nothing but a shell, coreutils, grep, GNU tar, zstd and gzip.
 
-The images are made here by a small dumper of its own (walk, compare, write) on the writer of backupcore.image, so
-that the format is tested without the agent.
+Most images are made here by a small dumper of its own (walk, compare, write) on the writer of backupcore.image, so
+that the format is tested without the agent; the last tests take real dumps, made by agent and dumper.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from dump_lab import Lab
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 import tree
 
 from backupcore.image import codec, dumpdir, folder, frames, index, layout, order, pax
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
+from backupcore.settings import Policy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners, devices and capabilities need root")
 
@@ -435,3 +437,37 @@ def test_the_commands_of_the_format_tell_what_the_server_signed(tmp_path, tools,
         assert check(PUB=key).returncode != 0, name
         (path / name).write_bytes(data)
     assert check(PUB=key).returncode == 0
+
+
+@pytest.mark.parametrize("compress", ["zstd:3", "gzip", "none"])
+def test_real_dumps_come_back_at_each_level(tmp_path, run, compress):
+    source = tmp_path / "source"
+    tree.make_hostile_tree(source)
+    lab = Lab(tmp_path)
+    try:
+        lab.client("web1", {"all": source}, policy=Policy("standard", compress=compress, part_size=3 << 20))
+        for level in range(3):
+            if level:
+                tree.change_hostile_tree(source, level)
+            results = lab.night(level)
+            assert results["web1:all"].ok, results
+            path = Path(lab.latest("web1", "all").holding)
+            destination = tmp_path / ("restored %d" % level)
+
+            checked = run(path, CHECK)
+            assert checked.returncode == 0 and b"DAMAGED" not in checked.stdout
+            done = run(path, EVERYTHING, DEST=str(destination))
+            assert done.returncode == 0, done.stderr
+            assert same(source, destination) == []
+            shutil.rmtree(destination)
+        assert len(list(Path(lab.catalog.chain(path.name)[0].holding).glob("image-*"))) > 1
+
+        for name in (b"swap/edited", b"content/5242957", b"swap/becomes file/new \n inside", b"sparse/many holes"):
+            one = tmp_path / "one"
+            done = run(path, ONE, FILE=name.decode().replace("\n", "\\x0a"), DEST=str(one))
+            assert done.returncode == 0, done.stderr
+            before, found = tree.snapshot(source)[name], tree.snapshot(one)[name]
+            assert found == before
+            shutil.rmtree(one)
+    finally:
+        lab.catalog.close()
