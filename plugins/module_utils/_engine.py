@@ -22,6 +22,8 @@ import subprocess
 import time
 
 SCHEMA = 1
+# paths that were not restored and are named; failed_count tells how many there are
+MOST_FAILED = 20
 KEEP_JOBS = 7 * 24 * 3600.0
 JOB = re.compile(r"[0-9]{10}-[0-9a-f]{8}\Z")
 # sh waits for the engine, also when both are asked to end, and puts its exit status down last
@@ -215,6 +217,7 @@ def job_answer(found):
 
 def told_of_restore(answer):
     """The result of a restore that ended, from the engine's answer."""
+    answer = dict(answer, failed=answer.get("failed", [])[:MOST_FAILED])
     result = {"restored": answer, "status": answer["status"], "next": answer["next"], "changed": True}
     if answer["status"] == "fail":
         failed = answer.get("failed") or [{}]

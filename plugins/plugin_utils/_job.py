@@ -121,6 +121,7 @@ class JobAction(ActionBase):
         result = super().run(tmp, task_vars)
         del tmp
         task_vars = task_vars or {}
+        self._host = self._task.delegate_to or task_vars.get("inventory_hostname", "?")
         args = self._task.args.copy()
         live = all(boolean(args.get(key, True)) for key in ("wait", "progress"))
         plan_only = self._task.check_mode or boolean(args.get("plan", False))
@@ -214,9 +215,4 @@ class JobAction(ActionBase):
             display.warning(f"job {job} was not stopped and goes on: {clean(error)}")
 
     def _say(self, line: str) -> None:
-        host = self._task.delegate_to or self._host_name
-        display.display(f"[{clean(host)}] {line}")
-
-    @property
-    def _host_name(self) -> str:
-        return getattr(self._play_context, "remote_addr", None) or "?"
+        display.display(f"[{clean(self._host)}] {line}")
