@@ -102,7 +102,8 @@ class TestS3(TargetConformance):
 
 
 def uploads(plain):
-    return [(found["Key"], found["UploadId"]) for found in plain.list_multipart_uploads(Bucket="unit").get("Uploads", ())]
+    found = plain.list_multipart_uploads(Bucket="unit").get("Uploads", ())
+    return [(upload["Key"], upload["UploadId"]) for upload in found]
 
 
 def test_everything_lies_below_the_prefix(opened, plain, local):
