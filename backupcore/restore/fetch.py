@@ -34,8 +34,14 @@ TABLE_LIMIT = 1 << 30  # stored bytes of a frame table
 _GOOD_COPIES = ("verified", "done")
 
 
+class PlaceFailed(TargetRefused):
+    """A place did not give what was asked for. away: it may be the place itself, not this file."""
+
+    away = False
+
+
 class Place:
-    """Where one dump lies: read(name, offset, length) in pieces; name: as in reports; counts what it gave."""
+    """Where one dump lies; name: as in reports; counts what it gave."""
 
     def __init__(self, name: str):
         self.name = name
@@ -43,12 +49,22 @@ class Place:
         self.requests = 0
         self._lock = threading.Lock()
 
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """The bytes of a range, fewer when the file is shorter. Raises TargetRefused."""
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """The bytes of a range. Raises PlaceFailed, also when the file is shorter."""
         return b"".join(self.pieces(name, offset, length))
 
+    def read_small(self, name: str, limit: int) -> bytes:
+        """A whole file. Raises PlaceFailed, ImageDamaged when it has more than limit bytes."""
+        found, size = [], 0
+        for piece in self.pieces(name):
+            size += len(piece)
+            if size > limit:
+                raise ImageDamaged(f"{name} is larger than {limit} bytes")
+            found.append(piece)
+        return b"".join(found)
+
     def pieces(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The same in pieces."""
+        """The bytes of a range (length None: to the end of the file) in pieces."""
         with self._lock:
             self.requests += 1
         for piece in self._pieces(name, offset, length):
@@ -82,7 +98,7 @@ class HoldingPlace(Place):
             finally:
                 os.close(fd)
         except OSError as error:
-            raise TargetRefused(f"{self.folder}/{name} cannot be read: {error.strerror}") from None
+            raise PlaceFailed(f"{self.folder}/{name} cannot be read: {error.strerror}") from None
 
 
 class TargetPlace(Place):
@@ -97,7 +113,9 @@ class TargetPlace(Place):
         try:
             yield from self._open(self.name).read(f"{self._prefix}/{name}", offset, length)
         except TargetError as error:
-            raise TargetRefused(f"target {self.name}: {text.escape(error.message)}", error.hint) from None
+            failed = PlaceFailed(f"target {self.name}: {text.escape(error.message)}", error.hint)
+            failed.away = error.retry
+            raise failed from None
 
 
 @dataclass(frozen=True)
@@ -203,9 +221,9 @@ class ImageReader:
         table_name = layout.frames_name(self.dump.codec)
         with ThreadPoolExecutor(3) as pool:
             asked = [
-                pool.submit(place.read, layout.MANIFEST, 0, manifest.SIZE_LIMIT + 1),
-                pool.submit(place.read, layout.SIGNATURE, 0, 256),
-                pool.submit(place.read, table_name, 0, TABLE_LIMIT),
+                pool.submit(place.read_small, layout.MANIFEST, manifest.SIZE_LIMIT),
+                pool.submit(place.read_small, layout.SIGNATURE, 1024),
+                pool.submit(place.read_small, table_name, TABLE_LIMIT),
             ]
             data, signature, table_data = (one.result() for one in asked)
         found = manifest.open_manifest(data, signature, self._keys)
@@ -275,41 +293,47 @@ class ImageReader:
     def read(self, group: Group) -> dict[int, bytes | StowageError]:
         """The checked stored bytes of each frame of group by its number, or why it cannot be had."""
         found: dict[int, bytes | StowageError] = {}
-        wanted: Sequence[frames.Frame] = group.frames
         errors: list[StowageError] = []
+        wanted: Sequence[frames.Frame] = group.frames
         for place in self._good():
             for piece in [group] if len(wanted) == len(group.frames) else join(wanted):
-                try:
-                    found.update(self._read(place, piece))
-                except TargetRefused as error:
-                    # the place is gone, for all that comes after too
-                    errors.append(error)
-                    self._lose(place, error)
-                    break
-            broken = [frame for frame in wanted if frame.number not in found]
-            if not broken:
+                found.update(self._read(place, piece, errors))
+            wanted = [frame for frame in wanted if frame.number not in found]
+            if not wanted:
                 return found
-            if place.name not in self._lost:
-                for frame in broken:
-                    message = f"frame {frame.number} in {self._part(frame.part)} is damaged"
-                    errors.append(ImageDamaged(message))
-                    self.note(f"{self.dump.id} on {place.name}: {message}")
-            wanted = broken
         error = self._nowhere(errors)
         found.update((frame.number, error) for frame in wanted)
         return found
 
-    def _part(self, number: int) -> str:
-        return self._manifest.parts[number].name
-
-    def _read(self, place: Place, group: Group) -> dict[int, bytes]:
-        data = memoryview(place.read(self._part(group.part), group.start, group.length))
+    def _read(self, place: Place, group: Group, errors: list[StowageError]) -> dict[int, bytes]:
+        """The frames of group that are right at place; what is wrong with the others is noted."""
+        name = self._manifest.parts[group.part].name
+        try:
+            data = memoryview(place.read(name, group.start, group.length))
+        except PlaceFailed as error:
+            if len(group.frames) > 1 and not error.away:
+                # a part that is cut: what it still has is good
+                found = {}
+                for frame in group.frames:
+                    alone = Group(frame.part, frame.place, frame.stored, (frame,))
+                    found.update(self._read(place, alone, errors))
+                return found
+            errors.append(error)
+            if error.away:
+                self._lose(place, error)
+            else:
+                self.note(f"{self.dump.id} on {place.name}: {error.message}")
+            return {}
         found = {}
         for frame in group.frames:
             start = frame.place - group.start
             stored = data[start : start + frame.stored]
             if len(stored) == frame.stored and hashlib.sha256(stored).digest() == frame.digest:
-                found[frame.number] = stored if len(group.frames) > 1 else stored.obj
+                found[frame.number] = stored
+                continue
+            damage = ImageDamaged(f"frame {frame.number} in {name} is damaged")
+            errors.append(damage)
+            self.note(f"{self.dump.id} on {place.name}: {damage.message}")
         return found
 
     def uses(self) -> list[DumpUse]:

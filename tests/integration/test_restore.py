@@ -1,0 +1,259 @@
+"""Dumps by the real agent, restored by the real agent: from the holding disk, a directory and a bucket.
+
+What came back is compared by a judge of its own (tests/lab/tree.py), at each level and each moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from backupcore import clock
+from backupcore.app.agent_build import HALVES, build_agent
+from backupcore.catalog.records import CopyRow
+from backupcore.catalog.store import Catalog
+from backupcore.dump import driver, history, runlock, transport
+from backupcore.errors import ImageDamaged, NothingThatOld, RequestError, StowageError
+from backupcore.restore import deliver, fetch, find, plan, request
+from backupcore.restore.report import Options
+from backupcore.schedule import plain
+from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source, TargetSettings
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
+import tree as lab  # noqa: E402
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
+
+
+class World:
+    """A server, a local client with its agent, and targets."""
+
+    def __init__(self, base: Path, agent: Path):
+        self.base = base
+        base.chmod(0o700)
+        (base / "holding").mkdir(mode=0o700)
+        (base / "data").mkdir()
+        self.data = base / "data"
+        self.settings = Settings(
+            file=base / "stowage.yml", state=base / "state", keys=base / "keys",
+            holding=(HoldingDisk(base / "holding", 4 << 30),), cycle_days=7, targets={}, policies={}, clients={},
+            known_hosts=base / "known_hosts.d",
+        )  # fmt: skip
+        self.catalog = Catalog(base / "state" / "catalog.sqlite")
+        self.targets = {}
+        self.agent = agent
+        self.made = 0
+        self.client("web1", {"data": {"path": str(self.data)}})
+
+    def client(self, name, sources, compress="zstd", part_size=4 << 30):
+        """A client on this machine; sources: name -> options."""
+        config = self.base / f"{name}.json"
+        options = {
+            one: {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None, **given}
+            for one, given in sources.items()
+        }
+        declared = {
+            one: {"type": "tree", "options": given, "encrypt": "none", "recipients": []}
+            for one, given in options.items()
+        }
+        scratch, permits = self.base / "scratch", self.base / "permits"
+        config.write_text(json.dumps({
+            "schema": 1, "client": name, "sources": declared, "scratch": str(scratch), "permits": str(permits),
+        }))  # fmt: skip
+        config.chmod(0o600)
+        policy = Policy("standard", compress=compress, part_size=part_size)
+        made = {one: Source(name, one, "tree", policy, given) for one, given in options.items()}
+        client = Client(
+            name, made, transport="local", agent_python=sys.executable, agent=str(self.agent), agent_config=str(config)
+        )
+        self.settings = replace(self.settings, clients={**self.settings.clients, name: client})
+
+    def dump(self, level, client="web1", source=None):
+        """Dumps; the rows made. Each dump begins in a second of its own."""
+        pause = self.made + 1.05 - time.time()
+        if pause > 0:
+            time.sleep(pause)
+        self.made = time.time()
+        with runlock.hold(self.settings):
+            names = [source] if source else list(self.settings.clients[client].sources)
+            past = history.gather(self.settings, self.catalog)
+            planned = plain.plan([(client, one) for one in names], past, clock.now_ns(), 7, level)
+            run = self.catalog.begin_run("run")
+            results = driver.run_dumps(self.settings, self.catalog, planned, run=run)
+            self.catalog.end_run(run.id, "OK", {})
+        assert all(result.ok for result in results), results
+        return [self.catalog.dump(result.dump) for result in results]
+
+    def directory(self, name):
+        """A directory target with a copy of every dump."""
+        from backupcore.hookspecs import TargetContext
+        from backupcore.targets.directory import DirectoryOptions, DirectoryTarget
+
+        path = self.base / name
+        path.mkdir(mode=0o700)
+        folder = self.base / f"{name}.folder"
+        folder.mkdir(mode=0o700)
+        target = DirectoryTarget(DirectoryOptions(path=path), TargetContext(name, "0" * 16, folder))
+        return self._add(name, "directory", target)
+
+    def bucket(self, name, endpoint):
+        """A bucket with a copy of every dump."""
+        import boto3
+
+        from backupcore.hookspecs import TargetContext
+        from backupcore.targets.s3 import S3Options, S3Target
+
+        secret = self.base / "s3.json"
+        secret.write_text(json.dumps({"access_key": "a", "secret_key": "b"}))
+        secret.chmod(0o600)
+        boto3.client(
+            "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+        ).create_bucket(Bucket=name)
+        options = S3Options(bucket=name, region="us-east-1", endpoint=endpoint, credentials=secret)
+        folder = self.base / f"{name}.folder"
+        folder.mkdir(mode=0o700)
+        return self._add(name, "s3", S3Target(options, TargetContext(name, "0" * 16, folder)))
+
+    def _add(self, name, kind, target):
+        self.targets[name] = target
+        settings = {**self.settings.targets, name: TargetSettings(name, kind, {})}
+        self.settings = replace(self.settings, targets=settings)
+        for row in self.catalog.dumps():
+            self.copy(row, name)
+        return target
+
+    def copy(self, row, name):
+        """A copy of one dump on a target."""
+        folder = Path(row.holding)
+        for file in sorted(folder.iterdir()):
+            self.targets[name].put(f"{row.client}/{row.source}/{row.id}/{file.name}", file)
+        self.catalog.put_copy(CopyRow(row.id, name, "verified"))
+
+    def images(self, only=None):
+        return fetch.Images(self.settings, self.catalog, self.targets.__getitem__, only)
+
+    def restore(self, *words, at=None, only=None, to=None, options=None, connect=None):
+        """Restores to a new folder; (report, folder)."""
+        target = to or self.base / f"out{len(list(self.base.glob('out*')))}"
+        wanted = request.resolve(self.settings, self.catalog, words, at, only)
+        connect = connect or (lambda: transport.connect_extract(self.settings, str(target), self.agent))
+        report = deliver.restore(self.images(only), wanted, options or Options(), connect)
+        return report, target
+
+    def cat(self, *words, at=None):
+        return b"".join(deliver.cat(self.images(), request.resolve(self.settings, self.catalog, words, at)))
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory):
+    path = tmp_path_factory.mktemp("agent") / "agent.pyz"
+    path.write_bytes(build_agent(str(path), HALVES) or path.read_bytes())
+    return path
+
+
+@pytest.fixture
+def world(tmp_path, agent):
+    made = World(tmp_path, agent)
+    yield made
+    made.catalog.close()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def write(path: Path, data: bytes, age: int = 100) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, ns=((time.time_ns() - age * clock.NS,) * 2))
+
+
+def same(world, out, ignore=()):
+    found = lab.differences(lab.snapshot(world.data), lab.snapshot(Path(str(out) + str(world.data))), ignore)
+    assert not found, "\n".join(found)
+
+
+@needs_root
+def test_a_hostile_tree_comes_back_at_each_level_and_moment_from_each_place(world, s3_endpoint):
+    world.data.rmdir()
+    lab.make_hostile_tree(world.data)
+    moments = []
+
+    def dump(level):
+        seen = lab.snapshot(world.data)
+        (row,) = world.dump(level)
+        assert lab.snapshot(world.data) == seen
+        assert row.level == level
+        moments.append((row, seen))
+
+    dump(0)
+    lab.change_hostile_tree(world.data, 1)
+    dump(1)
+    lab.change_hostile_tree(world.data, 2)
+    dump(2)
+    lab.quiet_edit(os.fsencode(world.data) + b"/swap/edited")
+    shutil.rmtree(world.data / "deep")
+    dump(3)
+    shutil.rmtree(os.fsencode(world.data) + b"/swap")
+    (world.data / "swap").write_bytes(b"a file")
+    dump(1)
+    world.directory("nas")
+    world.bucket("cloud", s3_endpoint)
+    for row, seen in moments:
+        for place in ("holding", "nas", "cloud"):
+            report, out = world.restore("web1:/", at=row.begun_ns, only=place)
+            assert (report.failed, report.not_kept) == ([], [])
+            found = lab.snapshot(Path(str(out) + str(world.data)))
+            lines = lab.differences(seen, found)
+            assert not lines, f"{row.id} from {place}:\n" + "\n".join(lines[:40])
+            assert {use.place for use in report.read_from} == {place}
+            shutil.rmtree(out)
+
+
+@needs_root
+def test_exact_and_overwrite_turn_any_moment_into_any_other(world):
+    world.data.rmdir()
+    lab.make_hostile_tree(world.data)
+    moments = []
+    for level, step in ((0, 1), (1, 2), (2, None)):
+        seen = lab.snapshot(world.data)
+        (row,) = world.dump(level)
+        moments.append((row, seen))
+        if step:
+            lab.change_hostile_tree(world.data, step)
+    out = world.base / "out"
+    options = Options(existing="overwrite", exact=True)
+    for number in (0, 2, 0, 1, 2, 1, 0):
+        row, seen = moments[number]
+        report, _out = world.restore("web1:/", at=row.begun_ns, to=out, options=options)
+        assert report.failed == []
+        # a name that is replaced keeps what hard links it had: contents, names and modes are what is compared
+        lines = lab.differences(seen, lab.snapshot(Path(str(out) + str(world.data))))
+        assert not lines, f"{row.id}:\n" + "\n".join(lines[:40])
+
+
+def test_a_whole_full_comes_back(world):
+    write(world.data / "a/b/c.txt", b"content")
+    write(world.data / "big", os.urandom(9 << 20))
+    (world.data / "link").symlink_to("a/b/c.txt")
+    os.link(world.data / "big", world.data / "zbig")
+    world.dump(0)
+    report, out = world.restore("web1:/")
+    assert (report.status, report.failed) == ("ok", [])
+    same(world, out)
+    assert report.files == 4 and report.read_from[0].place == "holding"
