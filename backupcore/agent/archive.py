@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import stat
 import time
+from binascii import hexlify
 from hashlib import sha256
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from ..image import pax
-from ..image.index import format_entry
+from ..image.escape import search_unsafe
+from ..image.index import NS, format_entry
 from ..image.order import member_name
 from ..image.state import SUSPECT, Row, signed
 from ..wire import CONTINUES, LAST
@@ -25,6 +27,7 @@ WHOLE = 1 << 20  # a file of at most this size never straddles two frames
 SMALL = 64 << 10  # up to here content is read as bytes, above it straight into the frame
 LINES = 2048  # index lines sent together
 SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may have changed again unseen
+_HALF = 1 << 63
 _EMPTY = sha256(b"").digest()
 _ZEROS = bytes(FRAME_SIZE)
 
@@ -205,6 +208,69 @@ class Archive:
     def _is_young(status: os.stat_result) -> bool:
         return max(status.st_mtime_ns, status.st_ctime_ns) > time.time_ns() - SAFE_AGE
 
+    def plain_files(self, names: List[bytes], begin: int, prefix: bytes, put: Callable[[bytes, Row], None]) -> int:
+        """Dumps regular files of the current folder from names[begin] on, put(name, row) for each, up to one that is
+        not small and plain, for regular(); its place. The one loop that a million small files go through: all of it
+        is in one function, and everything that is rare is not."""
+        open_file, fstat, read, close, listxattr = os.open, os.fstat, os.read, os.close, os.listxattr
+        regular, flags = pax.regular, linux.FILE_FLAGS
+        buffer, place, start, lines = self._buffer, self._place, self._start, self._lines
+        young = time.time_ns() - SAFE_AGE
+        count = total = 0
+        turn = begin
+        for turn in range(begin, len(names)):
+            name = names[turn]
+            try:
+                fd = open_file(name, flags)
+            except OSError:
+                break
+            try:
+                status = fstat(fd)
+                mode, size, mtime, ctime = status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                if (
+                    status.st_nlink != 1 or size > SMALL or mode & 0o170000 != 0o100000 or mtime > young
+                    or ctime > young or status.st_blocks * 512 < size or listxattr(fd)
+                ):  # fmt: skip
+                    break
+                data = read(fd, size) if size else b""
+                after = fstat(fd)
+            except OSError:  # among them a file system without xattrs
+                break
+            finally:
+                close(fd)
+            if len(data) != size or after.st_mtime_ns != mtime or after.st_ctime_ns != ctime:
+                break
+            path = prefix + name
+            uid, gid, inode = status.st_uid, status.st_gid, status.st_ino
+            member = b"%b%b%b" % (
+                regular(b"./" + path, mode & 0o7777, uid, gid, size, mtime), data, _ZEROS[: -size % 512]
+            )  # fmt: skip
+            length = len(member)
+            if length > FRAME_SIZE - place:
+                self._place = place
+                self._cut()
+                buffer, place, start = self._buffer, 0, self._start
+            lines.append(
+                regular_line(path, mode & 0o7777, uid, gid, size, mtime, ctime, inode, sha256(data).digest(),
+                             start + place, length)
+            )  # fmt: skip
+            end = place + length
+            buffer[place:end] = member
+            place = end
+            count += 1
+            total += size
+            put(name, (mode, size, mtime, ctime, inode if inode < _HALF else signed(inode), 1))
+            if len(lines) >= LINES:
+                self._flush_lines()
+                lines = self._lines
+        else:
+            turn = len(names)
+        self._place = place
+        self.entries += count
+        self.files += count
+        self.bytes += total
+        return turn
+
     def regular(self, name: bytes, path: bytes) -> Optional[Row]:
         """A regular file; anything else that stands there by now goes the slow way."""
         try:
@@ -349,6 +415,21 @@ class Archive:
         else:
             return  # only the inode changed: a link, a mode
         self._note("warning", path, message)
+
+
+def regular_line(
+    path: bytes, mode: int, uid: int, gid: int, size: int, mtime_ns: int, ctime_ns: int, inode: int, digest: bytes,
+    offset: int, length: int,
+) -> bytes:  # fmt: skip
+    """What format_entry() gives for a plain file, in half the time."""
+    if mtime_ns < 0 or ctime_ns < 0 or search_unsafe(path) or path == b"-":
+        return format_entry(
+            path, "f", mode, uid, gid, size, mtime_ns, ctime_ns, inode, b"", digest, offset, length, ""
+        )  # fmt: skip
+    return b"%b\tf\t%o\t%d\t%d\t%d\t%d.%09d\t%d.%09d\t%d\t-\t%b\t%d\t%d\t-\n" % (
+        path, mode, uid, gid, size, mtime_ns // NS, mtime_ns % NS, ctime_ns // NS, ctime_ns % NS, inode,
+        hexlify(digest), offset, length,
+    )  # fmt: skip
 
 
 def _times(status: os.stat_result) -> Tuple[int, int, int]:

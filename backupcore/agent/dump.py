@@ -279,7 +279,16 @@ class Dump:
         archive.folder(level.path, level.status, linux.read_xattrs(level.fd), None, "")
         absent, others = names.absent, names.others
         blocks = _Blocks(self._state, level.path, own)
-        for name in names.entries:
+        entries = names.entries
+        simple = not absent and not others
+        place = 0
+        while place < len(entries):
+            if simple:
+                place = archive.plain_files(entries, place, prefix, blocks.add)
+                if place == len(entries):
+                    break
+            name = entries[place]
+            place += 1
             path = prefix + name
             if absent and name in absent:
                 row: Optional[Row] = ABSENT_ROW

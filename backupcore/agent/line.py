@@ -65,7 +65,7 @@ class AgentChannel(Channel):
             self._beat.join()
 
     def _beats(self) -> None:
-        while not self._stop.wait(1.0):
+        while not self._stop.wait(BEAT / 5):
             if time.monotonic() - self._last >= BEAT:
                 try:
                     self.send_json(PROGRESS, dict(self.progress))

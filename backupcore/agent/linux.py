@@ -13,6 +13,8 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NOATIME = getattr(os, "O_NOATIME", 0)
+# Only root may always leave access times alone; others may on their own files.
+FILE_FLAGS = _FILE | (_NOATIME if os.geteuid() == 0 else 0)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_XATTRS: Dict[bytes, bytes] = {}
 # What names an entry that is not there any more, or is another kind of thing by now.

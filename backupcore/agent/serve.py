@@ -143,8 +143,10 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     config = read_config(path) if path is not None else None
     try:
         kind, payload = channel.receive()
-    except WireError:
-        return 0 if not channel.lost else 1  # nobody there: `ssh host` for a look
+    except WireError as error:
+        if "was cut" in error.message:
+            return 0  # nobody there: `ssh host` for a look
+        raise
     if kind != HELLO:
         raise WireError("the first message is no HELLO")
     protocol = channel.json(payload).get("protocol")

@@ -30,12 +30,16 @@ class Peer:
         self.sources: Dict[str, Any] = {}
 
     def hurry(self) -> "Peer":
-        """From here on what is 0.1 s old is not young: tests need not wait 2 s."""
+        """From here on what is 0.1 s old is not young and the heart beats quickly: tests need not wait."""
         with zipfile.ZipFile(self.pyz) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
-        name = "backupcore/agent/archive.py"
-        assert files[name].count(b"SAFE_AGE = 2_000_000_000") == 1
-        files[name] = files[name].replace(b"SAFE_AGE = 2_000_000_000", b"SAFE_AGE = 100_000_000")
+        for name, before, now in (
+            ("archive", b"SAFE_AGE = 2_000_000_000", b"SAFE_AGE = 100_000_000"),
+            ("line", b"BEAT = 5.0", b"BEAT = 0.2"),
+        ):
+            name = "backupcore/agent/%s.py" % name
+            assert files[name].count(before) == 1
+            files[name] = files[name].replace(before, now)
         with zipfile.ZipFile(self.pyz, "w") as archive:
             for name, data in files.items():
                 archive.writestr(name, data)
