@@ -12,6 +12,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 SUMS = "SHA256SUMS"
 RESTORE = "RESTORE.txt"
+SEALED = ".enc"  # what names of sealed files end in
 SUFFIXES = {"zstd": ".zst", "gzip": ".gz", "none": ""}
 # Four digits, so that a shell's * lists the parts in their order.
 MAX_PARTS = 10000

@@ -52,9 +52,9 @@ class Manifest:
     server: id; counter: of the source at this server, from 1: the order of its dumps. path: of the source on
     the client. base: the dump that this one holds the changes since, None for a full; previous: the dump
     of the source before this one. archive_size: unpacked. entries: lines of the index. parts: in order.
-    index, frames: the two tables. seal: None, not sealed. agent: version of the agent; versions: of what it
-    used. warnings, suspects: how many. signer: fingerprint of the signing key.
-    sums_sha256, restore_sha256: of SHA256SUMS and RESTORE.txt; '' until folder.finish() knows them.
+    index, frames: the two tables. seal: None, not sealed; else how, and all names end in .enc.
+    agent: version of the agent; versions: of what it used. warnings, suspects: how many. signer: fingerprint
+    of the signing key. sums_sha256, restore_sha256: of SHA256SUMS and RESTORE.txt; '' until folder.finish().
     """
 
     server: str
@@ -123,12 +123,12 @@ class Manifest:
             )
         codec = _get(plain, "codec", str)
         tables = _get(plain, "files", dict)
+        seal = plain.get("seal")
         try:
-            names = layout.index_name(codec), layout.frames_name(codec)
+            names = [name(codec) + layout.SEALED * bool(seal) for name in (layout.index_name, layout.frames_name)]
         except KeyError:
             raise _wrong("codec") from None
         index, frames = (_file({"name": name, **_get(tables, name, dict)}) for name in names)
-        seal = plain.get("seal")
         versions = _get(plain, "versions", dict)
         manifest = cls(
             server=_get(plain, "server", str), client=_get(plain, "client", str), source=_get(plain, "source", str),
@@ -162,7 +162,8 @@ class Manifest:
                 raise _wrong(what)
         for number, record in enumerate(self.parts):
             found = layout.parse_part_name(record.name)
-            if not found or record.name != layout.part_name(number, self.codec, found[1]):
+            sealed = layout.SEALED if self.seal else ""
+            if not found or record.name != layout.part_name(number, self.codec, found[1]) + sealed:
                 raise _wrong("parts")
 
 

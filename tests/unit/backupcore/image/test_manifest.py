@@ -123,6 +123,20 @@ def test_a_missing_field_is_refused(name):
         Manifest.from_bytes(json.dumps(plain).encode())
 
 
+def test_a_sealed_dump_is_known_by_its_seal_and_its_names():
+    def sealed(record):
+        return replace(record, name=record.name + ".enc")
+
+    one = replace(
+        FULL, seal={"cipher": "later"}, parts=tuple(map(sealed, FULL.parts)), index=sealed(FULL.index),
+        frames=sealed(FULL.frames),
+    )  # fmt: skip
+    assert Manifest.from_bytes(one.to_bytes()) == one
+    for half in (replace(one, seal=None), replace(one, parts=FULL.parts), replace(one, index=FULL.index)):
+        with pytest.raises(ImageDamaged):
+            Manifest.from_bytes(half.to_bytes())
+
+
 def test_fields_of_a_later_version_are_left_but_a_later_format_is_refused():
     assert Manifest.from_bytes(changed(comment="later")) == INCREMENTAL
     with pytest.raises(ImageDamaged, match="format 2") as caught:
