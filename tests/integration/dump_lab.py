@@ -27,7 +27,8 @@ class Lab:
     def __init__(self, base: Path, **values):
         self.base = base
         self.agent = base / "agent.pyz"
-        build_agent(str(self.agent))
+        if not self.agent.exists():
+            build_agent(str(self.agent))
         for name in ("holding", "known_hosts.d"):
             (base / name).mkdir(mode=0o700, exist_ok=True)
         known = {

@@ -1,0 +1,125 @@
+"""A run that is killed anywhere leaves whole dumps or nothing: 50 kills at random moments of real runs.
+
+After each: what the catalog knows is whole to the last byte, what it does not know is gone after the next run or
+was whole and got its row, nothing without a row is ever copied, and the next run is right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from dump_lab import Lab
+
+from backupcore.catalog import places
+from backupcore.image.folder import check_folder
+from backupcore.image.manifest import load_public_keys, verify
+
+KILLS = 50
+
+
+def make_lab(base):
+    base = Path(base)
+    lab = Lab(base)
+    for name in ("a", "b"):
+        lab.client(name, {"one": base / "tree", "two": base / "tree" / "sub"})
+    return lab
+
+
+def night_in_a_child(base) -> int:
+    """Starts a night in a process of its own (forked: all is imported already); its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        lab = make_lab(base)
+        os._exit(not all(result.ok for result in lab.night().values()))
+    finally:
+        os._exit(2)
+
+
+def change(tree, seed):
+    """Something new to dump."""
+    numbers = random.Random(seed)
+    for name in ("f1", "f2", "sub/f3"):
+        (tree / name).write_bytes(numbers.randbytes(numbers.randrange(200_000)))
+    extra = tree / "sub" / f"d{seed % 5}"
+    if extra.is_dir():
+        (extra / "x").unlink()
+        extra.rmdir()
+    else:
+        extra.mkdir()
+        (extra / "x").write_text(str(seed))
+
+
+def check_all(lab, keys, checked):
+    """Every dump of the catalog is whole, its counters have no double, its base is there."""
+    rows = lab.catalog.dumps()
+    for row in rows:
+        full = row.id not in checked
+        manifest = check_folder(Path(row.holding), keys, full=full)
+        assert manifest.dump == row.id and manifest.counter == row.counter
+        checked.add(row.id)
+        lab.catalog.chain(row.id)
+    return rows
+
+
+def strangers(lab, rows):
+    """What is on the holding disk or beside the catalog and belongs to no row."""
+    holding, state = lab.settings.holding[0].path, lab.settings.state
+    known = {row.holding for row in rows}
+    found = [str(path) for path in holding.glob("*/*/*") if str(path) not in known]
+    found += [str(path) for path in (holding / ".incoming").rglob("*") if not path.is_dir()]
+    names = {row.id for row in rows}
+    for top in ("state", "index"):
+        found += [str(path) for path in (state / top).rglob("*") if path.is_file() and path.name[:28] not in names]
+    return [one for one in found if ".incoming" not in one or os.path.isfile(one)]
+
+
+@pytest.mark.timeout(300)
+def test_a_run_killed_anywhere_leaves_whole_dumps_or_nothing(tmp_path):
+    seed = int(os.environ.get("STOWAGE_KILL_SEED", "20261122"))
+    numbers = random.Random(seed)
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    for number in range(60):
+        (tree / f"n{number}").write_bytes(numbers.randbytes(number * 300))
+    change(tree, 0)
+    lab = make_lab(tmp_path)
+    begun = time.monotonic()
+    assert all(result.ok for result in lab.night().values()), lab.results
+    length = time.monotonic() - begun
+    keys = load_public_keys(lab.settings.keys)
+    checked, adopted, cut, torn = set(), 0, 0, 0
+    for kill in range(1, KILLS + 1):
+        change(tree, kill)
+        child = night_in_a_child(tmp_path)
+        time.sleep(numbers.random() * length * 1.2)
+        os.kill(child, signal.SIGKILL)
+        cut += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        rows = check_all(lab, keys, checked)
+        torn += bool(strangers(lab, rows))
+        if kill % 5 == 0:  # a whole run after it: nothing is left, and what it makes is right
+            results = lab.night()
+            assert all(result.ok for result in results.values()), (seed, kill, results)
+            adopted += len(lab.swept.adopted)
+            assert lab.swept.strange == [] and lab.swept.problems == []
+            rows = check_all(lab, keys, checked)
+            assert strangers(lab, rows) == [], (seed, kill)
+            path = places.run_record(lab.settings.state, lab.run.id)
+            verify(path.read_bytes(), path.with_suffix(".sig").read_bytes(), keys)
+            assert len(json.loads(path.read_bytes())["manifests"]) == 4
+    # the kills hit something, and the last state is exact
+    assert cut >= KILLS / 2 and torn >= 3, (cut, torn)
+    assert all(result.ok for result in lab.night().values())
+    for name in ("a", "b"):
+        lab.restore_by_hand(name, "one", tmp_path / f"r-{name}")
+        subprocess.run(["diff", "-r", "--no-dereference", tree, tmp_path / f"r-{name}"], check=True)
+    for path in lab.settings.holding[0].path.glob("*/*/*"):
+        assert lab.catalog.dump(path.name) is not None
