@@ -19,6 +19,7 @@ order, the new one at its own. - and n rows have numbers only where they are kno
 from __future__ import annotations
 
 import re
+from binascii import hexlify
 from typing import Iterable, Iterator, NamedTuple, Optional
 
 from ..errors import ImageDamaged
@@ -95,6 +96,12 @@ def format_entry(
     """The line of an entry, with its newline; the fields of Entry in their order."""
     if search_unsafe(path) or path == b"-":
         path = escape(path)
+    if kind == "f" and mtime_ns >= NS and ctime_ns >= NS:  # most lines: as quick as can be
+        changed, inode_changed = b"%d" % mtime_ns, b"%d" % ctime_ns
+        return b"%b\tf\t%o\t%d\t%d\t%d\t%b.%b\t%b.%b\t%d\t-\t%b\t%d\t%d\t%b\n" % (
+            path, mode, uid, gid, size, changed[:-9], changed[-9:], inode_changed[:-9], inode_changed[-9:], inode,
+            hexlify(sha256) if sha256 else b"-", offset, length, flags.encode("ascii") if flags else b"-",
+        )  # fmt: skip
     if kind == "-" or kind == "n":
         numbers = (mode, uid, gid, size, mtime_ns, ctime_ns, inode)
         columns = b"\t".join((
@@ -105,11 +112,8 @@ def format_entry(
         ))  # fmt: skip
         return columns + b"\n"
     return b"%b\t%c\t%o\t%d\t%d\t%d\t%b\t%b\t%d\t%b\t%b\t%d\t%d\t%b\n" % (
-        path, ord(kind), mode, uid, gid, size,
-        b"%d.%09d" % divmod(mtime_ns, NS) if mtime_ns >= 0 else _time(mtime_ns),
-        b"%d.%09d" % divmod(ctime_ns, NS) if ctime_ns >= 0 else _time(ctime_ns),
-        inode, escape(link) if link else b"-", sha256.hex().encode("ascii") if sha256 else b"-",
-        offset, length, flags.encode("ascii") if flags else b"-",
+        path, ord(kind), mode, uid, gid, size, _time(mtime_ns), _time(ctime_ns), inode, escape(link),
+        hexlify(sha256) if sha256 else b"-", offset, length, flags.encode("ascii") if flags else b"-",
     )  # fmt: skip
 
 

@@ -114,6 +114,17 @@ def test_the_same_values_give_the_same_bytes():
     assert pax.member(b"./a", "f", xattrs=one, **values) == pax.member(b"./a", "f", xattrs=two, **values)
 
 
+@pytest.mark.parametrize("shape", ["one", "two", "folder", "two folders"])
+def test_names_of_every_length_around_the_fields_come_back(shape):
+    for length in [*range(95, 110), *range(150, 165), *range(195, 205), *range(250, 262)]:
+        path = (
+            b"n" * length if shape in ("one", "folder") else b"p" * (length // 2) + b"/" + b"n" * (length - length // 2)
+        )
+        name = order.member_name(path, "folder" in shape)
+        one, _content = read(pax.member(name, "d" if "folder" in shape else "f", 0o755, 0, 0) + pax.END)[0]
+        assert one.name == name
+
+
 @pytest.mark.parametrize("length", [*range(1, 30), *range(85, 110), *range(980, 1010), 9_985, 9_990, 9_995])
 def test_a_record_counts_its_own_length(length):
     text = pax.record(b"path", b"x" * length)

@@ -142,6 +142,10 @@ def test_xattrs_and_acls_that_cannot_be_are_refused():
         refuse(extended(record) + header() + pax.END, "xattr|ACL")
 
 
+def test_a_record_given_twice_is_refused():
+    refuse(extended(pax.record(b"mtime", b"1"), pax.record(b"mtime", b"2")) + header() + pax.END, "twice")
+
+
 def test_a_list_of_names_at_a_file_is_refused():
     refuse(extended(pax.record(b"GNU.dumpdir", b"\0")) + header() + pax.END, "no folder")
 
