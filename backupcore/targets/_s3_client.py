@@ -153,6 +153,7 @@ _CODES = {
     "QuotaExceeded": ("the quota is used up", "raise it, or remove old copies"),
     "XMinioStorageFull": ("the server's disk is full", "make room there"),
     "InsufficientCapacity": ("the server's disk is full", "make room there"),
+    "InvalidPart": ("the server lost upload parts that it had taken", "stowage stage"),
     "PreconditionFailed": ("it is already there", "another server or an earlier run put it there"),
     "NoSuchKey": ("it is not there", ""),
     "404": ("it is not there", ""),
