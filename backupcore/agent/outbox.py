@@ -6,7 +6,6 @@ Memory is bounded: a slow line stops the walk.
 
 from __future__ import annotations
 
-import os
 import threading
 from queue import SimpleQueue
 from typing import Any, List, Optional
@@ -15,28 +14,50 @@ from ..errors import SourceFailed
 from ..image.codec import Codec
 from ..image.layout import MAX_PARTS
 from ..wire import FRAME, INDEX, STATE, FrameHead, pack_frame_head
-from .line import AgentChannel
 
 FRAME_SIZE = 4 << 20  # bytes of archive in a frame, at most
 
 
-class _Job:
-    __slots__ = ("kind", "data", "length", "offset", "flags", "stored", "error", "ready")
+class Numbering:
+    """Gives frames their part, number and place, in the order they are sent."""
 
-    def __init__(self, kind: bytes, data: Any, length: int, offset: int, flags: int):
-        self.kind, self.data, self.length, self.offset, self.flags = kind, data, length, offset, flags
-        self.stored: Optional[bytes] = None
+    def __init__(self, part_size: int):
+        self._part_size = part_size
+        self._part = self._used = self._number = 0
+        self.archive_size = 0
+        self.stored_size = 0
+
+    def head(self, length: int, stored: int, flags: int) -> bytes:
+        """The head of the next frame, of length bytes of archive, stored bytes when compressed."""
+        if self._used and self._used + stored > self._part_size:
+            self._part, self._used = self._part + 1, 0
+            if self._part >= MAX_PARTS:
+                raise SourceFailed("the dump has more than %d parts" % MAX_PARTS, "raise part_size")
+        head = pack_frame_head(FrameHead(self._part, self._number, self.archive_size, length, flags))
+        self._used += stored
+        self._number += 1
+        self.archive_size += length
+        self.stored_size += stored
+        return head
+
+
+class _Job:
+    __slots__ = ("kind", "data", "length", "flags", "stored", "error", "ready")
+
+    def __init__(self, kind: bytes, data: Any, length: int, flags: int, packed: bool = True):
+        self.kind, self.data, self.length, self.flags = kind, data, length, flags
+        self.stored: Any = None if packed else data
         self.error: Optional[BaseException] = None
         self.ready = threading.Lock()
-        self.ready.acquire()
+        if packed:
+            self.ready.acquire()
 
 
 class Outbox:
-    """Takes pieces of a dump from one thread. archive_size, stored_size: what was taken and sent so far."""
+    """Takes pieces of a dump from one thread. numbering: None when another process numbers the frames."""
 
-    def __init__(self, channel: AgentChannel, codec: Codec, part_size: int):
-        threads = max(1, min(os.cpu_count() or 1, 4))
-        self._channel, self._codec, self._part_size = channel, codec, part_size
+    def __init__(self, channel: Any, codec: Codec, numbering: Optional[Numbering], threads: int):
+        self._channel, self._codec, self._numbering = channel, codec, numbering
         self._error: Optional[BaseException] = None
         self._work: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
         self._order: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
@@ -44,8 +65,6 @@ class Outbox:
         for _ in range(threads + 2):  # the two that wait and are filled: without them the threads wait
             self._buffers.put(bytearray(FRAME_SIZE))
         self._room = threading.Semaphore(2 * threads + 4)
-        self.archive_size = 0
-        self.stored_size = 0
         self._workers: List[threading.Thread] = [threading.Thread(target=self._compress, daemon=True)
                                                  for _ in range(threads)]  # fmt: skip
         self._sender = threading.Thread(target=self._send, daemon=True)
@@ -58,16 +77,20 @@ class Outbox:
 
     def frame(self, buffer: bytearray, length: int, flags: int) -> None:
         """Sends the first length bytes of a buffer of this outbox as the next frame, and takes it back."""
-        self._put(_Job(FRAME, buffer, length, self.archive_size, flags))
-        self.archive_size += length
+        self._put(_Job(FRAME, buffer, length, flags))
 
-    def index(self, lines: bytes) -> None:
-        """Sends whole index lines."""
-        self._put(_Job(INDEX, lines, len(lines), 0, 0))
+    def index(self, lines: bytes, offsets: List[int]) -> None:
+        """Sends whole index lines; `%d` in lines stands for each of the offsets."""
+        text = lines % tuple(offsets)
+        self._put(_Job(INDEX, text, len(text), 0))
 
     def state(self, blocks: bytes) -> None:
         """Sends whole blocks of state."""
-        self._put(_Job(STATE, blocks, len(blocks), 0, 0))
+        self._put(_Job(STATE, blocks, len(blocks), 0))
+
+    def plain(self, kind: bytes, data: bytes) -> None:
+        """Sends data as it is, in its turn."""
+        self._put(_Job(kind, data, len(data), 0, False))
 
     def close(self) -> None:
         """Waits until all is sent. Raises what went wrong on the way."""
@@ -85,7 +108,8 @@ class Outbox:
         self._room.acquire()
         self._check()
         self._order.put(job)
-        self._work.put(job)
+        if job.stored is None:
+            self._work.put(job)
 
     def _compress(self) -> None:
         for job in iter(self._work.get, None):
@@ -102,24 +126,17 @@ class Outbox:
 
     def _send(self) -> None:
         try:
-            part = used = number = 0
             for job in iter(self._order.get, None):
                 job.ready.acquire()
                 if job.error is not None:
                     raise job.error
-                stored = job.stored
+                stored, numbering = job.stored, self._numbering
                 if job.kind != FRAME:
                     self._channel.send(job.kind, stored)
+                elif numbering is None:
+                    self._channel.send_frame(job.length, job.flags, stored)
                 else:
-                    if used and used + len(stored) > self._part_size:
-                        part, used = part + 1, 0
-                        if part >= MAX_PARTS:
-                            raise SourceFailed("the dump has more than %d parts" % MAX_PARTS, "raise part_size")
-                    used += len(stored)
-                    head = FrameHead(part, number, job.offset, job.length, job.flags)
-                    self._channel.send(FRAME, pack_frame_head(head), stored)
-                    number += 1
-                    self.stored_size += len(stored)
+                    self._channel.send(FRAME, numbering.head(job.length, len(stored), job.flags), stored)
                 job.stored = None
                 self._room.release()
         except BaseException as error:

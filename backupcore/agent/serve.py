@@ -284,7 +284,7 @@ def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: in
     from . import linux
     from .archive import Archive
     from .dump import Dump
-    from .outbox import Outbox
+    from .outbox import Numbering, Outbox
     from .patterns import Exclude, Include
     from .walk import Plan, Walk
 
@@ -299,7 +299,8 @@ def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: in
     def note(level: str, where: bytes, message: str) -> None:
         channel.send_json(NOTE, {"level": level, "path": escape(where), "message": message})
 
-    outbox = Outbox(channel, codec, part_size)
+    numbering = Numbering(part_size)
+    outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
     archive = Archive(outbox, note, channel.progress)
     blocks = state.read(_payloads(channel)) if with_state else None
     walk = Walk(tree)
@@ -323,7 +324,7 @@ def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: in
     root = os.geteuid() == 0
     return {
         "entries": archive.entries, "files": archive.files, "bytes": archive.bytes,
-        "archive_size": outbox.archive_size, "changed": totals.changed, "gone": totals.gone,
+        "archive_size": numbering.archive_size, "changed": totals.changed, "gone": totals.gone,
         "suspects": archive.suspects, "unreadable": totals.unreadable, "vanished": totals.vanished,
         "ended_ns": time.time_ns(), "root": root,
         "not_kept": [] if root else ["what only root can read"],

@@ -71,7 +71,8 @@ def closure(start: List[str], root: str) -> Tuple[Dict[str, str], List[str]]:
     while waiting:
         name = waiting.pop()
         parts = name.split(".")
-        waiting.extend(".".join(parts[:count]) for count in range(1, len(parts)) if ".".join(parts[:count]) not in found)
+        packages = (".".join(parts[:count]) for count in range(1, len(parts)))
+        waiting.extend(package for package in packages if package not in found)
         if name in found:
             continue
         place = _find(name, root)

@@ -268,11 +268,11 @@ def test_the_time_of_access_stays(dump, tmp_path):
 def test_a_line_of_the_hot_path_is_that_of_the_index(tmp_path):
     from backupcore.image.index import format_entry
 
-    for path in (b"a/b", b"-", b"new\nline", b"\\", b"\xff"):
+    for path in (b"a/b", b"-", b"new\nline", b"\\", b"\xff", b"%d", b"100%"):
         for times in ((1, 2), (-1, 5), (10**18 + 7, -(10**18) - 1), (0, 0)):
-            values = (path, 0o7644, 1, 2, 33, *times, (1 << 64) - 1, bytes(range(32)), 1024, 2048)
-            line = archive.regular_line(*values)
-            assert line == format_entry(path, "f", *values[1:8], b"", *values[8:], "")
+            values = (path, 0o7644, 1, 2, 33, *times, (1 << 64) - 1, bytes(range(32)))
+            line = archive.regular_line(*values, 2048) % 1024
+            assert line == format_entry(path, "f", *values[1:8], b"", values[8], 1024, 2048, "")
 
 
 def test_a_second_name_of_a_file_that_changed_meanwhile_is_suspect(dump, monkeypatch, tmp_path):
