@@ -65,6 +65,14 @@ def test_a_table_with_a_line_missing_doubled_or_moved_is_refused(table, data):
             list(frames.read(case))
 
 
+@given(tables())
+def test_a_frame_behind_the_last_is_refused(table):
+    last = table[-1]
+    more = Frame(last.part, last.number + 1, last.place + last.stored, 1, last.offset + last.length, 1, bytes(32), LAST)
+    with pytest.raises(ImageDamaged):
+        list(frames.read(frames.write([*table, more])))
+
+
 DIGEST = "ab" * 32
 
 
