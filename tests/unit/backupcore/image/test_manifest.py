@@ -155,6 +155,13 @@ def test_what_is_no_json_object_is_refused(data):
         Manifest.from_bytes(b" " * (manifest.SIZE_LIMIT + 1))
 
 
+def test_a_key_given_twice_is_refused():
+    data = FULL.to_bytes().replace(b'"codec"', b'"codec": "gzip",\n "codec"')
+    assert json.loads(data)["codec"] == "zstd"
+    with pytest.raises(ImageDamaged):
+        Manifest.from_bytes(data)
+
+
 @pytest.fixture
 def signer(tmp_path):
     return Signer.make(tmp_path / "keys")
