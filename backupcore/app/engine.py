@@ -42,10 +42,11 @@ class RunAnswer:
 
 @dataclass(frozen=True)
 class StageAnswer:
-    """What staging did."""
+    """What staging did. problems: images that should have left the holding disk and could not."""
 
-    copies: tuple
-    released: tuple
+    copies: tuple = ()
+    released: tuple = ()
+    problems: Tuple[str, ...] = ()
 
 
 class Engine:
@@ -179,7 +180,7 @@ class Engine:
                 results = driver.run_dumps(
                     self.settings, self.catalog, planned, run=run, connect=self.connector, progress=progress
                 )
-                staged = self._stage(run.id, (), names, progress) if copies else StageAnswer((), ())
+                staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 report = self._report(run, names, running=True)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
                 stopped = ""
@@ -194,7 +195,7 @@ class Engine:
             report = self._report(self.catalog.run(run.id), names)
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
-        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + list(swept.problems)
+        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems]
         warnings += self._tell(report) if everything else []
         status = "WARN" if warnings and report.status == "OK" else report.status
         return RunAnswer(
@@ -239,13 +240,16 @@ class Engine:
             return staged
 
     def _stage(self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress) -> StageAnswer:
+        from ..dump.status import Status
         from ..stage import release, stager
 
-        copies = stager.stage(
-            self.settings, self.catalog, self.target, targets=list(targets) or None, sources=names, progress=progress
-        )
+        with Status(self.settings, run, progress) as status:
+            copies = stager.stage(
+                self.settings, self.catalog, self.target, targets=list(targets) or None, sources=names,
+                progress=status.event,
+            )  # fmt: skip
         released = release.release(self.settings, self.catalog)
-        return StageAnswer(copies, released.dumps)
+        return StageAnswer(copies, released.dumps, released.problems)
 
     def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
         from ..report import night
@@ -306,7 +310,11 @@ class Engine:
         """What the run at work does, None when none is."""
         from ..dump import status
 
-        return status.read(self.settings)
+        now = status.read(self.settings)
+        if now and now.get("alive"):
+            return now
+        # between two steps of a run nothing keeps the file
+        return {"alive": True, "dumps": []} if self._at_work() else None
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:

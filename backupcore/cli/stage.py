@@ -22,14 +22,19 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     failed = [one for one in done.copies if not one.ok]
     lines = [f"FAIL {one.client}:{one.source} {one.target}: {text.escape(one.message)}"
              + (f" -> {text.escape(one.hint)}" if one.hint else "") for one in failed]  # fmt: skip
+    lines += [f"WARN {text.escape(problem)}" for problem in done.problems]
     count = sum(one.bytes for one in done.copies if one.ok)
     made = len(done.copies) - len(failed)
-    status = "FAIL" if failed else "OK "
-    lines.append(f"{status} {made} copies made, {text.size(count)}; {len(failed)} failed; "
+    status = "FAIL" if failed else "WARN" if done.problems else "OK"
+    lines.append(f"{status:4s} {made} copies made, {text.size(count)}; {len(failed)} failed; "
                  f"{len(done.released)} images left the holding disk")  # fmt: skip
     return _output.Answer(
-        data={"copies": [one.as_dict() for one in done.copies], "released": list(done.released)},
+        data={
+            "copies": [one.as_dict() for one in done.copies], "released": list(done.released),
+            "problems": list(done.problems),
+        },
         lines=lines,
         next=["stowage check", "stowage stage"] if failed else ["stowage list copies"],
-        status="FAIL" if failed else "OK",
-    )
+        status=status,
+        warnings=len(done.problems),
+    )  # fmt: skip

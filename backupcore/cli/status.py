@@ -32,11 +32,13 @@ def run(_args: argparse.Namespace, open_engine: Any) -> _output.Answer:
 
 def _running(now: Dict[str, Any]) -> List[str]:
     dumps = [one for one in now.get("dumps", ()) if isinstance(one, dict)]
-    done = sum(1 for one in dumps if one.get("phase") in ("done", "failed"))
+    done = sum(1 for one in dumps if one.get("phase") in ("done", "failed", "verified"))
     begun = now.get("begun_ns")
-    took = f" for {text.duration(max(0.0, time.time() - begun / 1e9))}" if isinstance(begun, int) else ""
-    lines = [f"{now.get('kind', 'run')} {now.get('run', '')} is at work{took} (pid {now.get('pid')}): "
-             f"{done} of {len(dumps)} done"]  # fmt: skip
+    if isinstance(begun, int):
+        took = text.duration(max(0.0, time.time() - begun / 1e9))
+        lines = [f"run {now.get('run')} is at work for {took} (pid {now.get('pid')}): {done} of {len(dumps)} done"]
+    else:
+        lines = ["a run is at work"]
     rows = []
     for one in dumps:
         count, total = int(one.get("bytes") or 0), one.get("total")
