@@ -196,6 +196,8 @@ def site_line(check: Mapping, start: str, timer: bool, gone: t.Sequence[str] = (
     if away:
         parts[0] += f" ({len(away)} away)"
     parts[0] += f", first fulls from {start}" if timer else ", no timer here: start 'stowage run' by other means"
+    broken = [one for one in check.get("findings", []) if one["status"].upper() == "FAIL" and one["area"] != "client"]
+    parts += [f"{one['name']} fails: {one['message']}" for one in broken[:3]]
     bare = check.get("not_covered", [])
     if bare:
         parts.append("not covered: " + _some([_bare(one, short) for one in bare]))
