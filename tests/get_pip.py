@@ -1,10 +1,9 @@
 """Stands in for get-pip.py where its host cannot be reached: the pip that Python brings, then the wanted versions."""
 
+import ensurepip
 import os
 import subprocess
 import sys
-
-import ensurepip
 
 ensurepip.bootstrap()
 os.environ.pop("PIP_CONFIG_FILE", None)  # ensurepip points it at /dev/null, which loses the site's index and its CA
