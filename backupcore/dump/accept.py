@@ -104,38 +104,41 @@ def _keep(settings: Settings, source: Path, dest: Path, notes: List[str], loss: 
         return True  # a kill came after this step
     if not source.exists():
         return False
-    temporary = dest.with_name(dest.name + ".tmp")
     try:
         _make_synced(dest.parent, Path(settings.state))
-        temporary.unlink(missing_ok=True)
         try:
             if link:
-                os.link(source, temporary)
+                os.link(source, dest)
             else:
-                os.rename(source, temporary)
+                os.rename(source, dest)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
-            _copy(source, temporary)
-        os.rename(temporary, dest)
+            _copy(source, dest)
         files.sync_folder(dest.parent)
         return True
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         notes.append(f"{dest.parent} cannot be written: {error.strerror}; {loss}")
         return False
 
 
 def _copy(source: Path, dest: Path) -> None:
+    for left in dest.parent.glob("*.tmp"):  # by a run that was killed here
+        left.unlink(missing_ok=True)
     # a client that sends an endless index or state must not fill the disk of the catalog
     free = os.statvfs(dest.parent)
     if source.stat().st_size > free.f_bavail * free.f_frsize - SPARE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    fd = files.create(dest)
-    with open(fd, "wb") as target, open(source, "rb") as stream:
-        shutil.copyfileobj(stream, target, 1 << 20)
-        target.flush()
-        os.fsync(fd)
+    temporary = dest.with_name(dest.name + ".tmp")
+    try:
+        with open(files.create(temporary), "wb") as target, open(source, "rb") as stream:
+            shutil.copyfileobj(stream, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        os.rename(temporary, dest)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _drop_old_states(settings: Settings, catalog: Catalog, row: DumpRow) -> None:

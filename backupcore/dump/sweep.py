@@ -166,7 +166,7 @@ def _clear_rest(incoming: Path, swept: Swept) -> None:
     """Whatever else is in .incoming: nobody's, since the lock is held."""
     if not incoming.is_dir():
         return
-    for path in sorted(incoming.rglob("*"), reverse=True):
+    for path in [*sorted(incoming.rglob("*"), reverse=True), incoming]:
         if path.is_dir() and not path.is_symlink():
             try:
                 path.rmdir()

@@ -18,6 +18,7 @@ import pytest
 from dump_lab import Lab
 
 from backupcore.catalog import places
+from backupcore.dump import runlock, sweep
 from backupcore.image.folder import check_folder
 from backupcore.image.manifest import load_public_keys, verify
 
@@ -123,3 +124,65 @@ def test_a_run_killed_anywhere_leaves_whole_dumps_or_nothing(tmp_path):
         subprocess.run(["diff", "-r", "--no-dereference", tree, tmp_path / f"r-{name}"], check=True)
     for path in lab.settings.holding[0].path.glob("*/*/*"):
         assert lab.catalog.dump(path.name) is not None
+
+
+STEPS = ("rename", "replace", "fsync", "link", "unlink", "mkdir", "rmdir")
+
+
+def killed_before(base, step) -> bool:
+    """A night of one source in a child that dies before its step-th step on a disk; whether it came that far."""
+    pid = os.fork()
+    if not pid:
+        try:
+            left = [step]
+            for name in STEPS:
+
+                def counted(*args, _real=getattr(os, name), **kwargs):
+                    left[0] -= 1
+                    if not left[0]:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return _real(*args, **kwargs)
+
+                setattr(os, name, counted)
+            lab = small_lab(base)
+            os._exit(not lab.night()["a:one"].ok)
+        finally:
+            os._exit(2)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+def small_lab(base):
+    lab = Lab(base, dumps_at_once=1)
+    lab.client("a", {"one": base / "tree"})
+    return lab
+
+
+@pytest.mark.timeout(300)
+def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").write_text("one")
+    lab = small_lab(tmp_path)
+    assert lab.night()["a:one"].ok, lab.results
+    keys = load_public_keys(lab.settings.keys)
+    states = places.state_folder(lab.settings.state, "a", "one")
+    adopted, checked = 0, set()
+    for step in range(8, 37):  # from the folder that is made to the record of the run
+        assert killed_before(tmp_path, step), step
+        check_all(lab, keys, checked)
+        with runlock.hold(lab.settings):
+            found = sweep.sweep(lab.settings, lab.catalog)
+        adopted += len(found.adopted)
+        assert not found.strange and not found.problems
+        rows = check_all(lab, keys, checked)
+        assert strangers(lab, rows) == [] and not (lab.settings.holding[0].path / ".incoming").exists(), step
+        assert {path.name for path in states.iterdir()} == {row.state for row in rows if row.state}, step
+        assert all(places.find_index(lab.settings.state, "a", "one", row.id) for row in rows), step
+        # a dump that got its row afterwards is as good as any: its state came along
+        assert all(row.state or number < len(rows) - 2 for number, row in enumerate(rows)), step
+    assert 5 <= adopted < 20, adopted
+    assert lab.night()["a:one"].level == 1
+    counters = [row.counter for row in lab.catalog.dumps()]
+    assert counters == sorted(set(counters))

@@ -138,13 +138,12 @@ class Server:
         return results[0]
 
     def left(self):
-        """Everything on the holding disk that is no whole dump of the catalog."""
+        """Every file on the holding disk that is in no dump of the catalog."""
         whole = {row.holding for row in self.catalog.dumps()}
         return sorted(
             str(path.relative_to(self.holding))
             for path in self.holding.rglob("*")
-            if not any(str(path).startswith(one) or one.startswith(str(path)) for one in whole)
-            and path.name not in (".stowage", ".incoming")
+            if path.is_file() and path.name != ".stowage" and not any(str(path).startswith(one) for one in whole)
         )
 
 
