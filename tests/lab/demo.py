@@ -239,7 +239,7 @@ def show(demo: Demo, lab: dict) -> int:
 
     demo.step("disaster: the holding disk is wiped, and so is web1's tree")
     demo.on("backup1", "rm -rf /srv/holding/* /srv/holding/.??*")
-    demo.on("web1", "rm -rf /var/www/html")
+    demo.on("web1", "rm -rf /var/www/html /var/www/doc")
     began = time.monotonic()
     demo.step("one playbook brings it back, from the bucket")
     demo.play("restore", "-e", "restore_what=web1:/var/www", "-e", "restore_in_place=true")
