@@ -180,7 +180,8 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)  # cap_net_raw+
 NAMES = [
     b"new\nline", b"tab\there", b" leading", b"trailing ", b"-rf", b"--checkpoint=1", b"back\\slash", b"\\n", b"\\x41",
     b"\xff\xfe\x80", b"latin-\xe9", b"caf\xc3\xa9", b"cafe\xcc\x81", b"\xf0\x9f\x92\xbe", b"quote'\"`$(x)", b"*",
-    b"?[a]", b"-", b"...", b"..a", b".hidden", b"~", b"#hash", b"a=b", b"C:con", b"\x01\x7f\x1b[31m", b"percent%41", b"n" * 255,
+    b"?[a]", b"-", b"...", b"..a", b".hidden", b"~", b"#hash", b"a=b", b"C:con", b"\x01\x7f\x1b[31m", b"percent%41",
+    b"n" * 255,
     b"bidi\xe2\x80\xae",
 ]  # fmt: skip
 

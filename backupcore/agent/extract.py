@@ -1,0 +1,518 @@
+"""A restore on the client: the archive that the server sends, put down as a tree with everything as it was.
+
+Here live the conversation, where it may write, and the loop over the archive's members. Folders and what waits
+for them live in folders, contents in writers, metadata in linux_write, permits in permit, the wire in inflow.
+
+    extract(channel, request, config)    after REQUEST; sends START, NOTE and DONE, raises StowageErrors for ERROR
+
+REQUEST: request, dump, name, destination (null: the scratch folder), permit, existing (refuse, overwrite, keep),
+exact, codec (zstd, gzip, none), prefix (the source's path without the leading slash). config: agent.json, of which
+scratch and permits are used; {"to": DIR} instead: the caller's own restore to a folder of his, without permit.
+Then EXPECT, FRAME and ARCHIVE until END: an archive of pax members in walk order. EXPECT has a digest for each regular
+file with content (of a file with holes: of its stored bytes), 32 zero bytes where none is known.
+
+existing, for each entry that is no folder: refuse leaves what is there and counts a failure, keep leaves it and
+counts it as skipped, overwrite puts the new one in its place at once. Existing folders are used in all three; only
+overwrite puts the archive's metadata on them. exact: what STOWAGE.names of a folder does not list is taken away
+when the folder's content is restored; other mounts, and names listed as `N`, stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+from queue import Queue
+from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
+
+from ..errors import AgentRefused, RequestError, StowageError, WireError
+from ..image import codec as codecs
+from ..image.unpax import Member, Reader
+from ..text import escape
+from ..wire import DONE, NOTE, PROTOCOL, START, Channel
+from . import permit as permits
+from .folders import Blocked, Folder, Tree
+from .inflow import Inflow
+from .linux import raise_limits
+from .linux_write import (
+    NEW_FILE,
+    OPEN_FOLDER,
+    Attributes,
+    drop_inherited_acl,
+    final_mode,
+    put_on_descriptor,
+    put_on_name,
+    rights_of_caller,
+    sync_file_system,
+)
+from .writers import Batch, How, Pool, exists, put_files, put_in_place, temporary_name, what
+
+SMALL = 1 << 20  # files up to this size are written whole
+_MUCH = 16 << 10  # more xattrs than this do not go to another process
+_NOTHING = 1 << 62
+_OWN_RIGHTS = "not run by root"
+
+
+def extract(
+    channel: Channel, request: Mapping[str, Any], config: Mapping[str, Any], workers: Optional[int] = None
+) -> None:
+    """Serves one restore request. workers: processes beside this one; None: by the number of processors."""
+    plan = _Plan(request, config)
+    before = os.umask(0)
+    try:
+        raise_limits()
+        restore = _Restore(channel, plan, _processes() if workers is None else workers)
+        restore.run()
+    finally:
+        os.umask(before)
+
+
+def _processes() -> int:
+    count = len(os.sched_getaffinity(0))
+    return min(count, 4) if count > 1 else 0
+
+
+class _Plan:
+    """A checked request: nothing was made yet."""
+
+    def __init__(self, request: Mapping[str, Any], config: Mapping[str, Any]):
+        self.existing = request.get("existing", "refuse")
+        self.exact = request.get("exact", False)
+        prefix, dump, destination, permit = (request.get(key) for key in ("prefix", "dump", "destination", "permit"))
+        if self.existing not in ("refuse", "overwrite", "keep") or not isinstance(self.exact, bool):
+            raise RequestError("existing is refuse, overwrite or keep; exact is true or false")
+        if not isinstance(prefix, str) or not isinstance(dump, str):
+            raise RequestError("a restore names prefix and dump")
+        self.prefix = permits.components(os.fsencode(prefix)) if prefix else []
+        if prefix and not self.prefix:
+            raise RequestError("%s is no path below a destination" % escape(prefix[:200]))
+        self.codec = codecs.get(str(request.get("codec") or "none"))
+        self.permit: Optional[permits.Permit] = None
+        self.scratch = False
+        self.fd = -1
+        if config.get("to") is not None:
+            self.destination = os.path.abspath(os.fsencode(config["to"]))
+            try:
+                os.makedirs(self.destination, mode=0o700, exist_ok=True)
+                self.fd = os.open(self.destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise RequestError("%s cannot be used: %s" % (escape(self.destination), what(error))) from None
+        elif destination is None:
+            self.scratch = True
+            self.fd, self.destination = permits.open_scratch(config, str(request.get("name", "")))
+        else:
+            if not isinstance(destination, str):
+                raise RequestError("a destination is an absolute path")
+            self.destination = permits.absolute(destination)
+            if not isinstance(permit, str):
+                raise AgentRefused(
+                    "writing to %s needs a permit" % escape(self.destination),
+                    "restore through the playbook stowage.backup.restore, or to the scratch folder",
+                )
+            folder = str(config.get("permits") or permits.PERMITS)
+            self.permit = permits.read_permit(folder, permit, dump, self.destination)
+            self.fd = permits.open_destination(self.destination)
+
+    def open_root(self) -> Tuple[int, bool]:
+        """(descriptor of the folder that the archive's root stands for, whether it was made here)."""
+        fd, made = self.fd, False
+        path = self.destination.rstrip(b"/")
+        for name in self.prefix:
+            path += b"/" + name
+            try:
+                try:
+                    os.mkdir(name, 0o755, dir_fd=fd)
+                    made = True
+                except FileExistsError:
+                    made = False
+                below = os.open(name, OPEN_FOLDER, dir_fd=fd)
+            except OSError as error:
+                raise permits.not_a_folder(path, error) from None
+            finally:
+                os.close(fd)
+            fd = below
+        return fd, made
+
+
+class _Restore:
+    """One restore under way."""
+
+    def __init__(self, channel: Channel, plan: _Plan, workers: int):
+        self._channel = channel
+        self._plan = plan
+        self._progress: Dict[str, int] = getattr(channel, "progress", {})
+        rights = rights_of_caller(plan.scratch)
+        self.how = How(plan.existing, plan.exact, rights, time.time_ns())
+        self.lost: Set[str] = set()
+        self.files = self.bytes = self.skipped = self.failed = 0
+        self._place = b"/".join([plan.destination.rstrip(b"/"), *plan.prefix])
+        self._original = b"/" + b"/".join(plan.prefix)
+        root, made = plan.open_root()
+        self._pool = Pool(workers, self.how) if workers else None
+        self.tree = Tree(
+            root, made, self.how, self.lost, self.problem,
+            self._oldest, self._wait,
+        )  # fmt: skip
+        self._batch: Optional[Batch] = None
+        self._numbers: Dict[int, int] = {}  # id of a folder -> its number in the batch
+        self._inflow = Inflow(channel, plan.codec, self._pool)
+        self._giving_up = False
+
+    # ---- telling
+
+    def problem(self, path: bytes, failure: bool, message: str) -> None:
+        """Counts and tells of an entry (path as in the index, b"" the root) that was not restored."""
+        if failure:
+            self.failed += 1
+        else:
+            self.skipped += 1
+        if self._giving_up:
+            return
+        place = self._place + b"/" + path if path and path != b"." else self._place or b"/"
+        value = {"level": "error" if failure else "warning", "path": escape(place), "message": message}
+        try:
+            self._channel.send_json(NOTE, value)
+        except OSError as error:
+            raise WireError("the line to %s was cut: %s" % (self._channel.peer, error)) from None
+
+    # ---- the whole
+
+    def run(self) -> None:
+        """From START to DONE."""
+        self._channel.send_json(START, {"protocol": PROTOCOL, "destination": escape(self._plan.destination)})
+        self._inflow.start()
+        done = False
+        try:
+            for member in Reader(self._read, many=True):
+                self._put(member)
+            self._wait(_NOTHING)
+            if self._inflow.unused_digests():
+                raise WireError("%s sent digests without their files" % self._channel.peer)
+            self.tree.finish()
+            done = True
+        finally:
+            self._inflow.stop()
+            try:
+                if not done:
+                    self._give_up()
+            finally:
+                if self._pool:
+                    self._pool.close()
+                devices = [os.dup(fd) for fd in self.tree.devices.values()] if done else []
+                self.tree.close()
+        try:
+            for fd in devices:
+                sync_file_system(fd)
+        except OSError as error:
+            raise StowageError("what was restored could not be written to disk: " + what(error)) from None
+        finally:
+            for fd in devices:
+                os.close(fd)
+        stop = getattr(self._channel, "stop_heartbeat", None)
+        if stop:
+            stop()
+        self._channel.send_json(DONE, {
+            "files": self.files + self.tree.links, "bytes": self.bytes, "folders": self.tree.folders,
+            "skipped": self.skipped, "failed": self.failed, "not_kept": sorted(self.lost),
+            "destination": escape(self._plan.destination), "root": self.how.rights.root,
+        })  # fmt: skip
+
+    def _give_up(self) -> None:
+        """After an error: what is being written is finished, folders get their metadata, nothing is taken away."""
+        self.tree.complete = False
+        self._giving_up = True
+        try:
+            self._wait(_NOTHING)
+            self.tree.finish()
+        except (StowageError, OSError):
+            pass  # the first error is the one to tell
+
+    # ---- members
+
+    def _put(self, member: Member) -> None:
+        path = b"" if member.path == b"." else member.path
+        kind = member.kind
+        digest = self._inflow.digest() if kind == "f" and member.size else None
+        if self._plan.permit and not self._permitted(path, kind):
+            return
+        self._progress["entries"] = self._progress.get("entries", 0) + 1
+        try:
+            if kind == "d":
+                touch = not self._plan.permit or self._plan.permit.covers(self._original_path(path))
+                self.tree.folder(path, _attributes(member), member.names, touch)
+                return
+            above, _slash, name = path.rpartition(b"/")
+            folder = self.tree.enter(above)
+            if kind == "f":
+                self._file(folder, name, member, digest)
+            elif kind == "h":
+                target = member.link
+                if self._plan.permit and not self._plan.permit.covers(self._original_path(target)):
+                    raise OSError(errno.EPERM, "links to what the permit does not cover")
+                self.tree.link(folder, name, target, member.mtime_ns)
+            else:
+                self._other(folder, name, member)
+        except Blocked as error:
+            self.problem(path, not error.skipped, str(error))
+        except OSError as error:
+            self.problem(path, True, what(error))
+
+    def _original_path(self, path: bytes) -> bytes:
+        return (self._original.rstrip(b"/") + b"/" + path) if path else self._original
+
+    def _permitted(self, path: bytes, kind: str) -> bool:
+        """Whether the permit lets a member pass; a folder above what is covered may be made."""
+        original = self._original_path(path)
+        assert self._plan.permit is not None
+        if self._plan.permit.covers(original) or (kind == "d" and self._plan.permit.leads_to(original)):
+            return True
+        self.problem(path, True, "the permit does not cover it: not restored")
+        return False
+
+    def _file(self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes]) -> None:
+        size = member.size
+        if size <= SMALL and member.sparse is None:
+            pool = self._pool
+            if size == 0:
+                self._job(folder, name, member, digest, 0, 0)
+                return
+            parts = list(member.content())
+            if len(parts) == 1 and self._inflow.slot >= 0 and pool:
+                start = member._reader.offset - size - self._inflow.base
+                self._job(folder, name, member, digest, start, size)
+            else:
+                data = memoryview(b"".join(parts)) if len(parts) > 1 else parts[0]
+                self._write_here(folder, name, member, digest, data)
+        else:
+            self._big_file(folder, name, member, digest)
+
+    def _job(self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes], start: int, size: int) -> None:
+        """Gives a file to the processes."""
+        slot = self._inflow.slot
+        text = len(name) + 64
+        if member.xattrs:
+            text += sum(map(len, member.xattrs)) + sum(map(len, member.xattrs.values()))
+        if self._pool is None or slot < 0 or text > _MUCH:
+            self._write_here(folder, name, member, digest, self._pool.piece(slot, start, size) if size and self._pool
+                             else memoryview(b""))  # fmt: skip
+            return
+        batch = self._batch
+        if batch is None or batch.full:
+            batch = self._new_batch(slot)
+        number = self._numbers.get(id(folder))
+        if number is None:
+            self.tree.open(folder)
+            number = self._numbers[id(folder)] = len(batch.folders)
+            batch.folders.append(folder)
+            folder.last = batch.number
+        batch.jobs.append((number, name, start, size, digest, member.mode, member.uid, member.gid, member.mtime_ns,
+                           member.xattrs or None))  # fmt: skip
+        batch.bytes += size
+        batch.text += text
+
+    def _write_here(
+        self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes], data: memoryview
+    ) -> None:
+        job = (0, name, 0, len(data), digest, member.mode, member.uid, member.gid, member.mtime_ns,
+               member.xattrs or None)  # fmt: skip
+        place = self.tree.open(folder)
+        files, total, problems = put_files([job], [place], [folder.inherits], data, self.how, self.lost)
+        self.files += files
+        self._add_bytes(total)
+        for _folder, _name, failure, message in problems:
+            self.problem(folder.path + b"/" + name if folder.path else name, failure, message)
+
+    def _add_bytes(self, count: int) -> None:
+        self.bytes += count
+        self._progress["bytes"] = self.bytes
+
+    # ---- batches
+
+    def _read(self, count: int) -> bytes:
+        """The next piece of archive, for the reader."""
+        before = self._inflow.slot
+        self._send_batch()
+        data = self._inflow.read(count)
+        self._next_piece(before)
+        return data
+
+    def _next_piece(self, before: int) -> None:
+        """The piece in slot `before` was read to its end, its files are on their way."""
+        if self._pool:
+            self._pool.release(before)
+            self._take_results()
+            self.tree.settle()
+
+    def _new_batch(self, slot: int) -> Batch:
+        self._send_batch()
+        self.tree.batch += 1
+        self._batch = Batch(self.tree.batch, slot)
+        return self._batch
+
+    def _send_batch(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None and self._pool:
+            self._numbers.clear()
+            self._pool.send(batch)
+            self._take_results()
+
+    def _oldest(self) -> int:
+        """The number of the oldest batch that is not done, be it on its way or not."""
+        sent = self._pool.oldest() if self._pool else _NOTHING
+        return min(sent, self._batch.number) if self._batch else sent
+
+    def _wait(self, number: int) -> None:
+        """Waits until all batches up to number are done."""
+        if self._batch is not None and self._batch.number <= number:
+            self._send_batch()
+        if self._pool:
+            self._pool.wait(number)
+            self._take_results()
+
+    def _take_results(self) -> None:
+        pool = self._pool
+        while pool and not pool.results.empty():
+            batch, files, total, problems, lost = pool.results.get()
+            self.files += files
+            self._add_bytes(total)
+            self.lost.update(lost)
+            for number, name, failure, message in problems:
+                above = batch.folders[number].path
+                self.problem(above + b"/" + name if above else name, failure, message)
+
+    # ---- big files and entries without content
+
+    def _big_file(self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes]) -> None:
+        """A file written as it comes: under another name until it is whole and right."""
+        place = self.tree.open(folder)
+        if self.how.existing != "overwrite" and _there(place, name):
+            _folder, _name, failure, message = exists(0, name, self.how)
+            self.problem(member.path, failure, message)
+            return
+        temporary = temporary_name()
+        fd = os.open(temporary, NEW_FILE, 0o600, dir_fd=place)
+        try:
+            try:
+                right = _write_content(fd, member, digest)
+                if right:
+                    status = os.fstat(fd)
+                    if folder.inherits:
+                        drop_inherited_acl(fd, False)
+                    mode = final_mode(member.mode, self.how.rights, self.lost)
+                    put_on_descriptor(fd, (status.st_uid, status.st_gid), _attributes(member), mode, self.how.rights,
+                                      self.lost, self.how.now)  # fmt: skip
+            finally:
+                os.close(fd)
+            if right:
+                put_in_place(place, temporary, name, self.how.exact)
+        except BaseException:
+            os.unlink(temporary, dir_fd=place)
+            raise
+        if not right:
+            os.unlink(temporary, dir_fd=place)
+            self.problem(member.path, True, "its content is not what the index says: not restored")
+            return
+        self.files += 1
+        self._add_bytes(member.size)
+
+    def _other(self, folder: Folder, name: bytes, member: Member) -> None:
+        """A symbolic link, a fifo or a device."""
+        rights = self.how.rights
+        if member.kind in "cb" and not rights.trusted:
+            self.lost.add("devices")
+            why = "in the scratch folder" if rights.root else _OWN_RIGHTS
+            self.problem(member.path, False, "a device is not made %s" % why)
+            return
+        place = self.tree.open(folder)
+        mode = final_mode(member.mode, rights, self.lost)
+        try:
+            self._make(place, name, member, mode)
+            own = name
+        except FileExistsError:
+            if self.how.existing != "overwrite":
+                _folder, _name, failure, message = exists(0, name, self.how)
+                self.problem(member.path, failure, message)
+                return
+            own = temporary_name()
+            self._make(place, own, member, mode)
+        try:
+            made = os.stat(own, dir_fd=place, follow_symlinks=False)
+            put_on_name(place, own, made, _attributes(member), mode, rights, self.lost, self.how.now)
+            if own is not name:
+                put_in_place(place, own, name, self.how.exact)
+        except BaseException:
+            os.unlink(own, dir_fd=place)
+            raise
+        self.files += 1
+
+    @staticmethod
+    def _make(place: int, name: bytes, member: Member, mode: int) -> None:
+        if member.kind == "l":
+            os.symlink(member.link, name, dir_fd=place)
+        elif member.kind == "p":
+            os.mkfifo(name, mode & 0o777, dir_fd=place)
+        else:
+            kind = stat.S_IFCHR if member.kind == "c" else stat.S_IFBLK
+            os.mknod(name, mode & 0o777 | kind, os.makedev(*member.dev), dir_fd=place)
+
+
+def _attributes(member: Member) -> Attributes:
+    return Attributes(member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
+
+
+def _there(place: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=place, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_content(fd: int, member: Member, digest: Optional[bytes]) -> bool:
+    """Writes a big or sparse file; False when its content has another digest. Hashing runs beside writing."""
+    hashing = _Hashing() if digest is not None else None
+    try:
+        segments = iter(member.sparse if member.sparse is not None else [(0, member.size)])
+        left = 0
+        for piece in member.content():
+            if hashing:
+                hashing.add(piece)
+            while piece:
+                if not left:
+                    start, left = next(segments)
+                    os.lseek(fd, start, os.SEEK_SET)
+                done = os.write(fd, piece[:left])
+                left -= done
+                piece = piece[done:]
+        if member.sparse is not None:
+            os.truncate(fd, member.size)
+    finally:
+        found = hashing.end() if hashing else None
+    return found == digest
+
+
+class _Hashing:
+    """SHA-256 in a thread: pieces are put in order, end() gives the digest."""
+
+    def __init__(self) -> None:
+        self._pieces: "Queue[Optional[memoryview]]" = Queue(maxsize=4)
+        self._hash = hashlib.sha256()
+        self._thread = threading.Thread(target=self._run, name="hashing", daemon=True)
+        self._thread.start()
+        self.add: Callable[[memoryview], None] = self._pieces.put
+
+    def _run(self) -> None:
+        while True:
+            piece = self._pieces.get()
+            if piece is None:
+                return
+            self._hash.update(piece)
+
+    def end(self) -> bytes:
+        self._pieces.put(None)
+        self._thread.join()
+        return self._hash.digest()
+
