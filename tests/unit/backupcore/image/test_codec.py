@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import pytest
 
@@ -107,9 +108,20 @@ def test_a_bomb_costs_no_more_memory_than_its_bound(kind):
     for one in CODECS:
         if one.name != kind.split()[0]:
             continue
+        tracemalloc.start()
         with pytest.raises(ImageDamaged, match="longer than|full frame|too small|larger"):
             one.decompress(bomb, 1 << 20)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 << 20
         assert max(map(len, (piece for piece, _ in zip(one.unpack([bomb]), range(50))))) <= codec.PIECE
+
+
+def test_a_frame_that_claims_to_be_endless_is_refused():
+    claim = b"\x28\xb5\x2f\xfd\xe0" + (1 << 62).to_bytes(8, "little") + b"\x01\x00\x00"
+    for library in LIBRARIES:
+        with pytest.raises(ImageDamaged, match="longer than"):
+            codec.Zstd(1, library).decompress(claim, 1 << 20)
 
 
 def test_garbage_is_refused(packing):

@@ -80,7 +80,7 @@ def test_a_manifest_that_nobody_could_read_is_not_signed(made):
 @pytest.mark.parametrize(
     "name", ["manifest.json", "manifest.sig", "SHA256SUMS", "RESTORE.txt", "image-0001.tar.zst", "index.tsv.zst"]
 )
-@pytest.mark.parametrize("how", ["gone", "cut", "longer", "empty", "folder", "link", "fifo"])
+@pytest.mark.parametrize("how", ["gone", "cut", "longer", "empty", "folder", "link", "link of its size", "fifo"])
 def test_a_file_that_is_not_as_written_is_found(made, name, how):
     path, keys, draft, signer = made
     folder.finish(path, draft, signer)
@@ -92,6 +92,8 @@ def test_a_file_that_is_not_as_written_is_found(made, name, how):
     elif how == "link":
         (path.parent / "elsewhere").write_bytes(data)
         victim.symlink_to(path.parent / "elsewhere")
+    elif how == "link of its size":
+        victim.symlink_to("x" * len(data[:4000]))
     elif how == "fifo":
         os.mkfifo(victim)
     elif how != "gone":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backupcore.image import order, pax
@@ -26,7 +26,6 @@ def walk(tree, path=order.ROOT):
             yield from walk(content, name)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(names, trees, max_size=5))
 def test_sorting_by_key_is_the_walk(tree):
     expected = list(walk(tree))

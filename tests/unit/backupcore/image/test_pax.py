@@ -54,7 +54,6 @@ def members(draw):
     return kind, draw(paths), fields, draw(st.binary(max_size=1500)) if kind == "f" else b""
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(members(), max_size=6), st.integers(1, 3000))
 def test_any_members_come_back(listed, step):
     made = []
@@ -81,7 +80,7 @@ def test_any_members_come_back(listed, step):
         offset += len(header) + len(content) + -len(content) % 512
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200)
 @given(
     paths, st.integers(0, 0o7777), st.integers(0, 2**32), st.integers(0, 2**32),
     st.integers(0, 2**40), st.one_of(st.integers(0, 10**10).map(lambda s: s * NS), st.integers(-(10**19), 10**19)),
@@ -144,7 +143,7 @@ def test_pieces_of_a_folder_with_many_names_are_the_whole():
 segments = st.lists(st.tuples(st.integers(0, 20_000), st.integers(1, 3_000)), max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(segments, st.integers(0, 20_000), st.integers(1, 5000))
 def test_sparse_files_come_back(wanted, size, step):
     aligned = pax.align_segments(wanted, size)
