@@ -1,7 +1,7 @@
 """A restore on the client: the archive that the server sends, put down as a tree with everything as it was.
 
-Here live the conversation, where it may write, and the loop over the archive's members. Folders and what waits
-for them live in folders, contents in writers, metadata in linux_write, permits in permit, the wire in inflow.
+Here live the conversation, where it may write, and the loop over the archive's members. Folders and what waits for
+them live in folders, contents in writers and entries, metadata in linux_write, permits in permit, the wire in inflow.
 
     extract(channel, request, config)    after REQUEST; sends START, NOTE and DONE, raises StowageErrors for ERROR
 
@@ -20,13 +20,9 @@ when the folder's content is restored; other mounts, and names listed as `N`, st
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import stat
-import threading
 import time
-from queue import Queue
-from typing import Any, Callable, Dict, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from ..errors import AgentRefused, RequestError, StowageError, WireError
 from ..image import codec as codecs
@@ -34,26 +30,16 @@ from ..image.unpax import Member, Reader
 from ..text import escape
 from ..wire import DONE, NOTE, PROTOCOL, START, Channel
 from . import permit as permits
+from .entries import attributes_of, put_big_file, put_other
 from .folders import Blocked, Folder, Tree
 from .inflow import Inflow
 from .linux import raise_limits
-from .linux_write import (
-    NEW_FILE,
-    OPEN_FOLDER,
-    Attributes,
-    drop_inherited_acl,
-    final_mode,
-    put_on_descriptor,
-    put_on_name,
-    rights_of_caller,
-    sync_file_system,
-)
-from .writers import Batch, How, Pool, exists, put_files, put_in_place, temporary_name, what
+from .linux_write import OPEN_FOLDER, rights_of_caller, sync_file_system
+from .writers import Batch, How, Pool, Problem, put_files, what
 
 SMALL = 1 << 20  # files up to this size are written whole
 _MUCH = 16 << 10  # more xattrs than this do not go to another process
 _NOTHING = 1 << 62
-_OWN_RIGHTS = "not run by root"
 
 
 def extract(
@@ -242,7 +228,7 @@ class _Restore:
         try:
             if kind == "d":
                 touch = not self._plan.permit or self._plan.permit.covers(self._original_path(path))
-                self.tree.folder(path, _attributes(member), member.names, touch)
+                self.tree.folder(path, attributes_of(member), member.names, touch)
                 return
             above, _slash, name = path.rpartition(b"/")
             folder = self.tree.enter(above)
@@ -254,7 +240,7 @@ class _Restore:
                     raise OSError(errno.EPERM, "links to what the permit does not cover")
                 self.tree.link(folder, name, target, member.mtime_ns)
             else:
-                self._other(folder, name, member)
+                self._told(member, put_other(self.tree.open(folder), name, member, self.how, self.lost))
         except Blocked as error:
             self.problem(path, not error.skipped, str(error))
         except OSError as error:
@@ -287,7 +273,16 @@ class _Restore:
                 data = memoryview(b"".join(parts)) if len(parts) > 1 else parts[0]
                 self._write_here(folder, name, member, digest, data)
         else:
-            self._big_file(folder, name, member, digest)
+            place = self.tree.open(folder)
+            self._told(member, put_big_file(place, folder.inherits, name, member, digest, self.how, self.lost))
+
+    def _told(self, member: Member, problem: Optional[Problem]) -> None:
+        """Counts an entry that was put in place here, or tells why it was not."""
+        if problem is None:
+            self.files += 1
+            self._add_bytes(member.size)
+        else:
+            self.problem(member.path, problem[2], problem[3])
 
     def _job(self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes], start: int, size: int) -> None:
         """Gives a file to the processes."""
@@ -382,137 +377,3 @@ class _Restore:
             for number, name, failure, message in problems:
                 above = batch.folders[number].path
                 self.problem(above + b"/" + name if above else name, failure, message)
-
-    # ---- big files and entries without content
-
-    def _big_file(self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes]) -> None:
-        """A file written as it comes: under another name until it is whole and right."""
-        place = self.tree.open(folder)
-        if self.how.existing != "overwrite" and _there(place, name):
-            _folder, _name, failure, message = exists(0, name, self.how)
-            self.problem(member.path, failure, message)
-            return
-        temporary = temporary_name()
-        fd = os.open(temporary, NEW_FILE, 0o600, dir_fd=place)
-        try:
-            try:
-                right = _write_content(fd, member, digest)
-                if right:
-                    status = os.fstat(fd)
-                    if folder.inherits:
-                        drop_inherited_acl(fd, False)
-                    mode = final_mode(member.mode, self.how.rights, self.lost)
-                    put_on_descriptor(fd, (status.st_uid, status.st_gid), _attributes(member), mode, self.how.rights,
-                                      self.lost, self.how.now)  # fmt: skip
-            finally:
-                os.close(fd)
-            if right:
-                put_in_place(place, temporary, name, self.how.exact)
-        except BaseException:
-            os.unlink(temporary, dir_fd=place)
-            raise
-        if not right:
-            os.unlink(temporary, dir_fd=place)
-            self.problem(member.path, True, "its content is not what the index says: not restored")
-            return
-        self.files += 1
-        self._add_bytes(member.size)
-
-    def _other(self, folder: Folder, name: bytes, member: Member) -> None:
-        """A symbolic link, a fifo or a device."""
-        rights = self.how.rights
-        if member.kind in "cb" and not rights.trusted:
-            self.lost.add("devices")
-            why = "in the scratch folder" if rights.root else _OWN_RIGHTS
-            self.problem(member.path, False, "a device is not made %s" % why)
-            return
-        place = self.tree.open(folder)
-        mode = final_mode(member.mode, rights, self.lost)
-        try:
-            self._make(place, name, member, mode)
-            own = name
-        except FileExistsError:
-            if self.how.existing != "overwrite":
-                _folder, _name, failure, message = exists(0, name, self.how)
-                self.problem(member.path, failure, message)
-                return
-            own = temporary_name()
-            self._make(place, own, member, mode)
-        try:
-            made = os.stat(own, dir_fd=place, follow_symlinks=False)
-            put_on_name(place, own, made, _attributes(member), mode, rights, self.lost, self.how.now)
-            if own is not name:
-                put_in_place(place, own, name, self.how.exact)
-        except BaseException:
-            os.unlink(own, dir_fd=place)
-            raise
-        self.files += 1
-
-    @staticmethod
-    def _make(place: int, name: bytes, member: Member, mode: int) -> None:
-        if member.kind == "l":
-            os.symlink(member.link, name, dir_fd=place)
-        elif member.kind == "p":
-            os.mkfifo(name, mode & 0o777, dir_fd=place)
-        else:
-            kind = stat.S_IFCHR if member.kind == "c" else stat.S_IFBLK
-            os.mknod(name, mode & 0o777 | kind, os.makedev(*member.dev), dir_fd=place)
-
-
-def _attributes(member: Member) -> Attributes:
-    return Attributes(member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
-
-
-def _there(place: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=place, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _write_content(fd: int, member: Member, digest: Optional[bytes]) -> bool:
-    """Writes a big or sparse file; False when its content has another digest. Hashing runs beside writing."""
-    hashing = _Hashing() if digest is not None else None
-    try:
-        segments = iter(member.sparse if member.sparse is not None else [(0, member.size)])
-        left = 0
-        for piece in member.content():
-            if hashing:
-                hashing.add(piece)
-            while piece:
-                if not left:
-                    start, left = next(segments)
-                    os.lseek(fd, start, os.SEEK_SET)
-                done = os.write(fd, piece[:left])
-                left -= done
-                piece = piece[done:]
-        if member.sparse is not None:
-            os.truncate(fd, member.size)
-    finally:
-        found = hashing.end() if hashing else None
-    return found == digest
-
-
-class _Hashing:
-    """SHA-256 in a thread: pieces are put in order, end() gives the digest."""
-
-    def __init__(self) -> None:
-        self._pieces: "Queue[Optional[memoryview]]" = Queue(maxsize=4)
-        self._hash = hashlib.sha256()
-        self._thread = threading.Thread(target=self._run, name="hashing", daemon=True)
-        self._thread.start()
-        self.add: Callable[[memoryview], None] = self._pieces.put
-
-    def _run(self) -> None:
-        while True:
-            piece = self._pieces.get()
-            if piece is None:
-                return
-            self._hash.update(piece)
-
-    def end(self) -> bytes:
-        self._pieces.put(None)
-        self._thread.join()
-        return self._hash.digest()
-

@@ -40,6 +40,7 @@ BATCH_BYTES = 1 << 20
 BATCH_FOLDERS = 200  # a message carries at most 253 descriptors
 _BATCH_TEXT = 96 << 10  # and about this many bytes of names and attributes
 _MESSAGE = 256 << 10
+WRONG = "its content is not what the index says: not restored"
 # (folder, name, start, length, digest or None, mode, uid, gid, mtime_ns, xattrs or None)
 Job = Tuple[int, bytes, int, int, Optional[bytes], int, int, int, int, Optional[Dict[bytes, bytes]]]
 # (folder, name, whether it is a failure, what happened)
@@ -72,7 +73,7 @@ def put_files(jobs: Sequence[Job], folders: Sequence[int], inherit: Sequence[boo
     for folder, name, start, length, digest, mode, uid, gid, mtime_ns, xattrs in jobs:
         content = data[start : start + length]
         if digest is not None and sha256(content).digest() != digest:
-            problems.append((folder, name, True, "its content is not what the index says: not restored"))
+            problems.append((folder, name, True, WRONG))
             continue
         place = folders[folder]
         plain = xattrs is None and not mode & SPECIAL_BITS and not inherit[folder]

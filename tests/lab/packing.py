@@ -37,8 +37,8 @@ def pack(path, names=False):
         content = b""
         if kind == "d":
             if names:
-                letters = [(os.fsencode(e.name), "D" if e.is_dir(follow_symlinks=False) else "Y") for e in os.scandir(place)]
-                more["names"] = dumpdir.build_of(letters)
+                below = os.scandir(place)
+                more["names"] = dumpdir.build_of((one.name, "YD"[one.is_dir(follow_symlinks=False)]) for one in below)
         elif (status.st_dev, status.st_ino) in first:
             kind, more["link"], more["xattrs"] = "h", first[status.st_dev, status.st_ino], {}
         else:
@@ -117,8 +117,10 @@ def messages(data, digests, cut=300000, codec=None, end=True):
 def restore(sent, config, workers=0, **request):
     """Runs the extractor on what a server sends; (its last message, its notes). Errors come through."""
     out = io.BytesIO()
-    request = {"request": "restore", "dump": "d", "name": "r", "destination": None, "permit": None, "existing": "refuse",
-               "exact": False, "codec": "none", "prefix": "", **request}  # fmt: skip
+    request = {
+        "request": "restore", "dump": "d", "name": "r", "destination": None, "permit": None, "existing": "refuse",
+        "exact": False, "codec": "none", "prefix": "", **request,
+    }  # fmt: skip
     extract(wire.Channel(io.BytesIO(sent), out), request, config, workers)
     done, notes = replies(out.getvalue())
     return done, notes
