@@ -3,9 +3,10 @@
 What app/ calls, in the order of a night (settings: settings.Settings, catalog: catalog.store.Catalog):
 
     runlock.hold(settings) -> context manager            raises Busy (since when, which pid); holds <state>/run.lock
-    holding.sweep(settings, catalog) -> Swept            what killed runs left: whole signed dumps get their rows
-                                                         (.adopted: names), the rest goes (.removed: folders); only
-                                                         while the lock is held
+    sweep.sweep(settings, catalog)  -> Swept            what killed runs left: whole signed dumps get their rows
+                                                         (.adopted: names), the rest goes (.removed: folders), what
+                                                         cannot be vouched for stays (.strange), disks that are not
+                                                         there (.problems); only while the lock is held
     history.gather(settings, catalog) -> {(client, source): [schedule.plain.Past]}
     schedule.plain.plan([(client, source)…], history, now_ns, settings.cycle_days, forced) -> [Planned]
     catalog.begin_run("run") -> RunRow
@@ -19,10 +20,12 @@ What app/ calls, in the order of a night (settings: settings.Settings, catalog: 
          "total": bytes expected or None}
 
     transport.connect(settings, client: settings.Client) -> AgentConnection      for dump, restore, survey
-    transport.connect_extract(settings, to_dir) -> AgentConnection               a local agent `extract --to DIR`
-        with connect(settings, client) as agent:
+    transport.connect_extract(settings, to_dir, agent: file) -> AgentConnection  a local agent `extract --to DIR`
+        with connect(settings, client) as agent:       the process ends on every way out
             agent.hello() -> dict        sends HELLO once and returns the agent's HELLO (checked, kept)
-            agent.channel                wire.Channel; raises WireError / ClientUnreachable when the line is cut
+            agent.request(dict) -> dict  sends REQUEST, with HELLO before it in one round when none went; the HELLO
+            agent.channel                wire.Channel; raises WireError or OSError when the line is cut
             agent.failure(error) -> StowageError       what ssh's own words make of an error on the channel
+            agent.cut()                  from any thread: ends the conversation
     status.read(settings) -> dict | None                 what the run at work does ({"pid", "run", "alive", "dumps": …})
 """
