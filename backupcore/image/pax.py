@@ -26,6 +26,7 @@ _MAX_NUMBER = 0o77777777777
 _NULS = bytes(BLOCK)
 _PAD = [_NULS[:count] for count in range(BLOCK + 1)]
 _MODES: Dict[Tuple[int, int, int], bytes] = {}
+_LABELS: Dict[Tuple[bytes, bytes], bytes] = {}
 _X30_PAD = bytes(BLOCK - 30)
 
 
@@ -39,18 +40,25 @@ def _owner(mode: int, uid: int, gid: int) -> bytes:
     return text
 
 
-def regular(name: bytes, mode: int, uid: int, gid: int, size: int, mtime_ns: int) -> bytes:
-    """The header of a plain file without xattrs and holes; name as in the archive: `./a/b`; mode: 12 bits."""
+def regular(
+    name: bytes, mode: int, uid: int, gid: int, size: int, mtime_ns: int, xattrs: Optional[Mapping[bytes, bytes]] = None
+) -> bytes:
+    """The header of a regular file without holes; name as in the archive: `./a/b`; mode: 12 bits."""
     owner = _MODES.get((mode, uid, gid))
     if owner is None:
         owner = _owner(mode, uid, gid)
     seconds, ns = divmod(mtime_ns, NS)
     length = len(name)
     if length > 100 or not owner or size > _MAX_NUMBER or not (NS if ns else 0) <= seconds <= _MAX_NUMBER:
-        return member(name, "f", mode, uid, gid, size, mtime_ns)
+        return b"".join(pieces(name, "f", mode, uid, gid, size, mtime_ns, xattrs=xattrs))
     front = b"%b%b%b%011o\0%011o\0" % (name, _PAD[100 - length], owner, size, seconds)
-    # adler32 begun at 0 is the plain sum modulo 65521, and 148 bytes sum to less than that
-    check = (adler32(front, 0) & 0xFFFF) + REST
+    check = (adler32(front, 0) & 0xFFFF) + REST  # as byte_sum() does
+    if xattrs:
+        records = _xattr_text(xattrs)
+        if ns:
+            records = b"30 mtime=%d.%09d\n%b" % (seconds, ns, records)
+        total = len(records)
+        return b"%b%b%b%b%06o\0 %b" % (extended_header(total), records, _PAD[-total % BLOCK], front, check, TAIL)
     if ns:
         return b"%b30 mtime=%d.%09d\n%b%b%06o\0 %b" % (X30, seconds, ns, _X30_PAD, front, check, TAIL)
     return b"%b%06o\0 %b" % (front, check, TAIL)
@@ -107,6 +115,21 @@ def sparse_map(segments: Sequence[Tuple[int, int]], size: int) -> bytes:
         numbers += segment
     text = b"\n".join(b"%d" % number for number in [*numbers, size, 0]) + b"\n"
     return text + padding(len(text))
+
+
+def _xattr_text(xattrs: Mapping[bytes, bytes]) -> bytes:
+    """The records of xattrs. A lone one is remembered: where there are labels, every file has one of few."""
+    if len(xattrs) > 1:
+        return b"".join(_xattr_records(xattrs))
+    (pair,) = xattrs.items()
+    text = _LABELS.get(pair)
+    if text is None:
+        text = b"".join(_xattr_records(xattrs))
+        if len(text) < BLOCK:
+            if len(_LABELS) > 1024:
+                _LABELS.clear()
+            _LABELS[pair] = text
+    return text
 
 
 def _xattr_records(xattrs: Mapping[bytes, bytes]) -> Iterator[bytes]:
@@ -190,7 +213,7 @@ def pieces(
         records.append(record(b"mtime", _time(mtime_ns)))
         seconds = min(max(seconds, 0), _MAX_NUMBER)
     if xattrs:
-        records.extend(_xattr_records(xattrs))
+        records.append(_xattr_text(xattrs))
     if max(dev) > _MAX_ID or min(dev) < 0:
         raise ValueError("no device number: %r" % (dev,))
     long = [(key, value) for key, value in ((b"STOWAGE.names", names), (b"GNU.dumpdir", dumpdir)) if value is not None]
@@ -209,9 +232,27 @@ def pieces(
     ) + mapping  # fmt: skip
 
 
-def member(name: bytes, kind: str, *args: object, **more: object) -> bytes:
+def member(
+    name: bytes,
+    kind: str,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int = 0,
+    mtime_ns: int = 0,
+    link: bytes = b"",
+    dev: Tuple[int, int] = (0, 0),
+    xattrs: Optional[Mapping[bytes, bytes]] = None,
+    dumpdir: Optional[Dumpdir] = None,
+    sparse: Optional[Sequence[Tuple[int, int]]] = None,
+    names: Optional[Dumpdir] = None,
+) -> bytes:
     """What pieces() gives, as one."""
-    return b"".join(pieces(name, kind, *args, **more))  # type: ignore[arg-type]
+    if kind == "f" and sparse is None:
+        return regular(name, mode, uid, gid, size, mtime_ns, xattrs)
+    return b"".join(
+        pieces(name, kind, mode, uid, gid, size, mtime_ns, link, dev, xattrs, dumpdir, sparse, names)
+    )  # fmt: skip
 
 
 def header_length(header: Iterable[bytes]) -> int:

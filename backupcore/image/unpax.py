@@ -7,6 +7,7 @@ ImageDamaged: the bytes may come from a hostile client or bucket. It makes no fi
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from zlib import adler32
 
@@ -25,6 +26,7 @@ XATTR = {
 RECORDS_LIMIT = 512 << 20  # all records of one member: a folder of 10,000,000 names
 _KINDS = {letter[0]: kind for kind, letter in TYPES.items()}
 _EMPTY = bytes(BLOCK)
+_NO_NAMES = bytes(64)
 _MAGIC = b"ustar\00000"
 _DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})\Z")
 _MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{9}))?\Z")
@@ -297,8 +299,7 @@ class Reader:
         """Magic and checksum: of unsigned bytes, its own field counted as blanks."""
         if header[257:265] != _MAGIC:
             raise _damaged("a header without magic")
-        total = (adler32(header[:256], 0) & 0xFFFF) + (adler32(header[256:], 0) & 0xFFFF)
-        total += 256 - (adler32(header[148:156], 0) & 0xFFFF)
+        total = 256 + byte_sum(header) - byte_sum(header[148:156])
         if header[148:156] != b"%06o\0 " % total:
             raise ImageDamaged("a header of the archive has a wrong checksum")
 
@@ -473,10 +474,16 @@ def plain_header(
 ) -> bytes:
     """A ustar header of values that fit their fields."""
     front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    back = b"%b%bustar\00000%b%b%b" % (kind, link.ljust(100, b"\0"), bytes(64), devices, prefix.ljust(167, b"\0"))
-    return b"%b%06o\0 %b" % (front, sum(front) + 256 + sum(back), back)
+    back = b"%b%bustar\00000%b%b%b" % (kind, link.ljust(100, b"\0"), _NO_NAMES, devices, prefix.ljust(167, b"\0"))
+    return b"%b%06o\0 %b" % (front, 256 + byte_sum(front) + byte_sum(back), back)
 
 
+def byte_sum(data: bytes) -> int:
+    """The sum of at most 512 bytes. adler32 begun at 0 is that modulo 65521, and quick; 256 bytes are always less."""
+    return (adler32(data[:256], 0) & 0xFFFF) + (adler32(data[256:], 0) & 0xFFFF)
+
+
+@lru_cache(4096)
 def extended_header(length: int) -> bytes:
     """The header before length bytes of records: its name never changes, nor does its time."""
     return plain_header(b"././@PaxHeader", 0o644, 0, 0, length, 0, b"x")

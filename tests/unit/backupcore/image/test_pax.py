@@ -84,12 +84,14 @@ def test_any_members_come_back(listed, step):
 @given(
     paths, st.integers(0, 0o7777), st.integers(0, 2**32), st.integers(0, 2**32),
     st.integers(0, 2**40), st.one_of(st.integers(0, 10**10).map(lambda s: s * NS), st.integers(-(10**19), 10**19)),
+    st.sampled_from([None, {}, {b"security.selinux": b"label\0"}, {b"user.a": b"1", b"security.selinux": b"label\0"}]),
 )  # fmt: skip
-def test_the_quick_header_is_the_slow_one(path, mode, uid, gid, size, mtime_ns):
+def test_the_quick_header_is_the_slow_one(path, mode, uid, gid, size, mtime_ns, xattrs):
     name = b"./" + path
-    slow = b"".join(pax.pieces(name, "f", mode, uid, gid, size, mtime_ns))
+    slow = b"".join(pax.pieces(name, "f", mode, uid, gid, size, mtime_ns, xattrs=xattrs))
 
-    assert pax.regular(name, mode, uid, gid, size, mtime_ns) == slow
+    assert pax.regular(name, mode, uid, gid, size, mtime_ns, xattrs) == slow
+    assert pax.member(name, "f", mode, uid, gid, size, mtime_ns, xattrs=xattrs) == slow
     assert len(slow) % 512 == 0
     one = next(pax.Reader(io.BytesIO(slow).read))
     assert (one.name, one.mode, one.uid, one.gid, one.size, one.mtime_ns) == (name, mode, uid, gid, size, mtime_ns)
