@@ -97,6 +97,14 @@ def test_the_quick_header_is_the_slow_one(path, mode, uid, gid, size, mtime_ns, 
     assert (one.name, one.mode, one.uid, one.gid, one.size, one.mtime_ns) == (name, mode, uid, gid, size, mtime_ns)
 
 
+@pytest.mark.parametrize("mtime_ns", [1_700_000_000 * NS, 1_700_000_000 * NS + 9, NS * NS, NS * NS - 1, 0, -1])
+@pytest.mark.parametrize("xattrs", [None, {b"security.selinux": b"a\0"}, {b"user.a": b"1", b"user.b": b"x" * 600}])
+def test_the_quick_header_of_what_most_files_are_is_the_slow_one(mtime_ns, xattrs):
+    for _again in range(2):  # the second time out of the caches
+        slow = b"".join(pax.pieces(b"./a", "f", 0o640, 7, 8, 9, mtime_ns, xattrs=xattrs))
+        assert pax.regular(b"./a", 0o640, 7, 8, 9, mtime_ns, xattrs) == slow
+
+
 def test_a_plain_file_costs_one_block_and_with_nanoseconds_three():
     assert len(pax.regular(b"./a", 0o644, 0, 0, 5, 1_700_000_000 * NS)) == 512
     assert len(pax.regular(b"./a", 0o644, 0, 0, 5, 0)) == 512
