@@ -12,7 +12,7 @@ import stat
 import time
 from binascii import hexlify
 from hashlib import sha256
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..image import pax
 from ..image.escape import search_unsafe
@@ -21,6 +21,7 @@ from ..image.order import member_name
 from ..image.state import SUSPECT, Row, signed
 from ..wire import CONTINUES, LAST
 from . import linux
+from .links import Link, Links
 from .outbox import FRAME_SIZE, Outbox
 
 WHOLE = 1 << 20  # a file of at most this size never straddles two frames
@@ -30,15 +31,6 @@ SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may
 _HALF = 1 << 63
 _EMPTY = sha256(b"").digest()
 _ZEROS = bytes(FRAME_SIZE)
-
-
-class Link(NamedTuple):
-    """The first name of a file with several. kept: not in this dump, but unchanged since the base."""
-
-    path: bytes
-    suspect: bool
-    kept: bool
-    times: Tuple[int, int, int]  # size, mtime, ctime
 
 
 class Archive:
@@ -56,8 +48,12 @@ class Archive:
         self._flags = 0
         self._lines: List[bytes] = []
         self._offsets: List[int] = []
-        self.links: Any = {}  # (device, inode) -> Link
+        self.links: Any = Links()  # a crew's process has one that asks
         self.entries = self.files = self.bytes = self.suspects = 0
+
+    def sums(self) -> Dict[str, int]:
+        """The counters."""
+        return {"entries": self.entries, "files": self.files, "bytes": self.bytes, "suspects": self.suspects}
 
     # frames
 
@@ -91,6 +87,10 @@ class Archive:
     def line(self, *fields: Any) -> None:
         """A line of the index, of an entry without a member."""
         self._put_line(format_entry(*fields).replace(b"%", b"%%"))
+
+    def absent(self, path: bytes, reason: bytes, flags: str) -> None:
+        """A line for what is there and not dumped; flags d for a folder."""
+        self.line(path, "n", 0, 0, 0, 0, 0, 0, 0, reason, None, 0, 0, flags)
 
     def _put_line(self, line: bytes) -> None:
         self._lines.append(line)
@@ -181,14 +181,13 @@ class Archive:
         self._add(header)
         shown = target if kind == "l" else b"%d,%d" % device if kind in "cb" else b""
         self._line(path, kind, status, shown, None, offset, len(header), "s" if suspect else "")
-        return self._row(path, status, suspect)
+        return self._row(path, status, suspect, True)
 
-    def _row(self, path: bytes, status: os.stat_result, suspect: bool) -> Row:
-        """The row of an entry just written; remembers the first name of a hard link."""
-        if status.st_nlink > 1:
-            self.links.setdefault(
-                (status.st_dev, status.st_ino), Link(path, suspect, False, _times(status))
-            )  # fmt: skip
+    def _row(self, path: bytes, status: os.stat_result, suspect: bool, first: bool) -> Row:
+        """The row of an entry just written; remembers the first name of a file with several."""
+        if first and status.st_nlink > 1:
+            link = Link(path, suspect, False, _times(status))
+            self.links.put((status.st_dev, status.st_ino), link, status.st_nlink)
         mode = status.st_mode
         if suspect:
             self.suspects += 1
@@ -199,13 +198,13 @@ class Archive:
 
     def _linked(self, path: bytes, status: os.stat_result, suspect: bool) -> Optional[Row]:
         """Writes a hard link when another name of the file is in the dump (or unchanged in its base)."""
-        first = self.links.get((status.st_dev, status.st_ino))
+        key = (status.st_dev, status.st_ino)
+        first = self.links.find(key)
         if first is None or first.path == path:
             return None
         if first.times != _times(status):
             if first.kept:
-                del self.links[status.st_dev, status.st_ino]  # what the base has is not this any more
-                return None
+                return None  # what the base has is not this any more
             suspect = True
         suspect = suspect or first.suspect
         header = pax.member(
@@ -215,11 +214,15 @@ class Archive:
         offset = self._reserve(len(header))
         self._add(header)
         self._line(path, "h", status, first.path, None, offset, len(header), "s" if suspect else "")
-        return self._row(path, status, suspect)
+        return self._row(path, status, suspect, False)
 
     @staticmethod
     def _is_young(status: os.stat_result) -> bool:
         return max(status.st_mtime_ns, status.st_ctime_ns) > time.time_ns() - SAFE_AGE
+
+    def begin(self) -> None:
+        """From here on offsets count from 0 again: what comes now has a place of its own."""
+        self._start = 0
 
     def plain_files(self, names: List[bytes], begin: int, prefix: bytes, put: Callable[[bytes, Row], None]) -> int:
         """Dumps regular files of the current folder from names[begin] on, put(name, row) for each, up to one that is
@@ -378,7 +381,7 @@ class Archive:
         self.files += 1
         self.bytes += size
         self._line(path, "f", status, b"", digest, offset, length, "s" + flags if suspect else flags)
-        return self._row(path, status, suspect)
+        return self._row(path, status, suspect, True)
 
     def _read_rest(self, fd: int, data: bytes, size: int, path: bytes) -> Tuple[bytes, int]:
         """Goes on after a short read; (content filled up with zeros, how many zeros)."""

@@ -13,7 +13,7 @@ import os
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..image import state
 from ..image.codec import Codec
@@ -21,7 +21,9 @@ from ..image.dumpdir import Dumpdir, build, build_of
 from ..image.order import key
 from ..image.state import ABSENT, ABSENT_ROW, CARRIED, ENTRIES, SUSPECT, WIDTH, Block, Row, signed
 from . import linux
-from .archive import Archive, Link
+from .archive import Archive
+from .full import Totals, folder_status, mount_row, own_row, tasks
+from .links import Link
 from .walk import MOUNT, Level, Names, Walk
 
 _ROW = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
@@ -39,13 +41,6 @@ class Pending(NamedTuple):
     marks: bytes
     before: bytes
     gone: List[Tuple[int, bytes]]
-
-
-class Totals:
-    """What DONE tells besides the archive's own counters."""
-
-    def __init__(self) -> None:
-        self.changed = self.gone = self.unreadable = self.vanished = 0
 
 
 class Old:
@@ -107,17 +102,16 @@ class OldRows:
 
 
 class Dump:
-    """One dump of one tree. old: None for a full. note(level, path, message)."""
+    """One dump of one tree. full: dumps folders whole, a Full or a Crew. old: the base's state, None for a full, which
+    then needs no archive and blocks here. note(level, path, message)."""
 
     def __init__(
-        self, walk: Walk, archive: Archive, sink: Callable[[bytes], None], codec: Codec, old: Optional[Iterator[Block]],
-        note: Callable[[str, bytes, str], None], progress: Dict[str, int],
+        self, walk: Walk, full: Any, old: Optional[Iterator[Block]], archive: Archive, blocks: state.Writer,
+        codec: Codec, note: Callable[[str, bytes, str], None], progress: Dict[str, int], totals: Totals,
     ):  # fmt: skip
-        self._walk, self._archive, self._codec, self._note = walk, archive, codec, note
-        self._state = state.Writer(sink)
+        self._walk, self._full, self._archive, self._state = walk, full, archive, blocks
         self._old = Old(old) if old is not None else None
-        self._progress = progress
-        self.totals = Totals()
+        self._codec, self._note, self._progress, self.totals = codec, note, progress, totals
 
     def run(self) -> None:
         """Dumps all. Raises OSError when the root cannot be read."""
@@ -135,8 +129,6 @@ class Dump:
                 else:
                     self._leave()
             self._gone_before(None)
-            self._state.flush()
-            self._archive.close()
         finally:
             walk.close()
 
@@ -223,15 +215,11 @@ class Dump:
         """A folder that is there but not dumped: what the base has of it stays."""
         front = self._old.front if self._old is not None else None
         if front is None or front.path != path:
-            self._say_absent(path, reason, "d")
-            self._state.add(state.pack(path, ABSENT_ROW, [], array("q"), [], True))
+            self._full.absent_folder(path, reason)
             return
         if not front.own[0] & (ABSENT | CARRIED):
-            self._say_absent(path, reason, "d")
+            self._archive.absent(path, reason, "d")
         self._carry(path, None)
-
-    def _say_absent(self, path: bytes, reason: bytes, flags: str) -> None:
-        self._archive.line(path, "n", 0, 0, 0, 0, 0, 0, 0, reason, None, 0, 0, flags)
 
     def _carry(self, path: bytes, own: Optional[Row]) -> None:
         """Hands on the base's state of a folder and all below it, never to count as unchanged."""
@@ -248,68 +236,34 @@ class Dump:
         except OSError:
             self._vanished(level, name, path)
             return
-        own: Row = (status.st_mode | state.MOUNT, 0, 0, 0, 0, 0)
         front = self._old.front if self._old is not None else None
-        known = front is not None and front.path == path
-        if not known or front.own != own:
+        if front is None or front.path != path:
+            self._full.mount(path, folder_status(status))
+            self.totals.changed += self._old is not None
+            return
+        own = mount_row(folder_status(status))
+        if front.own != own:
             self._archive.folder(path, status, linux.NO_XATTRS, None, "m")
             self.totals.changed += 1
-        if known:
-            self._carry(path, own)
-        else:
-            self._state.add(state.pack(path, own, [], array("q"), [], True))
+        self._carry(path, own)
 
     # folders
 
     def _folder(self, level: Level, names: Names) -> None:
         self._progress["entries"] += 1 + len(names.entries)
         status = level.status
-        own: Row = (status.st_mode, 0, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), 0)
         if self._old is None:
-            self._full_folder(level, names, own)
+            self._whole_folder(level, names)
         else:
-            self._compared_folder(level, names, own)
+            self._compared_folder(level, names, own_row(status))
         # only what is needed below stays in memory
         level.names = Names([], frozenset(), {}, names.folders, names.left_out)
         if not names.folders:
             level.record = None
 
-    def _full_folder(self, level: Level, names: Names, own: Row) -> None:
-        archive, prefix = self._archive, level.prefix
-        archive.folder(level.path, level.status, linux.read_xattrs(level.fd), None, "")
-        absent, others = names.absent, names.others
-        blocks = _Blocks(self._state, level.path, own)
-        entries = names.entries
-        simple = not absent and not others
-        place = 0
-        while place < len(entries):
-            if simple:
-                place = archive.plain_files(entries, place, prefix, blocks.add)
-                if place == len(entries):
-                    break
-            name = entries[place]
-            place += 1
-            path = prefix + name
-            if absent and name in absent:
-                row: Optional[Row] = ABSENT_ROW
-                self._say_absent(path, absent[name], "")
-            else:
-                try:
-                    if others and name in others:
-                        row = archive.entry(name, path)
-                    else:
-                        row = archive.regular(name, path)
-                except IsADirectoryError:
-                    row = None
-                except OSError as error:
-                    self._unreadable(path, error)
-                    self._say_absent(path, b"unreadable", "")
-                    row = ABSENT_ROW
-            if row is None:
-                self._vanished(level, name, path)
-            else:
-                blocks.add(name, row)
-        blocks.close(names.folders)
+    def _whole_folder(self, level: Level, names: Names) -> None:
+        for task in tasks(level.path, level.status, names.entries, names.others, names.absent, names.folders):
+            self._full.dump(task, level.fd)
 
     def _compared_folder(self, level: Level, names: Names, own: Row) -> None:
         """First all rows are compared, since the folder's member comes before what changed in it."""
@@ -446,7 +400,7 @@ class Dump:
             else:
                 marks[place] = NEW if was is None else CHANGED
                 came = came or was is None or bool(was[0] & ABSENT) or (was[0] ^ row[0]) & _KIND != 0
-                if several and (device, state.unsigned(row[4])) not in table:
+                if several and table.peek((device, state.unsigned(row[4]))) is None:
                     links[row[4]] = True
             if was is not None:
                 known = True
@@ -456,7 +410,7 @@ class Dump:
     # hard links: all names of a file that is in the dump are in it, or link to a name that is unchanged
 
     def _is_dumped(self, device: int, inode: int, links: Dict[int, bool]) -> bool:
-        link = self._archive.links.get((device, state.unsigned(inode)))
+        link = self._archive.links.peek((device, state.unsigned(inode)))
         return inode in links if link is None else not link.kept
 
     def _meets_link(self, level: Level, rows: "array[int]", links: Dict[int, bool]) -> bool:
@@ -472,9 +426,9 @@ class Dump:
                 self._keep_link(level, part[place], tuple(rows[place * WIDTH : (place + 1) * WIDTH]))
 
     def _keep_link(self, level: Level, name: bytes, row: Row) -> None:
-        self._archive.links.setdefault(
-            (level.status.st_dev, state.unsigned(row[4])), Link(level.prefix + name, False, True, row[1:4])
-        )  # fmt: skip
+        links, key_ = self._archive.links, (level.status.st_dev, state.unsigned(row[4]))
+        if links.find(key_) is None:
+            links.put(key_, Link(level.prefix + name, False, True, row[1:4]), row[5])
 
     def _second_look(
         self, level: Level, raw: bytes, block: Pending, before: bytes, absent: Dict[bytes, bytes],
@@ -497,7 +451,7 @@ class Dump:
             name = names[place]
             path = prefix + name
             if mark == SAY:
-                self._say_absent(path, absent[name], "")
+                self._archive.absent(path, absent[name], "")
                 continue
             at = place * WIDTH
             base: Optional[Row] = tuple(was[at : at + WIDTH]) if mark == CHANGED else None  # type: ignore[assignment]
@@ -508,7 +462,7 @@ class Dump:
                 row = None
             except OSError as error:
                 self._unreadable(path, error)
-                self._say_absent(path, b"unreadable", "")
+                self._archive.absent(path, b"unreadable", "")
                 unread.append(name)
                 row = ABSENT_ROW
                 if base is not None and not base[0] & ABSENT:
@@ -547,33 +501,3 @@ def _record(entries: List[bytes], names: Names) -> Dumpdir:
         out = name in left_out or name in absent
         letters.append(78 if out else 68 if name in folders else 89)  # N D Y
     return build(every, bytes(letters))
-
-
-class _Blocks:
-    """Blocks of a folder of a full, filled entry by entry; cut at the same places as when they are compared."""
-
-    def __init__(self, writer: state.Writer, path: bytes, own: Row):
-        self._writer, self._path = writer, path
-        self._own: Optional[Row] = own
-        self._names: List[bytes] = []
-        self._rows = array("q")
-
-    def add(self, name: bytes, row: Row) -> None:
-        """The next entry."""
-        if len(self._names) == ENTRIES:
-            self._put([], False)
-        self._names.append(name)
-        self._rows.extend(row)
-
-    def _put(self, folders: List[bytes], last: bool) -> None:
-        self._writer.add(state.pack(self._path, self._own, self._names, self._rows, folders, last))
-        self._own, self._names, self._rows = None, [], array("q")
-
-    def close(self, folders: List[bytes]) -> None:
-        """No more entries; the sub-folders follow them."""
-        place = min(ENTRIES - len(self._names), len(folders))
-        self._put(folders[:place], place == len(folders))
-        while place < len(folders):
-            part = folders[place : place + ENTRIES]
-            place += len(part)
-            self._put(part, place == len(folders))

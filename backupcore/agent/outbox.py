@@ -56,13 +56,13 @@ class _Job:
 class Outbox:
     """Takes pieces of a dump from one thread. numbering: None when another process numbers the frames."""
 
-    def __init__(self, channel: Any, codec: Codec, numbering: Optional[Numbering], threads: int):
+    def __init__(self, channel: Any, codec: Codec, numbering: Optional[Numbering], threads: int, spare: int = 2):
         self._channel, self._codec, self._numbering = channel, codec, numbering
         self._error: Optional[BaseException] = None
         self._work: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
         self._order: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
         self._buffers: "SimpleQueue[bytearray]" = SimpleQueue()
-        for _ in range(threads + 2):  # the two that wait and are filled: without them the threads wait
+        for _ in range(threads + spare):  # those that wait and are filled: without them the threads wait
             self._buffers.put(bytearray(FRAME_SIZE))
         self._room = threading.Semaphore(2 * threads + 4)
         self._workers: List[threading.Thread] = [threading.Thread(target=self._compress, daemon=True)

@@ -14,12 +14,13 @@ from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple
 from .. import __version__
 from ..errors import AgentRefused, RequestError, SourceFailed, SourceGone, StowageError, WireError
 from ..text import escape
-from ..wire import DONE, END, ERROR, HELLO, NOTE, PROTOCOL, REQUEST, START, STATE
+from ..wire import DONE, END, ERROR, FRAME, HELLO, LAST, NOTE, PROTOCOL, REQUEST, START, STATE
 from .config import AgentConfig, Source, read_config
 from .line import AgentChannel, LineLost, catch_end, ignore_end
 
 USAGE = "usage: agent.pyz --config FILE serve | --config FILE hello | extract --to FOLDER"
 MIN_PART, MAX_PART = 1 << 20, 1 << 50
+CREW = 2  # processes for a full
 
 
 def main(halves: Mapping[str, str], argv: List[str]) -> int:
@@ -160,10 +161,10 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
             return 0  # only hello was wanted
         raise
     what = request.get("request")
-    channel.start_heartbeat()
     if what == "restore":
         from .extract import extract
 
+        channel.start_heartbeat()
         extract(channel, request, config.values if config is not None else {"to": to})
     elif config is None:
         raise AgentRefused("this agent was started to unpack, not to %s" % escape(str(what)[:40]))
@@ -172,6 +173,7 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     elif what == "survey":
         from .survey import survey
 
+        channel.start_heartbeat()
         paths = {name: _plan(one, halves)[1]["path"] for name, one in config.sources.items()}
         found = survey(paths)
         channel.stop_heartbeat()
@@ -240,22 +242,25 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
         raise RequestError("a full needs no state, and an incremental needs it")
     half, plan = _plan(source, halves)
     codec = _codec(request)
-    begun = time.time_ns()
-    channel.send_json(
-        START, {"codec": codec.name, "begun_ns": begun, "source": {"type": source.type, **source.options}}
-    )  # fmt: skip
+    crew = None if with_state else _crew(channel, codec)  # before there are threads
     failed: Optional[BaseException] = None
     try:
+        channel.start_heartbeat()
+        channel.send_json(
+            START, {"codec": codec.name, "begun_ns": time.time_ns(), "source": {"type": source.type, **source.options}}
+        )  # fmt: skip
         try:
             half.before(source.options)
         except RuntimeError as error:
             raise SourceFailed(escape(str(error))) from None
-        totals = _walk(channel, plan, codec, part_size, with_state)
+        totals = _walk(channel, plan, codec, part_size, with_state, crew)
     except BaseException as error:
         failed = error
         raise
     finally:
         ignore_end()  # from here on no signal cuts short what must run after
+        if crew is not None:
+            crew.end()
         try:
             half.after(source.options)
         except RuntimeError as error:
@@ -276,18 +281,36 @@ def _payloads(channel: AgentChannel) -> Any:
         yield payload
 
 
-def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: int, with_state: bool) -> Dict[str, Any]:
+def _crew(channel: AgentChannel, codec: Any) -> Any:
+    """Processes to share a full with; None where they would not help."""
+    import resource
+
+    from . import linux
+    from .crew import Crew
+
+    linux.raise_limits()
+    if len(os.sched_getaffinity(0)) < 2 or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4096:
+        return None
+    return Crew(CREW, codec, [channel.reader.fileno(), channel.writer.fileno()])
+
+
+def _walk(
+    channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: int, with_state: bool, crew: Any = None
+) -> Dict[str, Any]:
     """Dumps the tree of a plan; the totals for DONE."""
+    import gc
     import time
 
-    from ..image import state
+    from ..image import pax, state
     from . import linux
     from .archive import Archive
     from .dump import Dump
+    from .full import Full, Totals
     from .outbox import Numbering, Outbox
     from .patterns import Exclude, Include
     from .walk import Plan, Walk
 
+    gc.disable()  # nothing here makes cycles, and a million names make it slow
     linux.raise_limits()
     path = plan["path"].encode("utf-8", "surrogateescape")
     shown = escape(path)
@@ -299,10 +322,7 @@ def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: in
     def note(level: str, where: bytes, message: str) -> None:
         channel.send_json(NOTE, {"level": level, "path": escape(where), "message": message})
 
-    numbering = Numbering(part_size)
-    outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
-    archive = Archive(outbox, note, channel.progress)
-    blocks = state.read(_payloads(channel)) if with_state else None
+    numbering, totals, archive, blocks = Numbering(part_size), Totals(), None, None
     walk = Walk(tree)
     try:
         walk.begin()
@@ -314,18 +334,31 @@ def _walk(channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: in
         ) from None
     except OSError as error:
         raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
-    dump = Dump(walk, archive, outbox.state, codec, blocks, note, channel.progress)
     try:
-        dump.run()
+        if crew is not None:
+            crew.start(channel, numbering, channel.progress)
+            Dump(walk, crew, None, archive, blocks, codec, note, channel.progress, totals).run()
+            crew.close()
+            stored = codec.compress(pax.END)
+            channel.send(FRAME, numbering.head(len(pax.END), len(stored), LAST), stored)
+            sums = dict(crew.sums)
+        else:
+            outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
+            archive = Archive(outbox, note, channel.progress)
+            blocks = state.Writer(outbox.state)
+            old = state.read(_payloads(channel)) if with_state else None
+            full = Full(archive, blocks, note, totals)
+            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals).run()
+            blocks.flush()
+            archive.close()
+            outbox.close()
+            sums = archive.sums()
     except OSError as error:
         raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
-    outbox.close()
-    totals = dump.totals
     root = os.geteuid() == 0
+    for name in ("changed", "gone", "unreadable", "vanished"):
+        sums[name] = sums.get(name, 0) + getattr(totals, name)
     return {
-        "entries": archive.entries, "files": archive.files, "bytes": archive.bytes,
-        "archive_size": numbering.archive_size, "changed": totals.changed, "gone": totals.gone,
-        "suspects": archive.suspects, "unreadable": totals.unreadable, "vanished": totals.vanished,
-        "ended_ns": time.time_ns(), "root": root,
+        **sums, "archive_size": numbering.archive_size, "ended_ns": time.time_ns(), "root": root,
         "not_kept": [] if root else ["what only root can read"],
     }  # fmt: skip
