@@ -50,6 +50,8 @@ cp "$d/host_key" etc/ssh/ssh_host_ed25519_key
 cp "$d/host_key.pub" etc/ssh/ssh_host_ed25519_key.pub
 chmod 600 etc/ssh/ssh_host_ed25519_key
 chmod 700 root/.ssh
+# what the shell of this machine does at login (pyenv waits for a lock) is not wanted at every command
+rm -f root/.bashrc root/.profile
 cp "$d/../id.pub" root/.ssh/authorized_keys
 chmod 600 root/.ssh/authorized_keys
 cp "$d/sshd_config" etc/ssh/sshd_config
