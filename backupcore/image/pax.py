@@ -12,7 +12,8 @@ from zlib import adler32
 
 from . import acl
 from .dumpdir import Dumpdir
-from .unpax import BLOCK, MAX_SEGMENTS, REST, TAIL, TYPES, X30, XATTR, Member, Reader, extended_header, plain_header
+from .unpax import Member, Reader
+from .ustar import BLOCK, MAX_SEGMENTS, REST, TAIL, TYPES, X30, XATTR, extended_header, plain_header
 
 __all__ = [
     "BLOCK", "END", "Dumpdir", "Member", "Reader", "align_segments", "header_length", "member", "padding", "pieces",

@@ -7,34 +7,23 @@ ImageDamaged: the bytes may come from a hostile client or bucket. It makes no fi
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from zlib import adler32
 
 from ..errors import ImageDamaged
 from . import acl
 from .order import index_path
+from .ustar import BLOCK, MAX_SEGMENTS, REST, TAIL, TYPES, X30, byte_sum
 
-BLOCK = 512
-NS = 1_000_000_000
-TYPES = {"f": b"0", "h": b"1", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
-XATTR = {
-    b"system.posix_acl_access": b"SCHILY.acl.access",
-    b"system.posix_acl_default": b"SCHILY.acl.default",
-    b"security.selinux": b"RHT.security.selinux",
-}
 RECORDS_LIMIT = 512 << 20  # all records of one member: a folder of 10,000,000 names
 _KINDS = {letter[0]: kind for kind, letter in TYPES.items()}
 _EMPTY = bytes(BLOCK)
-_NO_NAMES = bytes(64)
 _MAGIC = b"ustar\00000"
+_X30_PAD = bytes(BLOCK - 30)
+NS = 1_000_000_000
 _DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})\Z")
 _MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{9}))?\Z")
-MAX_SEGMENTS = 1 << 16  # of a sparse file: what its map costs in memory
 _MAX_MAP = 4 << 20
-# A header as most of them are: a plain file whose name fits, and before it a lone time of today.
-TAIL = b"0" + bytes(100) + b"ustar\00000" + bytes(64) + b"0000000\0" * 2 + bytes(155 + 12)
-REST = 256 + sum(TAIL)  # of the checksum: eight blanks in its own place, and the tail
 _ODD = re.compile(rb"/\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
 
 
@@ -458,37 +447,3 @@ def _inside(name: bytes, is_dir: bool) -> bool:
     if not is_dir:
         return name[:2] == b"./" and not _ODD.search(name, 1)
     return name == b"./" or (name[:2] == b"./" and name[-1:] == b"/" and not _ODD.search(name[1:-1]))
-
-
-def plain_header(
-    name: bytes,
-    mode: int,
-    uid: int,
-    gid: int,
-    size: int,
-    mtime: int,
-    kind: bytes,
-    link: bytes = b"",
-    devices: bytes = b"0000000\0" * 2,
-    prefix: bytes = b"",
-) -> bytes:
-    """A ustar header of values that fit their fields."""
-    front = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    back = b"%b%bustar\00000%b%b%b" % (kind, link.ljust(100, b"\0"), _NO_NAMES, devices, prefix.ljust(167, b"\0"))
-    return b"%b%06o\0 %b" % (front, 256 + byte_sum(front) + byte_sum(back), back)
-
-
-def byte_sum(data: bytes) -> int:
-    """The sum of at most 512 bytes. adler32 begun at 0 is that modulo 65521, and quick; 256 bytes are always less."""
-    return (adler32(data[:256], 0) & 0xFFFF) + (adler32(data[256:], 0) & 0xFFFF)
-
-
-@lru_cache(4096)
-def extended_header(length: int) -> bytes:
-    """The header before length bytes of records: its name never changes, nor does its time."""
-    return plain_header(b"././@PaxHeader", 0o644, 0, 0, length, 0, b"x")
-
-
-# A lone time of today has a record of 30 bytes, "30 mtime=1700000000.123456789\n": its header is always this.
-X30 = extended_header(30)
-_X30_PAD = bytes(BLOCK - 30)
