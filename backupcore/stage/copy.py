@@ -152,7 +152,8 @@ class Copying:
                 self.target.delete(self._at(item))
                 raise self._other_bytes(item)
         self.files[item.name] = _proof(item)
-        self.current = {}
+        if self.current.get("name") == item.name:
+            self.current = {}
         self._note("copying")
 
     def _put_manifest(self, item: Item) -> None:

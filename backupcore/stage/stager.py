@@ -6,14 +6,14 @@ records of runs on their way to the targets. Not here: which copies are due (wan
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from .. import files
+from .. import clock, files
 from ..catalog import places
 from ..catalog.records import CopyRow
 from ..catalog.store import Catalog
@@ -25,6 +25,7 @@ from .copy import Copying, HoldingDamaged
 from .wanted import Due, due
 
 Progress = Optional[Callable[[dict], None]]
+GIVEN_UP_AFTER_NS = 7 * 86400 * clock.NS  # a half-made upload that no staging went on with for so long
 GIVE_UP_AFTER = 3  # failures of one target in a row that trying again might help: the rest of its copies wait
 
 
@@ -96,7 +97,7 @@ class _Stager:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         for place in self.places.values():
-            place.bring_records()
+            place.tidy()
         return results
 
     def _one(self, job: Due) -> CopyResult:
@@ -203,16 +204,18 @@ class _Place:
             if self._failures >= GIVE_UP_AFTER and self._error is None:
                 self._error = error
 
-    def bring_records(self) -> None:
-        """The signed records of this server's runs that the target does not have. A refusal costs nothing but them."""
-        target, folder = self._target, places.run_record(self.settings.state, "x").parent
-        if target is None or self._error is not None or not folder.is_dir():
+    def tidy(self) -> None:
+        """Brings the signed records of this server's runs that the target lacks, and ends uploads that were given up.
+
+        A refusal costs nothing but that: the next staging tries again.
+        """
+        folder = places.run_record(self.settings.state, "x").parent
+        if self._target is None or self._error is not None:
             return
         below = f".stowage/runs/{self.server}/"
-        try:
-            there: Dict[str, Any] = {found.name: found.size for found in target.list(below)}
-            for path in sorted(folder.iterdir()):
+        with contextlib.suppress(TargetError):
+            there: Dict[str, int] = {found.name: found.size for found in self._target.list(below)}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.suffix in (".json", ".sig") and there.get(below + path.name) != path.stat().st_size:
-                    target.put(below + path.name, Path(path))
-        except TargetError as error:
-            self._error = error
+                    self._target.put(below + path.name, path)
+            self._target.clean(clock.now_ns() - GIVEN_UP_AFTER_NS)

@@ -27,7 +27,7 @@ _MD5_TAG = re.compile(r'"?([0-9a-f]{32})"?\Z')
 
 
 class Part(NamedTuple):
-    """A finished upload part: number (from 1), the place's ETag, SHA-256 as base64."""
+    """A finished upload part: number (from 1), the place's ETag, SHA-256 as base64 where the place keeps it."""
 
     number: int
     etag: str
@@ -168,7 +168,9 @@ class Upload:
     def _send(self, where, number: int, content: bytes, there: Optional[dict]) -> Part:
         """In a sender's thread."""
         try:
-            sha256 = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            # where the place keeps no SHA-256, the signed payload's (computed by botocore) is what it checks
+            hashed = self.facts.sha256 or (there and there.get("ChecksumSHA256"))
+            sha256 = base64.b64encode(hashlib.sha256(content).digest()).decode() if hashed else ""
             if there and there.get("Size") == len(content) and _same(there, content, sha256):
                 return Part(number, there["ETag"], sha256)
             given = {"ChecksumSHA256": sha256} if self.facts.sha256 else {}

@@ -61,7 +61,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def relay(self) -> None:
-        """One request, with the fault it was given."""
+        """One request, with the fault it was given; a client that hangs up is no error of ours."""
+        try:
+            self.relay_one()
+        except (OSError, http.client.HTTPException):
+            self.close_connection = True
+
+    def relay_one(self) -> None:
         owner, size = self.owner, int(self.headers.get("Content-Length") or 0)
         fault = owner.fault(self.command, self.path)
         if self.headers.get("Expect", "").lower() == "100-continue" and fault != "503":

@@ -87,6 +87,18 @@ def test_signed_records_of_runs_follow(world):
         assert (world.root / "nas/.stowage/runs" / world.server / name).read_text() == name
 
 
+def test_what_was_given_up_long_ago_is_cleaned_and_what_is_young_stays(world):
+    world.dump()
+    world.stage()
+    incoming = world.root / "nas/.stowage/incoming" / world.server
+    for name, age in (("old", 8), ("young", 6)):
+        (incoming / name).write_bytes(b"half")
+        os.utime(incoming / name, (time.time() - age * 86400,) * 2)
+    world.dump()
+    world.stage()
+    assert [path.name for path in incoming.iterdir()] == ["young"]
+
+
 def test_one_target_that_refuses_costs_its_own_copies_only(world):
     def put(*_args, **_options):
         raise TargetError("the disk is full", "make room")

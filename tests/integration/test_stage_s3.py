@@ -1,0 +1,210 @@
+"""Staging to a real S3 server (Ceph's gateway): killed in mid-upload, gone on with, proven, and read by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import pytest
+from backupcore.hookspecs import TargetContext
+from botocore.config import Config
+
+from backupcore.settings import CopyRule, TargetSettings
+from backupcore.stage import release, stager
+from backupcore.targets.s3 import S3Options, S3Target
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "tests/lab"), str(ROOT / "tests/unit/backupcore/stage")]
+import s3proxy  # noqa: E402
+import s3server  # noqa: E402
+from conftest import World  # noqa: E402
+
+MIB = 1 << 20
+BUCKET = "staging"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s3")
+    answer = s3server.up(folder, 31000 + os.getpid() % 1000, memory=True)
+    yield answer
+    s3server.down(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(server):
+    client = boto3.client(
+        "s3", endpoint_url=server["endpoint"], aws_access_key_id=server["access_key"], region_name="us-east-1",
+        aws_secret_access_key=server["secret_key"], config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+    client.create_bucket(Bucket=BUCKET)
+    return client
+
+
+@pytest.fixture
+def proxy(server):
+    with s3proxy.Proxy(server["endpoint"]) as found:
+        yield found
+
+
+@pytest.fixture
+def world(proxy, plain, server, tmp_path):
+    """As in the unit tests, with one target `cloud` behind the proxy, each test below a prefix of its own."""
+    world = World(tmp_path)
+    keys = tmp_path / "credentials"
+    keys.write_text(json.dumps({name: server[name] for name in ("access_key", "secret_key")}))
+    keys.chmod(0o600)
+    given = {
+        "bucket": BUCKET, "prefix": tmp_path.name, "endpoint": proxy.url, "addressing": "path",
+        "credentials": str(keys), "part_size": 5 * MIB, "parallel": 2,
+    }  # fmt: skip
+    world.settings = replace(world.settings, targets={"cloud": TargetSettings("cloud", "s3", given)})
+    world.policy(CopyRule("cloud"))
+    world.opened = {"cloud": open_cloud(world)}
+    yield world
+    world.opened["cloud"].close()
+    world.catalog.close()
+
+
+def open_cloud(world) -> S3Target:
+    context = TargetContext("cloud", world.server, world.settings.state / "targets/cloud")
+    return S3Target(S3Options(**world.settings.targets["cloud"].options), context)
+
+
+def stored(world, plain):
+    """name below the prefix -> bytes, of all objects of the image."""
+    prefix = world.settings.targets["cloud"].options["prefix"] + "/"
+    found = {}
+    for item in plain.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ()):
+        name = item["Key"][len(prefix) :]
+        if not name.startswith(".stowage/"):
+            found[name] = plain.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
+    return found
+
+
+def test_a_copy_is_proven_by_the_place_without_reading_it_back(world, proxy, plain):
+    dump = world.dump(parts=(11 * MIB, 3 * MIB))
+    (result,) = world.stage()
+    assert result.ok, result
+    assert world.states(dump) == {"cloud": "verified"}
+    assert not [path for method, path, _size in proxy.requests if method == "GET" and "list-type" not in path]
+    assert stored(world, plain) == world.files(world.holding)
+    puts = [path for method, path, _size in proxy.requests if method == "PUT" and dump.id in path]
+    assert puts[-1].endswith("manifest.json")
+
+
+def parts_there(plain, word):
+    """Numbers of the upload parts that the server has of unfinished files with word in their name."""
+    found = set()
+    for upload in plain.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
+        if word in upload["Key"]:
+            listed = plain.list_parts(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
+            found |= {part["PartNumber"] for part in listed.get("Parts", ())}
+    return found
+
+
+KILLED = """
+import pickle, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from test_stage_s3 import open_cloud
+from conftest import World
+from backupcore.catalog import places
+from backupcore.catalog.store import Catalog
+from backupcore.stage import stager
+world = World.__new__(World)
+world.settings = pickle.loads(Path(sys.argv[1]).read_bytes())
+world.server = places.server_id(world.settings.state)
+target = open_cloud(world)
+catalog = Catalog(places.catalog_file(world.settings.state))
+stager.stage(world.settings, catalog, lambda name: target)
+"""
+
+
+def test_killed_in_mid_upload_the_next_run_sends_only_what_is_missing(world, proxy, plain, tmp_path):
+    dump = world.dump(parts=(6 * MIB, 41 * MIB))
+    saved = tmp_path / "settings"
+    saved.write_bytes(pickle.dumps(world.settings))
+    script = KILLED.format(paths=[str(ROOT / "tests/integration"), str(ROOT / "tests/unit/backupcore/stage")])
+    proxy.fault = lambda method, path: "mute" if re.search(r"0001.*partNumber=(5|6)(&|$)", path) else None
+    with subprocess.Popen([sys.executable, "-c", script, saved], cwd=ROOT) as child:
+        deadline = time.monotonic() + 50
+        while len(parts_there(plain, "image-0001")) < 4:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        child.send_signal(signal.SIGKILL)
+    assert world.states(dump) == {"cloud": "copying"}
+    before = stored(world, plain)
+    assert not any(name.endswith("manifest.json") for name in before)
+    proxy.fault = lambda method, path: None
+    proxy.requests.clear()
+    (result,) = world.stage()
+    assert result.ok, result
+    sent = [path for method, path, _size in proxy.requests if method == "PUT"]
+    assert not [path for path in sent if "image-0000" in path], "the part that was whole"
+    again = {int(re.search(r"partNumber=(\d+)", path).group(1)) for path in sent if "image-0001" in path}
+    assert again == {5, 6, 7, 8, 9}
+    assert stored(world, plain) == world.files(world.holding)
+    assert plain.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+
+
+def test_a_bucket_that_fails_for_a_night_costs_that_night_only(world, proxy, plain, monkeypatch):
+    monkeypatch.setattr("backupcore.targets._s3_client.ATTEMPTS", 1)
+    world.opened["cloud"].facts()
+    world.opened["cloud"].close()
+    first, second = world.dump(), world.dump()
+    proxy.fault = lambda method, path: "503"
+    assert [one.ok for one in world.stage()] == [False, False]
+    assert world.states(first) == {"cloud": "failed"}
+    assert release.release(world.settings, world.catalog).dumps == ()
+    proxy.fault = lambda method, path: None
+    assert [one.ok for one in world.stage()] == [True, True]
+    assert release.release(world.settings, world.catalog).dumps == (first.id,)
+    assert not Path(first.holding).exists() and Path(second.holding).is_dir()
+
+
+def test_the_image_in_the_bucket_checks_out_by_hand(world, plain, tmp_path):
+    dump = world.dump(parts=(6 * MIB,))
+    assert all(one.ok for one in world.stage())
+    place = tmp_path / "by-hand"
+    place.mkdir()
+    for name, content in stored(world, plain).items():
+        (place / name.rpartition("/")[2]).write_bytes(content)
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=place, check=True)
+    subprocess.run(
+        ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(world.settings.keys / "signing.pub"),
+         "-in", "manifest.json", "-sigfile", "manifest.sig"],
+        cwd=place, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert hashlib.sha256((place / "manifest.json").read_bytes()).hexdigest() == dump.manifest_sha256
+
+
+def test_two_servers_in_one_bucket_do_not_meet(world, proxy, plain, tmp_path_factory):
+    """Each under a prefix of its own, or even under the same one: names of dumps tell them apart."""
+    world.dump()
+    assert all(one.ok for one in world.stage())
+    other = World(tmp_path_factory.mktemp("other"))
+    other.settings = replace(other.settings, targets=world.settings.targets)
+    other.policy(CopyRule("cloud"))
+    target = open_cloud(other)
+    try:
+        other.dump()
+        results = stager.stage(other.settings, other.catalog, lambda name: target)
+        assert all(one.ok for one in results)
+        assert {name.name for name in target.list(".stowage/")} == {
+            f".stowage/{world.server}", f".stowage/{other.server}",
+        }  # fmt: skip
+        assert stored(world, plain) == {**world.files(world.holding), **other.files(other.holding)}
+    finally:
+        target.close()
+        other.catalog.close()
