@@ -34,7 +34,7 @@ from .entries import attributes_of, put_big_file, put_other
 from .folders import Blocked, Folder, Tree
 from .inflow import Inflow
 from .linux import raise_limits
-from .linux_write import OPEN_FOLDER, rights_of_caller, sync_file_system
+from .linux_write import OPEN_FOLDER, drop_inherited_acl, has_default_acl, rights_of_caller, sync_file_system
 from .writers import Batch, How, Pool, Problem, put_files, what
 
 SMALL = 1 << 20  # files up to this size are written whole
@@ -79,8 +79,10 @@ class _Plan:
         self.permit: Optional[permits.Permit] = None
         self.scratch = False
         self.fd = -1
+        self.made = False
         if config.get("to") is not None:
             self.destination = os.path.abspath(os.fsencode(config["to"]))
+            self.made = not os.path.lexists(self.destination)
             try:
                 os.makedirs(self.destination, mode=0o700, exist_ok=True)
                 self.fd = os.open(self.destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -104,8 +106,9 @@ class _Plan:
 
     def open_root(self) -> Tuple[int, bool]:
         """(descriptor of the folder that the archive's root stands for, whether it was made here)."""
-        fd, made = self.fd, False
+        fd, made = self.fd, self.made
         path = self.destination.rstrip(b"/")
+        inherits = has_default_acl(fd)
         for name in self.prefix:
             path += b"/" + name
             try:
@@ -115,6 +118,10 @@ class _Plan:
                 except FileExistsError:
                     made = False
                 below = os.open(name, OPEN_FOLDER, dir_fd=fd)
+                if made and inherits:
+                    drop_inherited_acl(below, True)
+                    os.chmod(below, 0o755)
+                inherits = not made and has_default_acl(below)
             except OSError as error:
                 raise permits.not_a_folder(path, error) from None
             finally:

@@ -26,8 +26,9 @@ from .linux_write import (
 )
 from .writers import How, put_in_place, temporary_name, what
 
-_OPEN = 400  # descriptors kept open on the trail
-_WAITING = 300  # and by folders whose content is still being written
+_OPEN = 300  # descriptors kept open on the trail
+_REOPENED = 100  # of those above a folder that is opened again
+_WAITING = 200  # and by folders whose content is still being written
 
 
 class Blocked(Exception):
@@ -161,13 +162,23 @@ class Tree:
             closed.append(at)
             at = at.parent
         assert at is not None  # the root is never closed
-        for below in reversed(closed):
-            fd = os.open(below.name, OPEN_FOLDER, dir_fd=at.fd)
+        passing = -1  # one of many above, needed only to come further
+        while closed:
+            below = closed.pop()
+            try:
+                fd = os.open(below.name, OPEN_FOLDER, dir_fd=at.fd if passing < 0 else passing)
+            finally:
+                if passing >= 0:
+                    os.close(passing)
+                    passing = -1
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino) != below.identity:
                 os.close(fd)
                 raise OSError(errno.EBUSY, "a folder was replaced while it was restored")
-            below.fd = fd
+            if len(closed) < _REOPENED:  # the walk is on its way up: these are needed next
+                below.fd = fd
+            else:
+                passing = fd
             at = below
         return folder.fd
 

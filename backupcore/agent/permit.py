@@ -60,7 +60,7 @@ def read_permit(folder: str, permit: str, dump: str, destination: bytes, now: Op
         raise _refused(permit, "is for dump %s, not for %s" % (escape(found.dump[:80]), escape(dump[:80])))
     if found.destination != destination:
         raise _refused(permit, "is for destination %s, not for %s" % (escape(found.destination), escape(destination)))
-    if found.expires <= moment:
+    if not moment < found.expires:  # not "<=": a NaN never compares
         raise _refused(permit, "has expired")
     if found.expires > moment + LONGEST:
         raise _refused(permit, "is valid for more than 24 hours")

@@ -40,6 +40,7 @@ BATCH_BYTES = 1 << 20
 BATCH_FOLDERS = 200  # a message carries at most 253 descriptors
 _BATCH_TEXT = 96 << 10  # and about this many bytes of names and attributes
 _MESSAGE = 256 << 10
+_PATIENCE = 900  # seconds for a batch of at most 1 MiB and 256 files
 WRONG = "its content is not what the index says: not restored"
 # (folder, name, start, length, digest or None, mode, uid, gid, mtime_ns, xattrs or None)
 Job = Tuple[int, bytes, int, int, Optional[bytes], int, int, int, int, Optional[Dict[bytes, bytes]]]
