@@ -25,7 +25,8 @@ from .links import Link, Links
 from .outbox import FRAME_SIZE, Outbox
 
 WHOLE = 1 << 20  # a file of at most this size never straddles two frames
-SMALL = 64 << 10  # up to here content is read as bytes, above it straight into the frame
+TINY = 2048  # up to here content is read as bytes, above it straight into the frame
+SMALL = 64 << 10  # the same, where it does not matter
 LINES = 2048  # index lines sent together
 SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may have changed again unseen
 _HALF = 1 << 63
@@ -228,10 +229,11 @@ class Archive:
         """Dumps regular files of the current folder from names[begin] on, put(name, row) for each, up to one that is
         not small and plain, for regular(); its place. The one loop that a million small files go through: all of it
         is in one function, and everything that is rare is not."""
-        open_file, fstat, read, close, listxattr = os.open, os.fstat, os.read, os.close, os.listxattr
+        open_file, fstat, read, readv, close, listxattr = os.open, os.fstat, os.read, os.readv, os.close, os.listxattr
         regular, flags = pax.regular, linux.FILE_FLAGS
         buffer, place, start, lines, offsets = self._buffer, self._place, self._start, self._lines, self._offsets
         young = time.time_ns() - SAFE_AGE
+        view = memoryview(buffer)
         count = total = 0
         turn = begin
         for turn in range(begin, len(names)):
@@ -244,35 +246,47 @@ class Archive:
                 status = fstat(fd)
                 mode, size, mtime, ctime = status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if (
-                    status.st_nlink != 1 or size > SMALL or mode & 0o170000 != 0o100000 or mtime > young
+                    status.st_nlink != 1 or size > WHOLE or mode & 0o170000 != 0o100000 or mtime > young
                     or ctime > young or status.st_blocks * 512 < size or listxattr(fd)
                 ):  # fmt: skip
                     break
-                data = read(fd, size) if size else b""
+                path = prefix + name
+                uid, gid, inode = status.st_uid, status.st_gid, status.st_ino
+                header = regular(b"./" + path, mode & 0o7777, uid, gid, size, mtime)
+                head = len(header)
+                length = head + size + -size % 512
+                if length > FRAME_SIZE - place:
+                    self._place = place
+                    self._cut()
+                    buffer, place, start = self._buffer, 0, self._start
+                    view = memoryview(buffer)
+                if size > TINY:
+                    content = view[place + head : place + head + size]
+                    done = readv(fd, (content,))
+                    digest = sha256(content).digest()
+                elif size:
+                    data = read(fd, size)
+                    done = len(data)
+                    digest = sha256(data).digest()
+                else:
+                    done, data, digest = 0, b"", _EMPTY
                 after = fstat(fd)
             except OSError:  # among them a file system without xattrs
                 break
             finally:
                 close(fd)
-            if len(data) != size or after.st_mtime_ns != mtime or after.st_ctime_ns != ctime:
+            if done != size or after.st_mtime_ns != mtime or after.st_ctime_ns != ctime:
                 break
-            path = prefix + name
-            uid, gid, inode = status.st_uid, status.st_gid, status.st_ino
-            member = b"%b%b%b" % (
-                regular(b"./" + path, mode & 0o7777, uid, gid, size, mtime), data, _ZEROS[: -size % 512]
-            )  # fmt: skip
-            length = len(member)
-            if length > FRAME_SIZE - place:
-                self._place = place
-                self._cut()
-                buffer, place, start = self._buffer, 0, self._start
+            end = place + length
+            if size > TINY:
+                buffer[place : place + head] = header
+                buffer[place + head + size : end] = _ZEROS[: -size % 512]
+            else:
+                buffer[place:end] = b"%b%b%b" % (header, data, _ZEROS[: -size % 512])
             lines.append(
-                regular_line(path, mode & 0o7777, uid, gid, size, mtime, ctime, inode, sha256(data).digest(),
-                             length)
+                regular_line(path, mode & 0o7777, uid, gid, size, mtime, ctime, inode, digest, length)
             )  # fmt: skip
             offsets.append(start + place)
-            end = place + length
-            buffer[place:end] = member
             place = end
             count += 1
             total += size

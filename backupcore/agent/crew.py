@@ -34,10 +34,11 @@ from .full import Full, Status, Task, Totals
 from .links import Key, Link, Links
 from .outbox import FRAME_SIZE, Numbering, Outbox
 
-NAMES = 2048  # a batch is closed at so many names
+NAMES = 2048  # a batch is closed at so many names, or at so many as make up BATCH by the sizes so far
+BATCH = 12 << 20
 FOLDERS = 200  # or folders: a message carries at most 253 descriptors
 WAITING = 2  # batches a process may have at once
-SLOTS = 2  # compressed frames a process may have waiting
+SLOTS = 4  # compressed frames a process may have waiting: a whole batch, so that it need not wait for its turn
 SLOT = FRAME_SIZE + (64 << 10)  # what zlib or zstd make of 4 MiB that cannot be compressed
 _ASK, _PUT, _END, _FAIL = b"L", b"P", b"E", b"X"
 _HEAD = struct.Struct("<cI")
@@ -87,6 +88,7 @@ class Crew:
         self._items: List[Any] = []
         self._fds: List[int] = []
         self._names = 0
+        self._limit = NAMES // 4
         self._order: "SimpleQueue[Optional[_Worker]]" = SimpleQueue()
         self._idle: "SimpleQueue[Optional[_Worker]]" = SimpleQueue()
         self._error: Optional[BaseException] = None
@@ -135,7 +137,7 @@ class Crew:
 
     def _more(self, names: int) -> None:
         self._names += names
-        if self._names >= NAMES or len(self._fds) >= FOLDERS:
+        if self._names >= self._limit or len(self._fds) >= FOLDERS:
             self._send()
 
     def _send(self) -> None:
@@ -236,6 +238,8 @@ class Crew:
                 for name, value in marshal.loads(data).items():
                     self.sums[name] = self.sums.get(name, 0) + value
                 self._progress["bytes"] = self.sums["bytes"]
+                mean = self.sums["bytes"] // self.sums["entries"] + 1024
+                self._limit = max(16, min(NAMES, BATCH // mean))
                 return
             else:
                 told = json.loads(data)
