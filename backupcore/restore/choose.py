@@ -127,7 +127,7 @@ class Selection:
                 found = indexes.columns(chunk)
                 self.counts.entries += len(found.paths)
                 self.counts.files += found.kinds.count(b"f") + found.kinds.count(b"h")
-                self.counts.bytes += sum(map(int, found.sizes))
+                self.counts.bytes += sum(int(size) for kind, size in zip(found.kinds, found.sizes) if kind == b"f")
                 self.counts.missing.update(found.missing)
             return self.counts
         for row in self.rows():

@@ -226,7 +226,10 @@ class ImageReader:
                 pool.submit(place.read_small, table_name, TABLE_LIMIT),
             ]
             data, signature, table_data = (one.result() for one in asked)
-        found = manifest.open_manifest(data, signature, self._keys)
+        try:
+            found = manifest.open_manifest(data, signature, self._keys)
+        except ImageDamaged as error:
+            raise ImageDamaged(f"{layout.MANIFEST}: {error.message}", error.hint) from None
         if hashlib.sha256(data).hexdigest() != self.dump.manifest_sha256:
             raise ImageDamaged(f"{layout.MANIFEST} is signed, but not the one the catalog knows")
         if (found.client, found.source, found.dump) != (self.dump.client, self.dump.source, self.dump.id):

@@ -44,7 +44,8 @@ def parse(pattern: str) -> Query:
     regex = glob_regex(whole if path.startswith(b"/") else b"/" + whole, below=False)
     runs = [run for run in re.split(rb"\*+|\?|\[[^\]]*\]|\\|/", path) if run]
     needle = max(runs, key=len, default=b"")
-    return Query(client, regex, escape(b"x" + needle)[1:] if needle else b"")
+    # a name that is just - stands as something else in an index
+    return Query(client, regex, escape(b"x" + needle)[1:] if needle.strip(b"-") else b"")
 
 
 def find(

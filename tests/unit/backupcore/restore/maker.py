@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backupcore import wire
@@ -75,6 +75,13 @@ class Maker:
     def close(self):
         self.catalog.close()
 
+    def declare(self, source, path, client="web1"):
+        """A source more in the configuration."""
+        known = self.settings.clients.get(client) or Client(client, {})
+        sources = {**known.sources, source: Source(client, source, "tree", None, {"path": path})}
+        clients = {**self.settings.clients, client: replace(known, sources=sources)}
+        self.settings = replace(self.settings, clients=clients)
+
     # dumps
 
     def dump(self, tree, level=0, client="web1", source="data", root="/srv/data", compress=None, at=None):
@@ -91,8 +98,9 @@ class Maker:
         lines, parts, table, size = self._write(folder_, tree, before, bool(base), codec.get(compress))
         records = {}
         packer = codec.get(compress)
+        pieces = [packer.compress(b"".join(lines[at : at + 7])) for at in range(0, len(lines), 7)]
         for file, data in (
-            (layout.index_name(compress), b"".join(packer.compress(b"".join(lines[n : n + 7])) for n in range(0, len(lines), 7))),
+            (layout.index_name(compress), b"".join(pieces)),
             (layout.frames_name(compress), packer.compress(b"".join(frames.write(table)))),
         ):  # fmt: skip
             (folder_ / file).write_bytes(data)
@@ -129,8 +137,7 @@ class Maker:
             changed &= set(tree)
         else:
             gone = set()
-        rows = [(order.key(path, tree[path].kind == "d" or tree[path].mode == 0o777 and tree[path].kind == "n"), path, tree[path])
-                for path in changed]  # fmt: skip
+        rows = [(order.key(path, _is_dir(tree, path)), path, tree[path]) for path in changed]
         rows += [(order.key(path, _is_dir(before, path)), path, None) for path in gone]
         lines, members, names, at = [], [], {}, 0
         for number, (_key, path, node) in enumerate(sorted(rows, key=lambda row: row[0])):
@@ -197,8 +204,6 @@ class Maker:
         place = Path(row.holding)
         for file in place.iterdir():
             target.files[f"{row.client}/{row.source}/{row.id}/{file.name}"] = file.read_bytes()
-        from dataclasses import replace
-
         targets = {**self.settings.targets, name: TargetSettings(name, kind, {})}
         self.settings = replace(self.settings, targets=targets)
         self.catalog.put_copy(CopyRow(row.id, name, "verified"))

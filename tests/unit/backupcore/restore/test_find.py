@@ -1,0 +1,177 @@
+"""Finding by name, path and glob with all versions and deletions; listing the files of a moment; plans."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from maker import Node, expected, folder_node, received
+
+from backupcore.catalog import places
+from backupcore.errors import RequestError
+from backupcore.restore import find, plan
+from backupcore.restore.report import Options
+
+SHARED = Node("f", b"s" * 900)
+TREE = {
+    b".": folder_node(), b"a": folder_node(), b"a/x.conf": Node("f", b"one"), b"a/y": Node("f", b"2" * 700),
+    b"a/deep": folder_node(), b"a/deep/x.conf": Node("f", b"3"), b"-": Node("f", b"dash"), b"x.conf.old": Node("f", b"4"),
+    b"tab\there": Node("f", b"5"), b"h1": SHARED, b"h2": SHARED, b"n": Node("n", link=b"socket"),
+}  # fmt: skip
+
+
+def found(maker, pattern, **more):
+    return [
+        (version.path.removeprefix(b"/srv/data/"), version.dump, version.gone)
+        for version in find.find(maker.settings, maker.catalog, maker.images(), pattern, **more)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths"),
+    [
+        ("x.conf", [b"a/deep/x.conf", b"a/x.conf"]),
+        ("/srv/data/a/x.conf", [b"a/x.conf"]),
+        ("web1:/srv/data/a/x.conf", [b"a/x.conf"]),
+        ("deep/x.conf", [b"a/deep/x.conf"]),
+        ("*.conf", [b"a/deep/x.conf", b"a/x.conf"]),
+        ("x*", [b"a/deep/x.conf", b"a/x.conf", b"x.conf.old"]),
+        ("/srv/**/x.conf", [b"a/deep/x.conf", b"a/x.conf"]),
+        ("/srv/data/*.old", [b"x.conf.old"]),
+        ("-", [b"-"]),
+        ("tab\there", [b"tab\there"]),
+        ("data", [b"/srv/data"]),
+        ("/srv/data", [b"/srv/data"]),
+        ("srv", []),
+        ("y", [b"a/y"]),
+        ("conf", []),
+    ],
+)
+def test_what_is_found(maker, pattern, paths):
+    row = maker.dump(TREE)
+    assert found(maker, pattern) == [(path, row.id, False) for path in paths]
+
+
+def test_all_versions_and_when_it_went_newest_first(maker):
+    tree = dict(TREE)
+    first = maker.dump(tree)
+    second = maker.dump(tree)
+    tree[b"a/x.conf"] = Node("f", b"two")
+    third = maker.dump(tree, 1)
+    maker.dump(tree, 2)
+    del tree[b"a/x.conf"]
+    fourth = maker.dump(tree, 2)
+    tree[b"a/x.conf"] = Node("f", b"back")
+    fifth = maker.dump(tree)
+    versions = found(maker, "/srv/data/a/x.conf")
+    assert versions == [
+        (b"a/x.conf", fifth.id, False), (b"a/x.conf", fourth.id, True), (b"a/x.conf", third.id, False),
+        (b"a/x.conf", first.id, False),
+    ]  # fmt: skip
+    assert second.id not in str(versions)
+    shown = [one.as_dict() for one in find.find(maker.settings, maker.catalog, maker.images(), "a/x.conf")]
+    assert shown[0]["next"] == f"stowage restore web1:/srv/data/a/x.conf --at {fifth.id}" and shown[1]["next"] == ""
+    assert json.dumps(shown)
+
+
+def test_a_file_that_was_made_and_removed_between_two_fulls_is_gone_in_the_second(maker):
+    tree = dict(TREE)
+    maker.dump(tree)
+    made = maker.dump({**tree, b"short": Node("f", b"life")}, 1)
+    gone = maker.dump(tree, 1)
+    assert found(maker, "short") == [(b"short", gone.id, True), (b"short", made.id, False)]
+
+
+def test_only_the_client_and_source_that_were_named_are_searched(maker):
+    row = maker.dump(TREE)
+    other = maker.dump(TREE, client="db1")
+    assert {dump for _path, dump, _gone in found(maker, "y")} == {row.id, other.id}
+    assert found(maker, "y", client="db1") == found(maker, "db1:/**/y") == [(b"a/y", other.id, False)]
+    assert found(maker, "y", source="data", client="web1") == [(b"a/y", row.id, False)]
+    for words, why in ((("y", "db2"), "unknown client 'db2'"), (("", None), "nothing to find"), (("db1:/y", "web1"), "one")):
+        with pytest.raises(RequestError, match=why):
+            found(maker, words[0], client=words[1])
+    with pytest.raises(RequestError, match="no dump of web1:none"):
+        found(maker, "y", client="web1", source="none")
+
+
+def test_a_dump_that_cannot_be_searched_is_named_and_the_others_are(maker):
+    import shutil
+
+    bad = maker.dump(TREE)
+    good = maker.dump(TREE)
+    places.find_index(maker.settings.state, "web1", "data", bad.id).unlink()
+    shutil.rmtree(bad.holding)
+    images = maker.images()
+    versions = list(find.find(maker.settings, maker.catalog, images, "y"))
+    assert [one.dump for one in versions] == [good.id]
+    assert any(bad.id in note and "not searched" in note for note in images.notes)
+
+
+def listed(maker, *words, recursive=False, at=None):
+    rows = find.list_files(maker.images(), maker.wanted(*words, at=at), recursive)
+    return [one.path.removeprefix(b"/srv/data/") for one in rows]
+
+
+def test_a_folder_lists_what_is_in_it(maker):
+    maker.dump(TREE)
+    tops = [b"-", b"h1", b"h2", b"n", b"tab\there", b"x.conf.old", b"a"]
+    assert listed(maker, "web1:/srv/data") == listed(maker, "web1", "data") == tops
+    assert listed(maker, "web1:/srv/data/a") == [b"a/x.conf", b"a/y", b"a/deep"]
+    assert listed(maker, "web1:/srv/data/a/y") == [b"a/y"]
+    assert listed(maker, "web1:/srv/data/a/*") == [b"a/x.conf", b"a/y", b"a/deep"]
+    assert listed(maker, "web1:/") == [b"/srv/data"]
+    assert listed(maker, "web1:/srv/data/a", recursive=True) == [b"a", b"a/x.conf", b"a/y", b"a/deep", b"a/deep/x.conf"]
+    (one,) = find.list_files(maker.images(), maker.wanted("web1:/srv/data/tab\there"))
+    assert one.as_dict()["path"] == "/srv/data/tab\\x09here" and one.kind == "f" and one.size == 1
+
+
+def test_a_list_is_that_of_its_moment(maker):
+    tree = dict(TREE)
+    first = maker.dump(tree)
+    del tree[b"a/y"]
+    tree[b"a/z"] = Node("f", b"z")
+    maker.dump(tree, 1)
+    assert listed(maker, "web1:/srv/data/a") == [b"a/x.conf", b"a/z", b"a/deep"]
+    assert listed(maker, "web1:/srv/data/a", at=first.begun_ns) == [b"a/x.conf", b"a/y", b"a/deep"]
+    with pytest.raises(RequestError, match="was not there"):
+        listed(maker, "web1:/srv/data/a/y")
+
+
+def planned(maker, *words, **options):
+    return plan.plan(maker.images(), maker.wanted(*words), Options(**options))
+
+
+def test_a_plan_says_what_would_be_read_and_reads_no_image(maker):
+    tree = dict(TREE)
+    first = maker.dump(tree)
+    tree[b"a/y"] = Node("f", b"y" * 3000)
+    second = maker.dump(tree, 1)
+    maker.copy(first, "nas")
+    nas = maker.copy(second, "nas")
+    for row in (first, second):
+        maker.catalog.set_holding(row.id, None)
+    one = planned(maker, "web1:/srv/data/a/y", destination="/tmp/x", existing="keep")
+    assert (one.entries, one.files, one.files_bytes, one.destination) == (1, 1, 3000, "/tmp/x")
+    assert [(use.dump, use.place, use.bytes > 0) for use in one.dumps] == [
+        (first.id, "nas", False), (second.id, "nas", True)
+    ]  # fmt: skip
+    assert one.dump == second.id and not any(name.startswith("image") for name, _at, _length in nas.reads)
+    whole = planned(maker, "web1:/")
+    assert whole.entries == sum(node.kind != "n" for node in tree.values()) and "scratch" in whole.destination
+    nas.reads.clear()
+    report, peer = maker.restore("web1:/")
+    read = sum(length for name, _at, length in nas.reads if name.startswith("image"))
+    assert read == whole.bytes and received(peer) == expected(tree) and report.bytes_read > read
+    assert any("known to the client only" in note for note in whole.notes)
+    assert json.dumps(whole.as_dict()) and json.dumps(report.as_dict())
+
+
+def test_a_plan_of_a_full_counts_as_one_of_a_chain(maker):
+    maker.dump(TREE)
+    full = planned(maker, "web1:/")
+    maker.dump(TREE, 1)
+    chain = planned(maker, "web1:/")
+    assert (full.entries, full.files, full.files_bytes) == (chain.entries, chain.files, chain.files_bytes)
+    with pytest.raises(RequestError, match="was not there"):
+        planned(maker, "web1:/srv/data/nothing")
