@@ -15,6 +15,7 @@ from . import _output
 
 HEARTBEAT = 60.0
 _ENDS = ("done", "failed", "verified", "skipped")
+_QUIET = ("waiting", "connecting")
 
 
 def progress(as_json: bool) -> Any:
@@ -43,7 +44,6 @@ class _Lines:
     """A line when something begins and ends, and one a minute in between."""
 
     def __init__(self) -> None:
-        self.phases: Dict[str, str] = {}
         self.told: Dict[str, float] = {}
 
     def __enter__(self) -> Any:
@@ -56,15 +56,13 @@ class _Lines:
         """Takes one event."""
         name, phase = _name(event), str(event.get("phase", ""))
         now = time.monotonic()
-        if self.phases.get(name) == phase and now - self.told.get(name, 0.0) < HEARTBEAT:
+        ended = phase in _ENDS
+        if phase in _QUIET or not ended and now - self.told.get(name, -HEARTBEAT) < HEARTBEAT:
             return
-        quick = phase in ("waiting", "connecting")
-        if not quick:
-            level = event.get("level")
-            what = f"level {level}, " if isinstance(level, int) else ""
-            _output.say(f"{name}: {text.escape(phase)}, {what}{text.size(int(event.get('bytes') or 0))}")
-            self.told[name] = now
-        self.phases[name] = phase
+        level = event.get("level")
+        what = f"level {level}, " if isinstance(level, int) else ""
+        _output.say(f"{name}: {text.escape(phase)}, {what}{text.size(int(event.get('bytes') or 0))}")
+        self.told[name] = now
 
 
 class _Bars:

@@ -21,21 +21,21 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     from ..app import restoring
 
     engine = open_engine()
-    last: List[str] = []
+    newest: List[str] = []
     count = [0]
 
     def items() -> Iterator[Dict[str, Any]]:
         for one in restoring.find(engine, args.pattern, args.client, args.source):
             record = one.as_dict()
             count[0] += 1
-            if record["next"]:
-                last[:] = [record["next"]]
+            if record["next"] and not newest:
+                newest.append(record["next"])
             yield record
 
     return _output.Answer(
         items=("found", items()),
         item_line=_line,
-        next=lambda: last or ["stowage list files CLIENT:/PATH"],
+        next=lambda: newest or ["stowage list files CLIENT:/PATH"],
         status=lambda: "OK" if count[0] else "FAIL",
     )
 

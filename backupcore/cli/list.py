@@ -8,6 +8,7 @@ from typing import Any, Dict, List
 
 from .. import clock, text
 from ..errors import RequestError
+from ..restore.report import shell_word
 from . import _output
 
 NEWEST = 100
@@ -88,8 +89,8 @@ def _files(args: argparse.Namespace, engine: Any) -> _output.Answer:
     from ..app import restoring
 
     found = restoring.files(engine, args.words, args.at, args.recursive)
-    words = " ".join(text.escape(word) for word in args.words)
-    at = f" --at '{args.at}'" if args.at else ""
+    words = " ".join(map(shell_word, args.words))
+    at = f" --at {shell_word(args.at)}" if args.at else ""
     return _output.Answer(
         items=("files", (one.as_dict() for one in found)),
         item_line=_file_line,

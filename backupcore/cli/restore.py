@@ -8,6 +8,8 @@ from typing import Any, List
 
 from .. import text
 from ..errors import RequestError
+from ..report.night import count
+from ..restore.report import shell_word
 from . import _output, _progress
 
 
@@ -47,21 +49,32 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         sys.stdout.buffer.flush()
         return _output.Answer()
     if args.plan:
-        return _plan(restoring.plan(engine, asked))
+        return _plan(restoring.plan(engine, asked), args)
     with _progress.progress(args.json) as progress:
         report = restoring.restore(engine, asked, progress)
     return _answer(report)
 
 
-def _plan(plan: Any) -> _output.Answer:
+def _plan(plan: Any, args: argparse.Namespace) -> _output.Answer:
     lines = [
-        f"{', '.join(map(text.escape, plan.paths))} of {plan.client} as of {plan.moment}: {plan.files} files, "
+        f"{', '.join(map(text.escape, plan.paths))} of {plan.client} as of {plan.moment}: {count(plan.files, 'file')}, "
         f"{text.size(plan.files_bytes)}; {text.size(plan.bytes)} to read; to {text.escape(plan.destination)}"
     ]
     rows = [[one.dump, f"{one.client}:{one.source}", one.level, one.place, text.size(one.bytes)] for one in plan.dumps]
     lines += _output.table(("dump", "source", "level", "from", "to read"), rows)
     lines += [f"note {text.escape(note)}" for note in plan.notes]
-    return _output.Answer(plan.as_dict(), lines, ["stowage restore …, without --plan"])
+    return _output.Answer(plan.as_dict(), lines, [_again(args)])
+
+
+def _again(args: argparse.Namespace) -> str:
+    """The command that does what was planned."""
+    words = ["stowage", "restore", *args.words]
+    for option, value in (("--at", args.at), ("--from", args.place), ("--to", args.to), ("--permit", args.permit)):
+        words += [option, value] if value is not None else []
+    words += ["--in-place"] if args.in_place else []
+    words += ["--existing", args.existing] if args.existing != "refuse" else []
+    words += ["--exact"] if args.exact else []
+    return " ".join(shell_word(word) for word in words)
 
 
 def _answer(report: Any) -> _output.Answer:
@@ -73,10 +86,9 @@ def _answer(report: Any) -> _output.Answer:
     status = {"ok": "OK", "warn": "WARN", "fail": "FAIL"}[report.status]
     skipped = f", {report.skipped} kept as they were" if report.skipped else ""
     failed = f", {report.failed_count} not restored" if report.failed_count else ""
-    lines.append(
-        f"{status:4s} {report.files} files, {text.size(report.bytes)} of {report.client} as of {report.moment} "
-        f"in {text.escape(report.destination)} after {text.duration(report.seconds)}{skipped}{failed}"
-    )
+    what = f"{count(report.files, 'file')}, {text.size(report.bytes)} of {report.client} as of {report.moment}"
+    where = f"in {text.escape(report.destination)} after {text.duration(report.seconds)}"
+    lines.append(f"{status:4s} {what} {where}{skipped}{failed}")
     data = report.as_dict()
     data.pop("next", None)
     warnings = len(report.notes) + len(report.not_kept)
