@@ -166,19 +166,20 @@ class Engine:
 
         A failure of one source or copy costs that one; it stands in the answer.
         """
-        from ..dump import driver, runlock, sweep
+        from ..dump import driver, runlock, sweep, warm
 
         everything = sources is None
         chosen = self.select() if everything else sources
         names = None if everything else [(source.client, source.name) for source in chosen]
-        with runlock.hold(self.settings):
+        clients = [self.settings.clients[source.client] for source in chosen]
+        with runlock.hold(self.settings), warm.Warm(self.settings, clients, self.connector) as ready:
             swept = sweep.sweep(self.settings, self.catalog)
             planned = self.plan(chosen, level)
             run = self.catalog.begin_run("run")
             stopped = "FAIL the run was stopped"
             try:
                 results = driver.run_dumps(
-                    self.settings, self.catalog, planned, run=run, connect=self.connector, progress=progress
+                    self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 report = self._report(run, names, running=True)

@@ -19,16 +19,18 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
 from .. import files
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..catalog.store import Catalog
 from ..errors import CatalogError
 from ..image import layout
 from ..settings import Settings
 from .holding import Landing, again, remove_empty, writing
+
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
 
 STATES_KEPT = 2  # of each level of a source: the newest counts, the one before stands in when that is damaged
 SPARE = 64 << 20  # bytes that copies of state and index leave free on the state disk

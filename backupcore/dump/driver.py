@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 from .. import clock, files
 from ..catalog import places
 from ..catalog.records import FAIL, OK, WARN, ResultRow, RunRow
-from ..catalog.store import Catalog
 from ..errors import ClientUnreachable, StowageError
 from ..image.manifest import Signer, sign_run_record
 from ..schedule.plain import Planned
@@ -23,6 +22,9 @@ from .holding import Space, claim
 from .source import Run, Unreached, dump_source
 from .status import Status
 from .transport import AgentConnection
+
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
 
 # Two at once on a client: the second walks while the first waits for its line. More only fight for its disks.
 PER_CLIENT = 2

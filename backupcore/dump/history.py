@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Set, Tuple
 
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..catalog.store import Catalog
 from ..image import layout
 from ..schedule.plain import Past
 from ..settings import Settings
+
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
 
 
 def gather(settings: Settings, catalog: Catalog) -> Dict[Tuple[str, str], List[Past]]:

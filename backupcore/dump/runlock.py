@@ -31,7 +31,10 @@ def hold(settings: Settings) -> Iterator[None]:
         mine = json.dumps({"pid": os.getpid(), "since": clock.now_ns()}).encode()
         os.ftruncate(fd, 0)
         os.pwrite(fd, mine, 0)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child that has forked and not yet closed its copy
     finally:
         os.close(fd)  # the file stays: to remove it would let two processes lock two files
 

@@ -10,11 +10,10 @@ import json
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
 
 from .. import __version__, clock, ids, wire
 from ..catalog.records import DumpRow
-from ..catalog.store import Catalog
 from ..errors import AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
 from ..image import codec as codecs
 from ..image import folder, state
@@ -25,7 +24,10 @@ from ..text import escape
 from . import accept, history, statefile
 from .holding import Landing, Room, Space, landing, writing
 from .receive import Received, receive
-from .transport import SITE, AgentConnection
+from .transport import AgentConnection
+
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
 
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
@@ -175,13 +177,6 @@ class OneDump:
                     hello = agent.request(request)
                 except StowageError as error:
                     raise Unreached(error) from None
-                named = hello.get("client")
-                if named is not None and named != self.client.name:
-                    # an address that moved, a cloned machine: its files are not this client's
-                    raise AgentRefused(
-                        f"what answers for {self.client.name} is {escape(str(named)[:130])} by its agent.json",
-                        f"correct the address of {self.client.name}, or: {SITE}",
-                    )
                 try:
                     _kind, start = agent.channel.expect(wire.START)
                     codec = self._codec(start, hello)

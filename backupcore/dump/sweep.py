@@ -9,12 +9,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Tuple
 
 from .. import ids
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..catalog.store import Catalog
 from ..errors import ImageDamaged, StowageError
 from ..image import layout
 from ..image.folder import check_folder
@@ -22,6 +21,9 @@ from ..image.manifest import Manifest, digest, load_public_keys
 from ..settings import Settings
 from .accept import accept, read_row
 from .holding import INCOMING, Landing, claim, remove_empty
+
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
 
 
 @dataclass(frozen=True)

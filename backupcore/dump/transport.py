@@ -1,7 +1,7 @@
 """The way to a client's agent: the ssh program, or a process on this machine.
 
-Here live starting and ending that process, its streams with their timeouts, and what ssh's and sudo's own
-words mean. What is said over the streams is wire and the callers' affair. Everything the other side sends,
+Here live starting and ending that process, and what ssh's and sudo's own words mean. Its streams with their
+timeouts are streams.py; what is said over them is wire and the callers' affair. Everything the other side sends,
 its words on stderr too, is hostile: bounded, and escaped before anyone sees it.
 """
 
@@ -19,14 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from .. import __version__, wire
 from ..errors import (
     AccessDenied,
     AgentMissing,
+    AgentRefused,
     ClientUnreachable,
     HostKeyChanged,
     StowageError,
@@ -34,9 +34,9 @@ from ..errors import (
 )
 from ..settings import Client, Settings
 from ..text import escape
+from .streams import Reader, Writer
 
 PIPE_SIZE = 1 << 20
-BUFFER = 1 << 16
 STDERR_KEPT = 8192
 SITE = "ansible-playbook stowage.backup.site"
 # A local agent that is cut off notices within its 10 s of PROGRESS, and then runs the script after the dump.
@@ -210,6 +210,13 @@ class AgentConnection:
             )
         if not isinstance(hello.get("sources", {}), dict) or not isinstance(hello.get("version", ""), str):
             raise WireError(f"the agent of {self.client} sent a HELLO that cannot be read")
+        named = hello.get("client")
+        if named is not None and named != self.client:
+            # an address that moved, a cloned machine: its files are not this client's, and nothing is restored there
+            raise AgentRefused(
+                f"what answers for {self.client} is {escape(str(named)[:130])} by its agent.json",
+                f"correct the address of {self.client}, or: {SITE}",
+            )
 
     def failure(self, error: Exception) -> StowageError:
         """What an error on the channel means, by what ssh, sudo or Python said; names the client."""
@@ -219,7 +226,7 @@ class AgentConnection:
         self.writer.close()
         by_itself = self._ended_within(1.0)
         self.end()
-        status, said = self._process.returncode if by_itself else None, escape(self._words())
+        status, said = self._process.returncode if by_itself else None, self._words()
         mapped = self._meaning(status, said, self.reader.begin)
         if mapped is None:
             told = error.message if isinstance(error, StowageError) else f"the line to {self.client} was cut"
@@ -275,20 +282,25 @@ class AgentConnection:
         return None
 
     def _words(self) -> str:
-        return self._stderr.decode("utf-8", "surrogateescape")
+        # line by line: escaped as a whole, the ends of its lines would be escaped too
+        return "\n".join(escape(line) for line in self._stderr.decode("utf-8", "surrogateescape").splitlines())
 
     def _read_stderr(self) -> None:
         # always drained, so that a talkative client cannot block itself; the begin and the end are kept
         stream = self._process.stderr
         with contextlib.suppress(OSError, ValueError):
             while True:
-                data = stream.read(BUFFER)
+                data = stream.read(1 << 16)
                 if not data:
                     return
                 kept = self._stderr + data
                 if len(kept) > STDERR_KEPT:
                     kept = kept[: STDERR_KEPT // 2] + kept[-STDERR_KEPT // 2 :]
                 self._stderr = kept
+
+    def over(self) -> bool:
+        """Whether the process has ended."""
+        return self._ended_within(0)
 
     def cut(self) -> None:
         """Ends the conversation from any thread; the one that reads or writes gets a WireError within a second."""
@@ -340,113 +352,3 @@ class AgentConnection:
 
 def _json(value: Dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
-class _Stream:
-    """One end of a pipe. Its descriptor is used and closed under a lock, so that its number is never another's."""
-
-    def __init__(self, stream: BinaryIO, peer: str, timeout: float, events: int):
-        self.peer = peer
-        self.timeout = timeout
-        self._stream = stream
-        self._fd = stream.fileno()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._poll = select.poll()
-        self._poll.register(self._fd, events)
-
-    def close(self) -> None:
-        """Closes the pipe; whoever waits for it gets a WireError within a second."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._stream.close()
-
-    def _when_ready(self, act: Callable[..., Any], argument: Any, silence: str) -> Any:
-        deadline = time.monotonic() + self.timeout
-        while True:
-            with self._lock:
-                if self._closed:
-                    raise WireError(f"the line to {self.peer} was cut")
-                try:
-                    return act(self._fd, argument)
-                except BlockingIOError:
-                    pass
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise WireError(
-                    f"{self.peer} {silence} for {self.timeout:g} s", "raise timeouts: silence, if it is only slow"
-                )
-            self._poll.poll(min(left, 1.0) * 1000)  # in steps, so that close() is noticed
-
-
-class Reader(_Stream):
-    """Reads whole counts; a peer that sends nothing for `timeout` seconds is a WireError."""
-
-    def __init__(self, stream: BinaryIO, peer: str, timeout: float):
-        super().__init__(stream, peer, timeout, select.POLLIN)
-        self.begin = b""  # the first bytes, to tell an agent from a login shell
-        self._buffer = b""
-
-    def read(self, count: int) -> Any:
-        """count bytes, or fewer at the end of the stream (bytes or a bytearray of the caller's own)."""
-        buffer = self._buffer
-        if len(buffer) >= count:
-            self._buffer = buffer[count:]
-            return buffer[:count]
-        whole = bytearray(count)
-        done = len(buffer)
-        whole[:done] = buffer
-        self._buffer = b""
-        with memoryview(whole) as view:
-            while done < count:
-                if count - done >= BUFFER:
-                    with view[done:] as rest:
-                        got = self._when_ready(os.readv, [rest], "sent nothing")
-                    seen = view[done : done + min(got, 128)].tobytes()
-                else:
-                    data = self._when_ready(os.read, BUFFER, "sent nothing")
-                    got = min(len(data), count - done)
-                    view[done : done + got] = data[:got]
-                    self._buffer = data[got:]
-                    seen = data[:128]
-                if len(self.begin) < 128:
-                    self.begin += seen
-                if not got:
-                    break
-                done += got
-        del whole[done:]
-        return whole
-
-
-class Writer(_Stream):
-    """Writes, small pieces together; a peer that takes nothing for `timeout` seconds is a WireError."""
-
-    def __init__(self, stream: BinaryIO, peer: str, timeout: float):
-        super().__init__(stream, peer, timeout, select.POLLOUT)
-        self._pieces: List[bytes] = []
-        self._size = 0
-
-    def write(self, data: Any) -> None:
-        """Takes data; small data may wait for flush()."""
-        if len(data) >= BUFFER:
-            self.flush()
-            self._write(data)
-            return
-        self._pieces.append(bytes(data))
-        self._size += len(data)
-        if self._size >= BUFFER:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends what waits."""
-        if self._pieces:
-            data, self._pieces, self._size = b"".join(self._pieces), [], 0
-            self._write(data)
-
-    def _write(self, data: Any) -> None:
-        with memoryview(data) as view:
-            done = 0
-            while done < len(view):
-                with view[done:] as rest:
-                    done += self._when_ready(os.write, rest, "took nothing")

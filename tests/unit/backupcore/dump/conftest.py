@@ -113,7 +113,7 @@ class Server:
             name, made, transport="local", agent_python=sys.executable, agent=str(self.agent), agent_config=str(config)
         )  # fmt: skip
         self.settings = replace(self.settings, clients={**self.settings.clients, name: replace(client, **values)})
-        return client
+        return self.settings.clients[name]
 
     def say(self, name, script):
         """From now on the client's agent does this."""

@@ -12,7 +12,8 @@ import pytest
 
 from backupcore import wire
 from backupcore.dump import transport
-from backupcore.dump.transport import AgentConnection, Reader, Writer
+from backupcore.dump.streams import Reader, Writer
+from backupcore.dump.transport import AgentConnection
 from backupcore.errors import AccessDenied, AgentMissing, ClientUnreachable, HostKeyChanged, StowageError, WireError
 from backupcore.settings import Client
 
@@ -48,7 +49,7 @@ def agent(script, **values):
 
 
 def test_reads_are_whole_whatever_comes_in_which_pieces():
-    reader, writer = pipe(5.0)
+    reader, writer = pipe(30.0)
     data = os.urandom(3_000_000)
 
     def send():
@@ -57,15 +58,15 @@ def test_reads_are_whole_whatever_comes_in_which_pieces():
             writer.write(data[place : place + size])
             writer.flush()
             place += size
+        writer.close()
 
     thread = threading.Thread(target=send)
     thread.start()
     got = b"".join(bytes(reader.read(size)) for size in (1, 1, 100_000, 900_000, 3, 1_500_000, 400_000))
-    thread.join()
     assert data.startswith(got) and len(got) == 2_900_005
-    writer.close()
     assert bytes(reader.read(1_000_000)) == data[len(got) :]
     assert bytes(reader.read(5)) == b""
+    thread.join()
     assert reader.begin[:3] == data[:3]
 
 
@@ -175,6 +176,7 @@ def test_endless_words_on_stderr_do_not_block_nor_fill_memory():
         "import sys\nfor n in range(200): sys.stderr.write('y' * 100_000)\nsys.stderr.write('the end')\nsys.exit(7)\n"
     )
     with agent(script) as connection:
+        assert connection._ended_within(30)
         error = connection.failure(WireError("the line to web1 was cut"))
     assert len(connection._stderr) <= transport.STDERR_KEPT and connection._stderr.endswith(b"the end")
     assert isinstance(error, AgentMissing) and error.client == "web1" and len(error.message) < 500
