@@ -76,6 +76,9 @@ class Copying:
         self._check_sizes(items)
         if not self.there:
             self._put_manifest(manifest)
+            found = self.target.stat(self._at(manifest))
+            if found is None or found.size != manifest.size:
+                raise TargetRefused(f"target {self.row.target} lost {self._at(manifest)}", "stowage check")
         self._note("done", bytes=self.total)
         if self.files.get(manifest.name) != _proof(manifest) and not self._reads_right(manifest):
             # it came under this name by this copy or is the same dump's: without it the next try begins anew

@@ -254,7 +254,8 @@ class S3Target:
 
 
 def _stored(item: dict, name: str, proven: bool = False) -> Stored:
-    return Stored(name, item["Size"], int(item["LastModified"].timestamp() * clock.NS), proven)
+    when = item["LastModified"]
+    return Stored(name, item["Size"], int(when.timestamp() * clock.NS) if when else 0, proven)
 
 
 DRIVER = TargetDriver("s3", "a bucket at AWS S3 or a server of that protocol", S3Options, S3Target)
