@@ -16,6 +16,7 @@ _NOATIME = getattr(os, "O_NOATIME", 0)
 # Only root may always leave access times alone; others may on their own files.
 FILE_FLAGS = _FILE | (_NOATIME if os.geteuid() == 0 else 0)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+SEGMENTS = 60000  # of data in a file with holes; the format has at most 65,536
 NO_XATTRS: Dict[bytes, bytes] = {}
 # What names an entry that is not there any more, or is another kind of thing by now.
 GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV))
@@ -119,6 +120,21 @@ def data_segments(fd: int, size: int) -> Optional[List[Tuple[int, int]]]:
         os.lseek(fd, 0, os.SEEK_SET)
     if segments == [(0, size)]:
         return None
+    return _at_most(segments, SEGMENTS)
+
+
+def _at_most(segments: List[Tuple[int, int]], most: int) -> List[Tuple[int, int]]:
+    """The segments, the shortest holes between them taken for data until there are at most so many."""
+    hole = 4096
+    while len(segments) > most:
+        joined = [segments[0]]
+        for start, length in segments[1:]:
+            before, reach = joined[-1]
+            if start - before - reach <= hole:
+                joined[-1] = (before, start + length - before)
+            else:
+                joined.append((start, length))
+        segments, hole = joined, hole * 2
     return segments
 
 
