@@ -18,8 +18,9 @@ from .ustar import BLOCK, MAX_SEGMENTS, REST, TAIL, TYPES, X30, byte_sum
 RECORDS_LIMIT = 512 << 20  # all records of one member: a folder of 10,000,000 names
 _KINDS = {letter[0]: kind for kind, letter in TYPES.items()}
 _EMPTY = bytes(BLOCK)
+_FOLDER_TAIL = TYPES["d"] + TAIL[1:]
+_FOLDER_REST = REST + TYPES["d"][0] - TAIL[0]
 _MAGIC = b"ustar\00000"
-_X30_PAD = bytes(BLOCK - 30)
 NS = 1_000_000_000
 _DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})\Z")
 _MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{9}))?\Z")
@@ -87,6 +88,8 @@ class Reader:
         self._pad = 0
         self._current: Optional[Member] = None
         self._owners: Dict[bytes, Tuple[int, int, int]] = {}
+        self._lengths: Dict[bytes, int] = {}
+        self._xattrs: Dict[bytes, Dict[bytes, bytes]] = {}
         self._ended = False
 
     @property
@@ -187,48 +190,81 @@ class Reader:
             self._finish()
 
     def _plain(self) -> Optional[Member]:
-        """The next member when it is a plain file as regular() writes it, all in the chunk: a million of them
-        must be quick. None: look the long way."""
+        """The next member when it is a file or folder as most are, all in the chunk: its name fits, its records are
+        a time of today and perhaps xattrs just seen, its owner was seen. A million of them must be quick. None: look
+        the long way, which refuses what is wrong."""
         chunk = self._chunk
         place = self._place
         ns = 0
-        if chunk[place : place + BLOCK] == X30:
-            text = chunk[place + BLOCK : place + BLOCK + 30]
+        xattrs = None
+        if chunk[place + 156 : place + 157] == b"x":
+            head = chunk[place : place + BLOCK]
+            length = 30 if head == X30 else self._lengths.get(head, 0)
+            place += BLOCK
+            text = chunk[place : place + length]
             if not (text[:9] == b"30 mtime=" and text[19:20] == b"." and (text[9:19] + text[20:29]).isdigit()):
                 return None
-            if chunk[place + BLOCK + 30 : place + 2 * BLOCK] != _X30_PAD or text[29:] != b"\n":
+            if length > 30:
+                xattrs = self._xattrs.get(text[30:])
+                if xattrs is None:
+                    return None
+            pad = -length % BLOCK
+            if text[29:30] != b"\n" or chunk[place + length : place + length + pad] != _EMPTY[:pad]:
                 return None
             ns = int(text[9:19] + text[20:29])
-            place += 2 * BLOCK
+            place += length + pad
         header = chunk[place : place + BLOCK]
-        if header[156:] != TAIL:
+        tail = header[156:]
+        if tail == TAIL:
+            is_dir, rest = False, REST
+        elif tail == _FOLDER_TAIL:
+            is_dir, rest = True, _FOLDER_REST
+        else:
             return None
         owner = self._owners.get(header[100:124])
         size, mtime = header[124:135], header[136:147]
         if owner is None or not (size + mtime).isdigit() or header[135] or header[147]:
             return None
-        if header[148:156] != b"%06o\0 " % ((adler32(header[:148], 0) & 0xFFFF) + REST):
+        if header[148:156] != b"%06o\0 " % ((adler32(header[:148], 0) & 0xFFFF) + rest):
             return None
         name = header[:100].rstrip(b"\0")
-        if name[:2] != b"./" or _ODD.search(name, 1):
+        try:
+            stored, seconds = int(size, 8), int(mtime, 8)
+        except ValueError:
             return None
         member = Member()
         member._reader = self
         member.name = name
-        member.path = name[2:]
-        member.kind = "f"
+        if is_dir:
+            if stored or not _inside(name, True):
+                return None
+            member.path = index_path(name)
+            member.kind = "d"
+        else:
+            if name[:2] != b"./" or _ODD.search(name, 1):
+                return None
+            member.path = name[2:]
+            member.kind = "f"
         member.mode, member.uid, member.gid = owner
-        try:
-            stored = member.size = member.stored = int(size, 8)
-            member.mtime_ns = ns or int(mtime, 8) * NS
-        except ValueError:
-            return None
+        member.size = member.stored = stored
+        member.mtime_ns = ns or seconds * NS
+        if xattrs is not None:
+            member.xattrs = xattrs
         member.offset = self._base + self._place
         self._place = place + BLOCK
         self._pad = -stored % BLOCK
         self._left = stored + self._pad
         self._current = member
         return member
+
+    def _remember(self, head: bytes, text: bytes, member: Member) -> None:
+        """For _plain(): records that were read and found good, a time of today and xattrs, come again and again."""
+        if len(text) < 4 * BLOCK and text.startswith(b"30 mtime="):
+            if len(self._lengths) > 1024 or len(self._xattrs) > 1024:
+                self._lengths.clear()
+                self._xattrs.clear()
+            self._lengths[head] = len(text)
+            self._xattrs[text[30:]] = member.xattrs
 
     def _finish(self) -> None:
         """After the first empty block: one more, and the end."""
@@ -239,8 +275,10 @@ class Reader:
 
     def _member(self, header: bytes, offset: int) -> Member:
         records = None
+        head = text = b""
         if header[156] == 0x78:  # x
-            records = self._records(header)
+            head = header
+            text, records = self._records(header)
             header = self._take(BLOCK)
         member = Member()
         member._reader = self
@@ -281,6 +319,8 @@ class Reader:
         member.stored = member.size = stored
         if sparse is not None:
             self._map(member, sparse)
+        if member.xattrs and len(records or ()) == len(member.xattrs) + 1:
+            self._remember(head, text, member)
         self._current = member
         return member
 
@@ -292,8 +332,8 @@ class Reader:
         if header[148:156] != b"%06o\0 " % total:
             raise ImageDamaged("a header of the archive has a wrong checksum")
 
-    def _records(self, header: bytes) -> Dict[bytes, bytes]:
-        """The records of an x header."""
+    def _records(self, header: bytes) -> Tuple[bytes, Dict[bytes, bytes]]:
+        """The records of an x header, as they are and taken apart."""
         self._check(header)
         length = _octal(header[124:136])
         if not 0 < length <= self._limit:
@@ -315,7 +355,7 @@ class Reader:
                 raise _damaged("the record %r twice", key[:80])
             found[key] = data[equals + 1 : end - 1]
             place = end
-        return found
+        return data, found
 
     def _apply(self, member: Member, records: Dict[bytes, bytes], name: bytes, link: bytes, stored: int):  # type: ignore[no-untyped-def]
         """Puts records into member; (name, link, stored, real size of a sparse file or None)."""

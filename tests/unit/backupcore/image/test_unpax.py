@@ -39,9 +39,9 @@ def sparse(text, size=b"1000", stored=512, **more):
 
 
 def refuse(data, match=None, many=False, **options):
-    """Reading data to its end is refused with ImageDamaged, also behind a good member: then its owner is known, and
-    the reader tries its short way for plain files."""
-    for before in (b"", GOOD):
+    """Reading data to its end is refused with ImageDamaged, also behind good members: then its owner and its xattrs
+    are known, and the reader tries its short way."""
+    for before in (b"", GOOD + LABELLED):
         stream = io.BytesIO(before + data)
         with pytest.raises(ImageDamaged, match=match):
             for member in pax.Reader(stream.read, many, **options):
@@ -49,6 +49,13 @@ def refuse(data, match=None, many=False, **options):
                     pass
 
 
+def labelled(name, kind, size, mtime_ns=1_700_000_000_123_456_789):
+    """A member with xattrs."""
+    xattrs = {b"security.selinux": b"label\0", b"user.a": b"b"}
+    return pax.member(name, kind, 0o644, 0, 0, size, mtime_ns, xattrs=xattrs)
+
+
+LABELLED = labelled(b"./l", "f", 0) + labelled(b"./f/", "d", 0)
 GOOD = pax.regular(b"./a", 0o644, 0, 0, 3, 5) + b"abc" + bytes(509)
 PLAIN = pax.regular(b"./a", 0o644, 0, 0, 3, 1_700_000_000_000_000_000) + b"abc" + bytes(509)
 TODAY = pax.regular(b"./a", 0o644, 0, 0, 3, 1_700_000_000_123_456_789) + b"abc" + bytes(509)
@@ -123,8 +130,10 @@ def test_numbers_that_are_none_are_refused(number):
 def test_modes_beyond_12_bits_magic_and_checksum_are_checked():
     refuse(header(mode=b"0010000") + pax.END, "a mode")
     refuse(header(magic=b"ustar  \0") + pax.END, "magic")
-    for good in (GOOD, PLAIN, TODAY):
+    for good in (GOOD, PLAIN, TODAY, labelled(b"./l", "f", 3) + PLAIN[-512:], labelled(b"./f/", "d", 0) + bytes(512)):
         for start in range(0, len(good) - 512, 512):
+            if b"label" in good[start : start + 512]:
+                continue  # the bytes of an xattr are what they are
             for place in (*range(start, start + 200, 3), start + 257, start + 345, start + 511):
                 broken = bytearray(good)
                 broken[place] ^= 0x10
@@ -275,6 +284,28 @@ def test_random_bytes_never_do_anything_else_than_be_refused():
                     pass
         except ImageDamaged:
             pass
+
+
+def test_the_short_way_and_the_long_way_read_the_same():
+    """The same members: read together the short way, one by one the long way."""
+    made = [PLAIN, TODAY, GOOD]
+    for number in range(3):
+        made += [labelled(b"./l%d" % number, "f", 3, 1_700_000_000_000_000_007 + number) + PLAIN[-512:]]
+        made += [labelled(b"./l%d/" % number, "d", 0), pax.member(b"./p%d/" % number, "d", 0o644, 0, 0, 0, 5 * 10**9)]
+        made += [pax.member(b"./", "d", 0o644, 0, 0, 0, 1_700_000_000_123_456_789 + number), TODAY]
+        made += [labelled(b"./whole/", "d", 0, 1_700_000_000_000_000_000)]
+        listed = dumpdir.build_of([(b"a", "Y")])
+        made += [
+            pax.member(b"./i/", "d", 0o644, 0, 0, 0, 1_700_000_000_000_000_001, b"", (0, 0), {b"user.a": b"b"}, listed)
+        ]
+
+    def fields(member):
+        names = "name path kind mode uid gid size stored mtime_ns link dev xattrs dumpdir names sparse".split()
+        return [getattr(member, name) for name in names] + [member.read()]
+
+    together = [fields(member) for member in pax.Reader(io.BytesIO(b"".join(made) + pax.END).read)]
+    alone = [fields(next(pax.Reader(io.BytesIO(one).read))) for one in made]
+    assert together == alone and len(together) == len(made)
 
 
 def test_content_of_a_member_already_passed_is_not_given():
