@@ -113,7 +113,8 @@ class OneDump:
             self.emit("finishing", received.entries, received.stored_size, force=True)
             row = self._finish(place, name, begun, hello, start, received)
         except BaseException:
-            place.remove()
+            if not place.final.exists():  # whole, but the catalog failed: the next run gives it its row
+                place.remove()
             raise
         finally:
             room.close()

@@ -6,6 +6,7 @@ a manifest is ever removed here, known or not: what cannot be vouched for is nam
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,10 +159,10 @@ def _manifest_digest(place: Path) -> str:
 
 
 def _remove(landing: Landing, swept: Swept) -> None:
-    for path in (landing.folder, landing.state, landing.row):
-        if path.exists():
-            swept.removed.append(str(path))
-    landing.remove()
+    left = [str(path) for path in (landing.folder, landing.state, landing.row) if os.path.lexists(path)]
+    if left:
+        swept.removed.extend(left)
+        landing.remove()
 
 
 def _clear_rest(incoming: Path, swept: Swept) -> None:

@@ -18,7 +18,7 @@ import pytest
 from backupcore import clock
 from backupcore.catalog import places
 from backupcore.dump import statefile, status
-from backupcore.errors import ConfigError
+from backupcore.errors import CatalogError, ConfigError
 from backupcore.image import codec as codecs
 from backupcore.image import frames
 from backupcore.image.folder import check_folder
@@ -426,6 +426,20 @@ def test_states_of_dumps_that_are_no_base_any_more_go(server):
     assert kept == [0, 0, 1]
     assert len(list(places.state_folder(server.settings.state, "web1", "data").iterdir())) == 3
     assert len(list(places.index_folder(server.settings.state, "web1", "data").iterdir())) == 5
+
+
+def test_a_dump_the_catalog_could_not_take_is_taken_by_the_next_run(server, monkeypatch):
+    server.client("web1")
+    with monkeypatch.context() as patch:
+
+        def full(row):
+            raise CatalogError("the catalog cannot be used: database or disk is full")
+
+        patch.setattr(server.catalog, "add_dump", full)
+        assert server.one().code == "catalog"
+    assert server.catalog.dumps() == []
+    assert server.one().level == 1
+    assert server.swept.adopted == [server.catalog.dumps()[0].id]
 
 
 def test_a_fault_in_our_own_code_costs_one_dump_and_says_so(server):
