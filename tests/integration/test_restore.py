@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
@@ -21,8 +20,8 @@ from backupcore.app.agent_build import HALVES, build_agent
 from backupcore.catalog.records import CopyRow
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, transport
-from backupcore.errors import ImageDamaged, NothingThatOld, RequestError, StowageError
-from backupcore.restore import deliver, fetch, find, plan, request
+from backupcore.errors import AgentRefused
+from backupcore.restore import deliver, fetch, request
 from backupcore.restore.report import Options
 from backupcore.schedule import plain
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source, TargetSettings
@@ -95,6 +94,7 @@ class World:
     def directory(self, name):
         """A directory target with a copy of every dump."""
         from backupcore.hookspecs import TargetContext
+
         from backupcore.targets.directory import DirectoryOptions, DirectoryTarget
 
         path = self.base / name
@@ -107,8 +107,8 @@ class World:
     def bucket(self, name, endpoint):
         """A bucket with a copy of every dump."""
         import boto3
-
         from backupcore.hookspecs import TargetContext
+
         from backupcore.targets.s3 import S3Options, S3Target
 
         secret = self.base / "s3.json"
@@ -257,3 +257,148 @@ def test_a_whole_full_comes_back(world):
     assert (report.status, report.failed) == ("ok", [])
     same(world, out)
     assert report.files == 4 and report.read_from[0].place == "holding"
+
+
+def grow(world, count=400):
+    """A tree whose image has many frames."""
+    for number in range(count):
+        write(world.data / f"d{number % 7}" / f"f{number:04}", os.urandom(100_000))
+    write(world.data / "d3" / "wanted", os.urandom(10_240))
+
+
+def test_one_small_file_of_a_big_image_costs_one_range_of_its_bucket(world, s3_endpoint):
+    grow(world)
+    world.client("web1", {"data": {"path": str(world.data)}}, part_size=8 << 20)
+    (row,) = world.dump(0)
+    target = world.bucket("one-file", s3_endpoint)
+    world.catalog.set_holding(row.id, None)
+    reads = []
+    read = target.read
+
+    def counted(name, offset=0, length=None):
+        reads.append((name.rpartition("/")[2], length))
+        return read(name, offset, length)
+
+    target.read = counted
+    report, out = world.restore(f"web1:{world.data}/d3/wanted")
+    assert Path(f"{out}{world.data}/d3/wanted").read_bytes() == (world.data / "d3/wanted").read_bytes()
+    names = sorted(name.replace(".zst", "") for name, _length in reads)
+    assert names[0] == "frames.tsv" and names[2:] == ["manifest.json", "manifest.sig"] and len(names) == 4
+    (length,) = [length for name, length in reads if name.startswith("image")]
+    assert length < 6 << 20 and report.bytes_read < 7 << 20 < row.stored_size
+    assert world.cat(f"web1:{world.data}/d3/wanted") == (world.data / "d3/wanted").read_bytes()
+
+
+@needs_root
+def test_parts_of_a_hostile_tree_come_back_as_they_were(world):
+    world.data.rmdir()
+    lab.make_hostile_tree(world.data)
+    world.dump(0)
+    lab.change_hostile_tree(world.data, 1)
+    world.dump(1)
+    seen = lab.snapshot(world.data)
+    for path in sorted(name for name in os.listdir(os.fsencode(world.data))):
+        word = f"web1:{world.data}/" + os.fsdecode(path.replace(b"\\", b"\\\\"))
+        report, out = world.restore(word)
+        assert report.failed == []
+        found = lab.snapshot(Path(str(out) + str(world.data)))
+        keep = {one: what for one, what in seen.items() if one == path or one.startswith(path + b"/")}
+        del found[b"."]
+        lines = lab.differences(keep, found, ignore=("links",))
+        assert not lines, "\n".join(lines[:20])
+        shutil.rmtree(out)
+
+
+def test_scratch_folder_by_default_elsewhere_with_a_permit_only(world):
+    write(world.data / "etc/conf", b"old")
+    (row,) = world.dump(0)
+    client = world.settings.clients["web1"]
+
+    def connect():
+        return transport.connect(world.settings, client)
+
+    report, _out = world.restore("web1:/", connect=connect)
+    assert report.destination == f"{world.base}/scratch/{row.id}"
+    assert Path(f"{report.destination}{world.data}/etc/conf").read_bytes() == b"old"
+    assert report.next and report.destination in report.next[0]
+    write(world.data / "etc/conf", b"spoiled")
+    in_place = Options(destination="/", existing="overwrite")
+    with pytest.raises(AgentRefused, match="permit"):
+        world.restore("web1:/", connect=connect, options=in_place)
+    permits = world.base / "permits"
+    permits.mkdir(mode=0o700)
+    permit = {
+        "schema": 1, "id": "p1", "dump": row.id, "paths": [str(world.data / "etc")], "destination": "/",
+        "expires": time.time() + 600,
+    }  # fmt: skip
+    (permits / "p1").write_text(json.dumps(permit))
+    (permits / "p1").chmod(0o600)
+    with pytest.raises(AgentRefused, match="p2"):
+        world.restore("web1:/", connect=connect, options=replace(in_place, permit="p2"))
+    assert (world.data / "etc/conf").read_bytes() == b"spoiled"
+    report, _out = world.restore(f"web1:{world.data}/etc", connect=connect, options=replace(in_place, permit="p1"))
+    assert report.failed == [] and (world.data / "etc/conf").read_bytes() == b"old"
+
+
+def test_what_exists_is_refused_kept_or_replaced(world):
+    write(world.data / "a", b"then")
+    write(world.data / "b", b"then")
+    world.dump(0)
+    out = world.base / "out"
+    place = Path(f"{out}{world.data}")
+    rules = ("refuse", 1, 0, b"now"), ("keep", 0, 1, b"now"), ("overwrite", 0, 0, b"then")
+    for existing, failed, skipped, content in rules:
+        shutil.rmtree(out, ignore_errors=True)
+        write(place / "a", b"now")
+        report, _out = world.restore("web1:/", to=out, options=Options(existing=existing))
+        assert (report.failed_count, report.skipped) == (failed, skipped)
+        assert (place / "a").read_bytes() == content and (place / "b").read_bytes() == b"then"
+        assert report.exit_status == bool(failed)
+
+
+def test_exact_keeps_what_was_never_dumped_and_takes_away_what_was_not_there(world):
+    world.client("web1", {"data": {"path": str(world.data), "exclude": ["cache", "*.tmp"]}})
+    write(world.data / "a", b"1")
+    write(world.data / "cache/x", b"precious")
+    write(world.data / "d/y.tmp", b"precious")
+    world.dump(0)
+    write(world.data / "d/z", b"2")
+    world.dump(1)
+    out = world.base / "out"
+    place = Path(f"{out}{world.data}")
+    shutil.copytree(world.data, place)
+    write(place / "new", b"3")
+    write(place / "d/newer/x", b"4")
+    report, _out = world.restore("web1:/", to=out, options=Options(existing="overwrite", exact=True))
+    assert report.failed == []
+    assert sorted(os.listdir(place)) == ["a", "cache", "d"] and sorted(os.listdir(place / "d")) == ["y.tmp", "z"]
+    assert (place / "cache/x").read_bytes() == b"precious"
+
+
+def test_a_damaged_image_gives_all_but_the_files_in_its_wrong_frame(world):
+    grow(world, 100)
+    (row,) = world.dump(0)
+    path = next(Path(row.holding).glob("image-0000*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    report, out = world.restore("web1:/")
+    assert report.exit_status == 1 and 0 < report.failed_count < 60
+    place = Path(f"{out}{world.data}")
+    lost = {name for name, _why in report.failed}
+    for folder, _folders, files in os.walk(world.data):
+        for name in files:
+            full = Path(folder) / name
+            back = place / full.relative_to(world.data)
+            assert back.exists() != (str(full) in lost)
+            if back.exists():
+                assert back.read_bytes() == full.read_bytes()
+    assert "--level 0" in " ".join(report.next)
+    # another good copy, and nothing is lost
+    world.directory("nas")
+    target = world.base / "nas" / "web1" / "data" / row.id / path.name
+    data[len(data) // 2] ^= 1
+    target.write_bytes(data)
+    report, out = world.restore("web1:/")
+    assert report.failed == [] and report.status == "warn"
+    same(world, out)
