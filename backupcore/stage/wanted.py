@@ -60,12 +60,14 @@ def due(
 ) -> List[Due]:
     """The copies to make now from images on the holding disk, oldest dump first: a base before what builds on it.
 
-    targets: only these. sources: only dumps of these (client, source).
+    targets: only these. sources: only dumps of these (client, source). A damaged image is copied nowhere.
     """
     rows = copies_by_dump(catalog)
     found = []
     for dump in catalog.dumps():
-        if dump.holding is None or (sources is not None and (dump.client, dump.source) not in sources):
+        if dump.holding is None or dump.damaged:
+            continue
+        if sources is not None and (dump.client, dump.source) not in sources:
             continue
         known = rows.get(dump.id, {})
         for target in wanted_of(settings, dump, list(known.values())):

@@ -330,6 +330,39 @@ def test_tls_towards_a_plain_port_is_told(opened, proxy, monkeypatch):
     assert "\n" not in error.value.message
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path) + ".crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    crt = Path(str(path) + ".crt")
+    path.write_text(path.read_text() + crt.read_text())
+    return path, crt
+
+
+def test_under_tls_damaged_bytes_are_refused_too(server, plain, keys, certificate, local, tmp_path):
+    both, authority = certificate
+    with s3proxy.Proxy(server["endpoint"], tls=str(both)) as proxy:
+        target = S3Target(options(proxy.url, keys, ca=authority), TargetContext("cloud", SERVER, tmp_path))
+        assert target.capabilities.own_checksums
+        assert target.put("x", local).proven
+        assert b"".join(target.read("x")) == local.read_bytes()
+        target.close()
+
+
+def test_a_certificate_nobody_vouches_for_is_told(server, plain, keys, certificate, tmp_path, monkeypatch):
+    monkeypatch.setattr(_s3_client, "ATTEMPTS", 1)
+    with s3proxy.Proxy(server["endpoint"], tls=str(certificate[0])) as proxy:
+        target = S3Target(options(proxy.url, keys), TargetContext("cloud", SERVER, tmp_path))
+        with pytest.raises(TargetError, match="no trusted TLS connection") as error:
+            target.stat("x")
+        assert "ca: FILE" in error.value.hint and not error.value.retry
+        assert proxy.requests == []
+
+
 def test_a_server_that_is_no_s3_is_told(opened, proxy):
     proxy.fault = lambda method, path: "flip"
     with pytest.raises(TargetError) as error:

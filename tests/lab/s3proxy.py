@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,9 +24,12 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Listens on a loopback port of its own, as a context manager. requests: (method, path, bytes of its body)."""
+    """Listens on a loopback port of its own, as a context manager. requests: (method, path, bytes of its body).
 
-    def __init__(self, upstream: str):
+    tls: a PEM file with key and certificate to speak TLS with.
+    """
+
+    def __init__(self, upstream: str, tls: Optional[str] = None):
         self.upstream = urlsplit(upstream)
         self.fault: Callable[[str, str], Optional[str]] = lambda method, path: None
         self.requests: List[Tuple[str, str, int]] = []
@@ -37,7 +41,13 @@ class Proxy:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls)
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_address[1]}"
 
     def __enter__(self) -> "Proxy":
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()

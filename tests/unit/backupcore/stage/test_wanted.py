@@ -58,3 +58,9 @@ def test_a_source_that_left_the_configuration_gets_only_the_copies_that_were_beg
     world.catalog.put_copy(CopyRow(begun.id, "no-more", "copying"))
     assert names(due(world.settings, world.catalog)) == [(begun.id, "disk")]
     assert other.holding
+
+
+def test_a_damaged_image_is_not_sent_night_after_night(world):
+    dump = world.dump()
+    world.catalog.mark_damaged(dump.id)
+    assert due(world.settings, world.catalog) == []
