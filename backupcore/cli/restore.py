@@ -56,8 +56,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
 
 
 def _plan(plan: Any, args: argparse.Namespace) -> _output.Answer:
+    paths = ", ".join(map(text.escape, dict.fromkeys(plan.paths)))  # "/" is a path of each source
     lines = [
-        f"{', '.join(map(text.escape, plan.paths))} of {plan.client} as of {plan.moment}: {count(plan.files, 'file')}, "
+        f"{paths} of {plan.client} as of {plan.moment}: {count(plan.files, 'file')}, "
         f"{text.size(plan.files_bytes)}; {text.size(plan.bytes)} to read; to {text.escape(plan.destination)}"
     ]
     rows = [[one.dump, f"{one.client}:{one.source}", one.level, one.place, text.size(one.bytes)] for one in plan.dumps]
