@@ -184,9 +184,10 @@ class Crew:
             os.waitpid(worker.pid, 0)
         if self._forwarder is not None:
             self._order.put(None)
-            self._forwarder.join(5)
-        for worker in self._workers:
-            worker.close()
+            self._forwarder.join(1)  # it may hang in a write to a line that nobody reads
+        else:
+            for worker in self._workers:
+                worker.close()
         self._workers = []
 
     # the line's side, a thread
@@ -279,9 +280,8 @@ class _Out:
         self._memory[start : start + len(stored)] = stored
         self.send(FRAME, _SHIPPED.pack(free[0], len(stored), length, flags))
 
-    def ask(self, key: Key) -> Any:
-        """What the agent knows of a file, once all batches before this one are done."""
-        self.send(_ASK, marshal.dumps(key))
+    def answer(self) -> Any:
+        """What the agent answers; waits for it."""
         (length,) = struct.unpack("<I", self._read(4))
         return marshal.loads(self._read(length))
 
@@ -296,19 +296,21 @@ class _Out:
 
 
 class _AskedLinks:
-    """The agent's table of links: find() and put() of links.Links."""
+    """The agent's table of links: find() and put() of links.Links. What is asked waits for its turn in the outbox,
+    behind the batches before, so that the agent answers when it knows all that comes before in walk order."""
 
-    def __init__(self, out: _Out):
-        self._out = out
+    def __init__(self, outbox: Outbox, out: _Out):
+        self._outbox, self._out = outbox, out
 
     def find(self, key: Key) -> Optional[Link]:
         """As Links.find()."""
-        found = self._out.ask(key)
+        self._outbox.plain(_ASK, marshal.dumps(key))
+        found = self._out.answer()
         return None if found is None else Link(*found)
 
     def put(self, key: Key, link: Link, names: int) -> None:
         """As Links.put()."""
-        self._out.send(_PUT, marshal.dumps((key, tuple(link), names)))
+        self._outbox.plain(_PUT, marshal.dumps((key, tuple(link), names)))
 
 
 class _PlacedLater(Outbox):
@@ -381,7 +383,7 @@ def _work(link: socket.socket, out: _Out, codec: Codec, threads: int) -> None:
         outbox.plain(NOTE, note_bytes(level, path, message))
 
     archive = Archive(outbox, note, {})
-    archive.links = _AskedLinks(out)
+    archive.links = _AskedLinks(outbox, out)
     blocks = state.Writer(outbox.state)
     before: Dict[str, int] = {}
     totals = Totals()

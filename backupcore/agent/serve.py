@@ -107,13 +107,11 @@ def _converse(path: Optional[str], halves: Mapping[str, str], to: Optional[str])
         with catch_end():
             status = _answer(channel, path, halves, to)
     except LineLost:
-        pass
+        channel.lost = True  # or somebody ended us: then it is not waited for either
     except BaseException as error:
         status = _fail(channel, error)
-    try:
+    if not channel.lost:
         channel.stop_heartbeat()
-    except LineLost:
-        pass
     if channel.lost or status:
         sys.stderr.flush()
         os._exit(status)  # threads may hang in a write to a line that is gone
@@ -264,9 +262,7 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
         try:
             half.after(source.options)
         except RuntimeError as error:
-            if failed is None:
-                raise SourceFailed(escape(str(error))) from None
-            if not isinstance(failed, LineLost):
+            if not isinstance(failed, LineLost):  # what was dumped is good all the same
                 channel.send_json(NOTE, {"level": "error", "path": "", "message": escape(str(error))})
     channel.stop_heartbeat()
     channel.send_json(DONE, totals)

@@ -178,8 +178,13 @@ def test_a_failing_script_fails_the_dump_and_after_runs(peer, tmp_path):
     assert log.read_text() == "after\n"
     peer.declare("s", tmp_path / "tree", before=[["/no/such/program"]])
     refused(peer, SourceFailed, "cannot be run")
+
+
+def test_a_failing_script_after_the_dump_is_told_and_the_dump_stays(peer, tmp_path):
     peer.declare("s", tmp_path / "tree", after="kill -9 $$")
-    refused(peer, SourceFailed, "after' was ended by signal 9")
+    got = peer.dump()
+    assert [(note["level"], note["path"]) for note in got.notes] == [("error", "")]
+    assert "after' was ended by signal 9" in got.notes[0]["message"]
 
 
 def test_progress_comes_while_a_script_is_silent(peer, tmp_path):
