@@ -248,6 +248,20 @@ def test_pythons_tarfile_reads_it_too():
         assert second.name == "./" + "y" * 90 + "/" + "z" * 90 and found.extractfile(second).read() == b"def"
 
 
+def test_pythons_tarfile_reads_files_with_holes():
+    """It takes the segments as they follow each other: right only because all but the last are whole blocks."""
+    size = 100_000
+    aligned = pax.align_segments([(0, 5), (50_000, 700), (99_990, 10)], size)
+    content = b"".join(bytes([65 + number]) * length for number, (_offset, length) in enumerate(aligned))
+    expected, place = bytearray(size), 0
+    for offset, length in aligned:
+        expected[offset : offset + length] = content[place : place + length]
+        place += length
+    data = archive((pax.member(b"./s", "f", 0o644, 0, 0, size, 7, sparse=aligned), content))
+    with tarfile.open(fileobj=io.BytesIO(data)) as found:
+        assert found.extractfile(found.getmembers()[0]).read() == bytes(expected)
+
+
 def test_an_selinux_label_goes_under_tars_name_and_comes_back():
     label = b"system_u:object_r:etc_t:s0\0"
     header = pax.member(b"./a", "f", 0o644, 0, 0, xattrs={b"security.selinux": label})
