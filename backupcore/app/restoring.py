@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
-from .. import clock
+from .. import clock, ids
 from ..errors import RequestError, StowageError
 from .engine import Engine, Progress
 
@@ -44,8 +44,18 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     """What the words mean, source by source."""
     from ..restore import request
 
-    moment = None if at is None else clock.parse_moment(at)
+    moment = None if at is None else _moment(engine, at)
     return request.resolve(engine.settings, engine.catalog, words, moment, place)
+
+
+def _moment(engine: Engine, at: str) -> int:
+    """The moment in ns; the name of a dump means that very dump, not its second."""
+    if ids.parse_dump_name(at) is None:
+        return clock.parse_moment(at)
+    dump = engine.catalog.dump(at)
+    if dump is None:
+        raise RequestError(f"there is no dump {at}", "stowage list dumps")
+    return dump.begun_ns
 
 
 def plan(engine: Engine, asked: Request) -> Any:

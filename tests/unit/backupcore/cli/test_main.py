@@ -73,6 +73,7 @@ def verb(monkeypatch):
         (("restore", "web1:etc"), "is no absolute path"),
         (("restore", "web1:/srv"), "no source of web1 covers /srv"),
         (("restore", "web1:/etc", "--at", "soon"), "'soon' is no time"),
+        (("restore", "web1:/etc", "--at", "20261122T183501Z-L0-f4f5aa06"), "there is no dump 20261122T183501Z-L0-f4"),
         (("restore", "web1:/etc", "--from", "cloud"), 'unknown target "cloud"'),
         (("restore", "web1:/etc", "--to", "/x", "--in-place"), "not allowed with argument --to"),
         (("restore", "web1:/etc", "--stdout", "--plan"), "--stdout goes with neither"),
