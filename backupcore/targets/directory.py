@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import stat
@@ -25,14 +24,13 @@ from backupcore.hookspecs import (
     TargetContext,
     TargetDriver,
     TargetError,
-    WrongDigest,
     safe_name,
 )
 
+from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, told
+
 MARK = ".stowage"
 INCOMING = MARK + "/incoming"
-PIECE = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -73,13 +71,13 @@ class DirectoryTarget:
     def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
         """Copies the file; resume and checkpoint are not used: a cut file is copied anew."""
         folders, last = _split(name)
-        with _told(f"cannot write {name} in {self._root}"), self._opened(first_use=True) as root:
+        with told(f"cannot write {name} in {self._root}"), self._opened(first_use=True) as root:
             if if_absent and self._stat(root, name) is not None:
                 raise _exists(name, self._root)
-            with _below(root, [*INCOMING.split("/"), self._server], make=True) as incoming:
+            with below(root, [*INCOMING.split("/"), self._server], make=True) as incoming:
                 temporary = secrets.token_hex(8)
                 try:
-                    size = _copy(path, incoming, temporary, sha256, progress)
+                    size = copy_into(path, incoming, temporary, sha256, progress)
                     self._place(root, incoming, temporary, folders, last, if_absent, name)
                 except BaseException:
                     with contextlib.suppress(OSError):
@@ -91,16 +89,16 @@ class DirectoryTarget:
         """The bytes, read as they are asked for."""
         folders, last = _split(name)
         with contextlib.ExitStack() as stack:
-            with _told(f"cannot read {name} in {self._root}"):
+            with told(f"cannot read {name} in {self._root}"):
                 root = stack.enter_context(self._opened())
-                folder = stack.enter_context(_below(root, folders))
+                folder = stack.enter_context(below(root, folders))
                 fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
                 stack.callback(os.close, fd)
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise TargetError(f"{name} in {self._root} is no plain file")
                 left = os.fstat(fd).st_size - offset if length is None else length
             while left > 0:
-                with _told(f"cannot read {name} in {self._root}"):
+                with told(f"cannot read {name} in {self._root}"):
                     data = os.pread(fd, min(PIECE, left), offset)
                 if not data:
                     raise TargetError(f"{name} in {self._root} ends {left} bytes too early")
@@ -113,7 +111,7 @@ class DirectoryTarget:
         safe_name(name)
         if self._unborn():
             return None
-        with _told(f"cannot look at {name} in {self._root}"), self._opened() as root:
+        with told(f"cannot look at {name} in {self._root}"), self._opened() as root:
             return self._stat(root, name)
 
     def list(self, prefix="") -> Iterator[Stored]:
@@ -123,10 +121,10 @@ class DirectoryTarget:
         if self._unborn():
             return
         start = prefix.rpartition("/")[0]
-        with _told(f"cannot list {self._root}"), self._opened() as root:
+        with told(f"cannot list {self._root}"), self._opened() as root:
             try:
-                with _below(root, start.split("/") if start else []) as folder:
-                    found = _listing(folder, start + "/" if start else "")
+                with below(root, start.split("/") if start else []) as folder:
+                    found = listing(folder, start + "/" if start else "")
                     for item, is_folder in found:
                         if is_folder and (item.startswith(prefix) or prefix.startswith(item)):
                             yield from self._tree(root, item, prefix)
@@ -138,15 +136,15 @@ class DirectoryTarget:
     def delete(self, name) -> None:
         """Removes the file and the folders that it leaves empty."""
         folders, last = _split(name)
-        with _told(f"cannot remove {name} in {self._root}"), self._opened() as root:
+        with told(f"cannot remove {name} in {self._root}"), self._opened() as root:
             try:
-                with _below(root, folders) as folder:
+                with below(root, folders) as folder:
                     os.unlink(last, dir_fd=folder)
                     os.fsync(folder)
             except FileNotFoundError:
                 return
             while folders and folders != [MARK]:
-                with _below(root, folders[:-1]) as parent:
+                with below(root, folders[:-1]) as parent:
                     try:
                         os.rmdir(folders[-1], dir_fd=parent)
                     except OSError:
@@ -196,9 +194,9 @@ class DirectoryTarget:
     def clean(self, older_than_ns) -> int:
         """Removes this server's files in `incoming` that were last written before that time."""
         removed = 0
-        with _told(f"cannot clean {self._root}"), self._opened() as root:
+        with told(f"cannot clean {self._root}"), self._opened() as root:
             try:
-                with _below(root, [*INCOMING.split("/"), self._server]) as folder:
+                with below(root, [*INCOMING.split("/"), self._server]) as folder:
                     for item in os.listdir(folder):
                         if os.stat(item, dir_fd=folder, follow_symlinks=False).st_mtime_ns < older_than_ns:
                             os.unlink(item, dir_fd=folder)
@@ -215,7 +213,7 @@ class DirectoryTarget:
     @contextlib.contextmanager
     def _opened(self, first_use: bool = False) -> Iterator[int]:
         """The root as descriptor, once it is sure that this is the place and not an unmounted mount point."""
-        with _told(f"cannot open {self._root}"):
+        with told(f"cannot open {self._root}"):
             root = self._open_root(first_use)
         try:
             yield root
@@ -229,7 +227,7 @@ class DirectoryTarget:
 
     def _open_root(self, first_use: bool) -> int:
         used = self._seen.exists()
-        if self._mount and not _is_mounted(self._root):
+        if self._mount and not is_mounted(self._root):
             raise TargetError(f"{self._root} is not on a mounted file system", "mount it, or drop mount: true")
         if first_use and not used:
             with contextlib.suppress(FileExistsError):
@@ -240,7 +238,7 @@ class DirectoryTarget:
             hint = "is it mounted?" if used else "make it, or mount it"
             raise TargetError(f"{self._root} is not there", hint) from None
         try:
-            if _lstat(root, MARK) is None:
+            if lstat(root, MARK) is None:
                 if used:
                     hint = f"mount it; if it is a new and empty place on purpose: rm {self._seen}"
                     raise TargetError(f"{self._root} lost its {MARK} folder: is it mounted?", hint)
@@ -260,7 +258,7 @@ class DirectoryTarget:
         """The finished file under its name. Folders may be removed by a delete() beside us: made again."""
         for attempt in range(5):
             try:
-                with _below(root, folders, make=True) as folder:
+                with below(root, folders, make=True) as folder:
                     if if_absent:
                         self._link(incoming, temporary, folder, last, name)
                     else:
@@ -281,7 +279,7 @@ class DirectoryTarget:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             self._hard_links = False
-            if _lstat(folder, last) is not None:
+            if lstat(folder, last) is not None:
                 raise _exists(name, self._root) from None
             os.rename(temporary, last, src_dir_fd=incoming, dst_dir_fd=folder)
         else:
@@ -290,8 +288,8 @@ class DirectoryTarget:
     def _stat(self, root: int, name: str) -> Optional[Stored]:
         folders, last = _split(name)
         try:
-            with _below(root, folders) as folder:
-                found = _lstat(folder, last)
+            with below(root, folders) as folder:
+                found = lstat(folder, last)
         except FileNotFoundError:
             return None
         if found is None or not stat.S_ISREG(found.st_mode):
@@ -302,8 +300,8 @@ class DirectoryTarget:
         if folder_name == INCOMING + "/":
             return
         try:
-            with _below(root, folder_name.rstrip("/").split("/")) as folder:
-                found = _listing(folder, folder_name)
+            with below(root, folder_name.rstrip("/").split("/")) as folder:
+                found = listing(folder, folder_name)
         except FileNotFoundError:
             return
         for item, is_folder in found:
@@ -325,115 +323,6 @@ def _split(name: str) -> Tuple[List[str], str]:
 
 def _exists(name: str, root: str) -> TargetError:
     return TargetError(f"{name} is already in {root}", "another server or an earlier run put it there")
-
-
-@contextlib.contextmanager
-def _below(root: int, folders: List[str], make: bool = False) -> Iterator[int]:
-    """The folder below root, component by component, never through a link; made and synced if asked."""
-    current = os.dup(root)
-    try:
-        for part in folders:
-            if make:
-                try:
-                    os.mkdir(part, 0o700, dir_fd=current)
-                    os.fsync(current)
-                except FileExistsError:
-                    pass
-            following = os.open(part, _FOLDER, dir_fd=current)
-            os.close(current)
-            current = following
-        yield current
-    finally:
-        os.close(current)
-
-
-def _lstat(folder: int, name: str):
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _listing(folder: int, prefix: str) -> List[Tuple[str, bool]]:
-    """(name below the root, is a folder), folders with a slash at the end, in the order of whole names' bytes."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_folder = entry.is_dir(follow_symlinks=False)
-            name = prefix + entry.name
-            with contextlib.suppress(TargetError):
-                safe_name(name)
-                if is_folder or entry.is_file(follow_symlinks=False):
-                    found.append((name + "/" if is_folder else name, is_folder))
-    return sorted(found, key=lambda item: item[0].encode("utf-8"))
-
-
-def _copy(path, folder: int, name: str, sha256: Optional[str], progress) -> int:
-    """A synced copy of path as name in folder; its pages are dropped, so that reading it back asks the disk."""
-    try:
-        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TargetError(f"cannot read {path}: {error.strerror}") from None
-    fd = -1
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
-        size, done, found = os.fstat(source).st_size, 0, hashlib.sha256()
-        while done <= size and (data := os.read(source, PIECE)):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            done += len(data)
-            if sha256:
-                found.update(data)
-            if progress:
-                progress(len(data))
-        if done != size:
-            raise TargetError(f"{path} changed while it was copied")
-        if sha256 and found.hexdigest() != sha256:
-            raise WrongDigest(f"{path} is not what its checksum says")
-        os.fsync(fd)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return done
-    finally:
-        os.close(source)
-        if fd >= 0:
-            os.close(fd)
-
-
-def _is_mounted(path: str) -> bool:
-    """Whether path, or a folder above it other than /, is a mount point."""
-    path = os.path.realpath(path)
-    while path != "/":
-        if os.path.ismount(path):
-            return True
-        path = os.path.dirname(path)
-    return False
-
-
-_HINTS = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "raise the quota there, or make room",
-    errno.EROFS: "mount it read-write",
-    errno.EACCES: "give the user that runs stowage the right to it",
-    errno.EPERM: "give the user that runs stowage the right to it",
-    errno.ELOOP: "something there is a symbolic link: stowage does not follow links below a target",
-    errno.ENOTDIR: "something there is a symbolic link or a file where a folder belongs",
-    errno.ESTALE: "mount it again",
-    errno.EIO: "look at the disk and the kernel's log",
-    errno.ENOENT: "it is not there",
-}
-_RETRY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.EHOSTDOWN)
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Any OSError inside becomes a TargetError of one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise TargetError(f"{what}: {reason}", _HINTS.get(error.errno, ""), error.errno in _RETRY) from None
 
 
 DRIVER = TargetDriver("directory", "a folder of a mounted file system", DirectoryOptions, DirectoryTarget)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -412,3 +414,11 @@ def test_no_credentials_at_all_are_told(endpoint, tmp_path, monkeypatch):
 def test_a_missing_certificate_file_is_told(opened, tmp_path):
     with pytest.raises(TargetError, match="certificate file"):
         opened(ca=tmp_path / "none").stat("x")
+
+
+def test_boto3_is_not_loaded_before_it_is_used():
+    code = (
+        "import sys; from backupcore.targets import stowage_targets; stowage_targets();"
+        "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4]).returncode == 0
