@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, List, Optional
 from .. import files
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..errors import CatalogError
 from ..image import layout
 from ..settings import Settings
 from .holding import Landing, again, remove_empty, writing
@@ -151,9 +150,7 @@ def _drop_old_states(settings: Settings, catalog: Catalog, row: DumpRow) -> None
             continue
         seen[old.level] = seen.get(old.level, 0) + 1
         if seen[old.level] > STATES_KEPT:
-            try:
-                catalog.forget_state(old.id)
-            except CatalogError:
-                continue
+            # the file first: a row without it is noticed and mended the next time, a file without a row never
             folder = places.state_folder(settings.state, old.client, old.source, old.segment)
             (folder / old.state).unlink(missing_ok=True)
+            catalog.forget_state(old.id)

@@ -153,10 +153,11 @@ class OneDump:
         last = self.past[-1] if self.past else None
         if last is None or now > last.begun_ns:
             return now
-        self.looked.append(
-            f"the clock went back: the last dump is of {clock.iso(last.begun_ns)}, now it is {clock.iso(now)}; "
-            "this one is dated a second after the last"
-        )
+        if not any(note.startswith("the clock went back") for note in self.looked):  # not twice, with NeedsFull
+            self.looked.append(
+                f"the clock went back: the last dump is of {clock.iso(last.begun_ns)}, now it is {clock.iso(now)}; "
+                "this one is dated a second after the last"
+            )
         return last.begun_ns + clock.NS
 
     def _converse(self, place: Landing, room: Room, blocks: Any) -> Tuple[Dict, Dict, Received]:
@@ -267,7 +268,10 @@ class OneDump:
         )  # fmt: skip
         with writing(place.disk):
             finished = folder.finish(place.folder, draft, run.signer, [one.id for one in self.chain])
-        return accept.accept(run.settings, run.catalog, place, replace(row, manifest_sha256=finished.manifest_sha256))
+        row = replace(row, manifest_sha256=finished.manifest_sha256)
+        taken = accept.accept(run.settings, run.catalog, place, row)
+        self.looked += [note for note in taken.notes if note not in row.notes]
+        return taken
 
     def _note_limits(self, done: Mapping[str, Any]) -> None:
         if done.get("root") is False:

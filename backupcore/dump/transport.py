@@ -75,10 +75,13 @@ def _with_sudo(argv: List[str]) -> List[str]:
     # without root and without a sudo rule the agent runs as the caller and says what it could not keep
     if os.geteuid() == 0 or shutil.which("sudo") is None:
         return argv
-    allowed = subprocess.run(
-        ["sudo", "-n", "-l", *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-    )
-    return ["sudo", "-n", *argv] if allowed.returncode == 0 else argv
+    try:
+        asked = subprocess.run(
+            ["sudo", "-n", "-l", *argv], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return argv
+    return argv if asked.returncode else ["sudo", "-n", *argv]
 
 
 def _ssh_command(settings: Settings, client: Client, serve: List[str]) -> List[str]:
@@ -95,7 +98,7 @@ def _ssh_command(settings: Settings, client: Client, serve: List[str]) -> List[s
     options = {
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": shlex.quote(str(known)),
+        "UserKnownHostsFile": '"%s"' % str(known).replace("%", "%%"),
         "GlobalKnownHostsFile": "/dev/null",
         "HostKeyAlias": client.name,
         "CheckHostIP": "no",

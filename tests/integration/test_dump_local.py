@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from dump_lab import Lab
 
+from backupcore.catalog import places
 from backupcore.image.folder import check_folder
 from backupcore.image.manifest import load_public_keys
-from backupcore.settings import Policy
+from backupcore.settings import HoldingDisk, Policy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -130,3 +131,53 @@ def test_eight_sources_at_once_come_whole(lab, tree, tmp_path):
         check_folder(Path(row.holding), keys, full=True)
     lab.restore_by_hand("c3", "one", tmp_path / "r")
     same(tree, tmp_path / "r")
+
+
+@pytest.fixture
+def disks(tmp_path):
+    """Two small disks of their own."""
+    made = [tmp_path / "disk-a", tmp_path / "disk-b"]
+    for disk in made:
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk], check=True)
+    yield made
+    for disk in made:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_holding_disk_of_its_own_is_the_usual_case(tree, tmp_path, disks):
+    lab = Lab(tmp_path, holding=(HoldingDisk(disks[0], -(1 << 20)),))
+    lab.client("here", {"data": tree})
+    result = lab.night()["here:data"]
+    assert result.ok and not result.warning, result
+    assert lab.night()["here:data"].level == 1
+    for row in lab.catalog.dumps():
+        index = places.find_index(lab.settings.state, "here", "data", row.id)
+        assert index.read_bytes() == (Path(row.holding) / "index.tsv.zst").read_bytes()
+    assert sorted(path.name for path in disks[0].iterdir()) == [".stowage", "here"]
+    lab.restore_by_hand("here", "data", tmp_path / "r")
+    same(tree, tmp_path / "r")
+    lab.catalog.close()
+
+
+def test_a_state_disk_without_room_costs_no_dump_and_is_said(tree, tmp_path, disks):
+    lab = Lab(tmp_path, state=disks[1] / "state")
+    lab.client("here", {"data": tree})
+    result = lab.night()["here:data"]
+    assert result.ok and result.warning and "No space left" in result.message and "will be a full" in result.message
+    assert lab.latest("here", "data").state is None
+    assert lab.night()["here:data"].level == 0
+    lab.catalog.close()
+
+
+def test_a_holding_disk_that_fills_up_fails_that_dump_and_is_empty_after(tree, tmp_path, disks):
+    big = tmp_path / "big"
+    big.mkdir()
+    (big / "file").write_bytes(os.urandom(60 << 20))
+    lab = Lab(tmp_path, holding=(HoldingDisk(disks[0], 1 << 40),), dumps_at_once=1)
+    lab.client("here", {"big": big, "small": tree}, policy=Policy("p", compress="none"))
+    results = lab.night()
+    assert results["here:big"].code == "holding-full" and results["here:small"].ok, results
+    assert [row.source for row in lab.catalog.dumps()] == ["small"]
+    assert sorted(path.name for path in disks[0].iterdir()) == [".stowage", "here"]
+    lab.catalog.close()

@@ -194,3 +194,11 @@ def test_hello_is_one_round_and_checked(lab, tree):
         assert hello["protocol"] == 1 and list(hello["sources"]) == ["data"] and hello["client"] == "web1"
         assert agent.hello() is hello
     assert processes() == []
+
+
+def test_odd_paths_of_pinned_keys_are_found(lab, tree):
+    odd = lab.base / "known hosts 100%h.d"
+    odd.mkdir()
+    lab.set(known_hosts=odd)
+    host(lab, "web1", 1, {"data": tree})
+    assert lab.night()["web1:data"].ok, lab.results

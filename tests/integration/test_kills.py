@@ -169,8 +169,9 @@ def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_p
     keys = load_public_keys(lab.settings.keys)
     states = places.state_folder(lab.settings.state, "a", "one")
     adopted, checked = 0, set()
-    for step in range(8, 37):  # from the folder that is made to the record of the run
-        assert killed_before(tmp_path, step), step
+    for step in range(8, 60):  # from the folder that is made to the record of the run
+        if not killed_before(tmp_path, step):
+            break
         check_all(lab, keys, checked)
         with runlock.hold(lab.settings):
             found = sweep.sweep(lab.settings, lab.catalog)
@@ -178,11 +179,12 @@ def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_p
         assert not found.strange and not found.problems
         rows = check_all(lab, keys, checked)
         assert strangers(lab, rows) == [] and not (lab.settings.holding[0].path / ".incoming").exists(), step
-        assert {path.name for path in states.iterdir()} == {row.state for row in rows if row.state}, step
+        kept = {path.name for path in states.iterdir()}
+        assert kept <= {row.state for row in rows if row.state}, step
         assert all(places.find_index(lab.settings.state, "a", "one", row.id) for row in rows), step
         # a dump that got its row afterwards is as good as any: its state came along
-        assert all(row.state or number < len(rows) - 2 for number, row in enumerate(rows)), step
-    assert 5 <= adopted < 20, adopted
+        assert {f"{row.id}.state" for row in rows[-2:]} <= kept, step
+    assert 30 < step < 59 and 5 <= adopted < 20, (step, adopted)
     assert lab.night()["a:one"].level == 1
     counters = [row.counter for row in lab.catalog.dumps()]
     assert counters == sorted(set(counters))

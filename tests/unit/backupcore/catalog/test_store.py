@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -256,3 +257,20 @@ def test_a_lock_held_too_long_is_an_error_that_says_so(catalog, monkeypatch):
     monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
     with Catalog(catalog.path) as other, catalog._write(), pytest.raises(CatalogError, match="held by another"):
         other.next_counter("web1", "etc")
+
+
+def test_processes_that_open_a_new_catalog_at_once_all_get_it(tmp_path):
+    begin, children = time.monotonic() + 0.2, []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            try:
+                time.sleep(max(0.0, begin - time.monotonic()))
+                Catalog(tmp_path / "catalog.sqlite").next_counter("web1", "etc")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    with Catalog(tmp_path / "catalog.sqlite") as catalog:
+        assert catalog.next_counter("web1", "etc") == 5

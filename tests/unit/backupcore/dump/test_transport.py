@@ -266,7 +266,7 @@ def test_the_ssh_command_pins_the_key_and_takes_nothing_from_the_users_own_files
     argv = transport._ssh_command(server.settings, client, ["/usr/bin/python3", "-I", "a b.pyz", "serve"])
     options = {argv[place + 1] for place, word in enumerate(argv) if word == "-o"}
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "HostKeyAlias=web1", "GlobalKnownHostsFile=/dev/null",
-            f"UserKnownHostsFile={server.settings.known_hosts}/web1", "IdentityAgent=none",
+            f'UserKnownHostsFile="{server.settings.known_hosts}/web1"', "IdentityAgent=none",
             "Ciphers=^aes128-gcm@openssh.com,aes256-gcm@openssh.com"} <= options  # fmt: skip
     assert argv[:6] == ["ssh", "-F", "none", "-a", "-x", "-T"]
     assert argv[-3:] == ["--", "10.0.0.1", "sudo -n /usr/bin/python3 -I 'a b.pyz' serve"]
