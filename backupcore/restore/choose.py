@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterable, Iterator
 
 from ..clock import local
-from ..errors import RequestError, StowageError
+from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import dumpdir, order, pax
 from ..image.index import Entry
 from ..text import escape
@@ -91,7 +91,13 @@ class Selection:
         for dump in wanted.chain:
             images.index(dump)
         if self.surveyed:
-            self._survey()
+            try:
+                self._survey()
+            except ImageDamaged:
+                # an index that rotted here is fetched again; one that was never right stays an error
+                for dump in wanted.chain:
+                    images.checked_index(dump)
+                self._survey()
         if exact:
             self._read_names()
 
@@ -148,6 +154,7 @@ class Selection:
 
     def _survey(self) -> None:
         """Counts, looks that each pattern matched, and finds the hard links whose first name is elsewhere."""
+        self.counts = Counts()
         seen: set[int] = set()
         links: set[bytes] = set()
         match = self._match

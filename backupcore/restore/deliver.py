@@ -70,6 +70,7 @@ def restore(
     finally:
         for selection in selections:
             selection.close()
+        images.mark_broken()
     for message in images.notes:
         report.note(message)
     report.dumps = [dump.id for one in wanted for dump in one.chain]

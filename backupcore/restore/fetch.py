@@ -116,6 +116,10 @@ class TargetPlace(Place):
             failed = PlaceFailed(f"target {self.name}: {text.escape(error.message)}", error.hint)
             failed.away = error.retry
             raise failed from None
+        except StowageError as error:  # it could not even be opened
+            failed = PlaceFailed(f"target {self.name}: {error.message}", error.hint)
+            failed.away = True
+            raise failed from None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ def join(wanted: Iterable[frames.Frame]) -> list[Group]:
 class ImageReader:
     """One dump's image, read from the first of places that has it whole.
 
-    note(message) is told what a place has lost or broken. Thread-safe.
+    note(message) is told what a place has lost or broken. broken: something of it is right at no place, though
+    every place answered. Thread-safe.
     """
 
     def __init__(
@@ -165,6 +170,7 @@ class ImageReader:
         self._table: frames.Table | None = None
         self._error: StowageError | None = None
         self._lost: set[str] = set()
+        self.broken = False
 
     @property
     def name(self) -> str:
@@ -207,6 +213,7 @@ class ImageReader:
         named = {"client": self.dump.client, "source": self.dump.source}
         if not self.places:
             return TargetRefused(f"no copy of {self.name} is known where it may be read from", **named)
+        self.broken = self.broken or not any(getattr(error, "away", False) for error in errors) and bool(errors)
         cls = ImageDamaged if any(isinstance(error, ImageDamaged) for error in errors) else TargetRefused
         told = "; ".join(dict.fromkeys(error.message for error in errors)) or "every copy failed before"
         return cls(f"{self.name} cannot be read: {told}", errors[-1].hint if errors else "", **named)
@@ -439,6 +446,13 @@ class Images:
             yield from indexes.chunks(path)
         except OSError as error:
             raise ImageDamaged(f"the index {path} cannot be read: {error.strerror}") from None
+
+    def mark_broken(self) -> None:
+        """Tells the catalog of dumps of which no copy was whole, so that no other dump is based on them."""
+        for reader in self._readers.values():
+            if reader.broken and self.only is None and not reader.dump.damaged:
+                self.catalog.mark_damaged(reader.dump.id)
+                self.note(f"{reader.name} has no whole copy: the next dump of the source will be a full")
 
     def uses(self) -> list[DumpUse]:
         """What was read so far: one record for each dump and place."""

@@ -73,7 +73,7 @@ def below(source: Iterable[bytes], bases: Sequence[bytes]) -> Iterator[bytes]:
     """The lines of bases, of all below them, and of their parents, as chunks of whole lines."""
     exact, trees = set(), set()
     for base in bases:
-        trees.add(escape(base))
+        trees.add(escape(base + b"/")[:-1])  # a lone - stands as something else, but not before a slash
         exact.add(escape(base))
         parts = base.split(b"/")
         exact.update(escape(b"/".join(parts[:count])) for count in range(1, len(parts)))

@@ -190,3 +190,38 @@ def test_a_copy_that_is_not_whole_is_no_place_to_read(maker):
     for state in ("wanted", "copying", "failed", "expired"):
         maker.catalog.put_copy(CopyRow(row.id, "nas", state))
         assert [place.name for place in maker.images().places(row)] == ["holding"]
+
+
+def test_a_dump_that_is_whole_nowhere_is_marked_as_no_base_for_others(maker):
+    row = maker.dump(TREE)
+    maker.copy(row, "nas")
+    maker.harm(row, 3)
+    maker.restore("web1:/")
+    maker.restore("web1:/", only="holding")
+    assert not maker.catalog.dump(row.id).damaged
+    maker.targets["nas"].away = True
+    report, _peer = maker.restore("web1:/")
+    assert report.failed and not maker.catalog.dump(row.id).damaged  # the other copy may be good
+    maker.targets["nas"].away = False
+    for name in list(maker.targets["nas"].files):
+        if "image" in name:
+            del maker.targets["nas"].files[name]
+    report, _peer = maker.restore("web1:/")
+    assert report.failed and maker.catalog.dump(row.id).damaged
+    assert any("no whole copy" in note for note in report.notes)
+
+
+def test_a_target_that_cannot_be_opened_is_left_for_the_next(maker):
+    row = maker.dump(TREE)
+    maker.copy(row, "nas")
+    maker.copy(row, "cloud", "s3")
+    without_holding(maker, row)
+
+    def opener(name):
+        if name == "nas":
+            raise TargetRefused("its credentials are gone")
+        return maker.targets[name]
+
+    images = fetch.Images(maker.settings, maker.catalog, opener)
+    report, peer = maker.restore("web1:/", images=images)
+    assert received(peer) == expected(TREE) and "credentials are gone" in report.notes[0]
