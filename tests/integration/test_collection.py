@@ -10,7 +10,10 @@ The tests of this file are one story, in order: each stands on the one before.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 from collection_lab import Lab, hosts
@@ -28,20 +31,25 @@ FILL = (
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab():
     """A backup server and a client, nothing installed yet; the collection installed on the controller."""
-    one = Lab(tmp_path_factory.mktemp("collection"))
-    os.chmod(one.folder, 0o755)
+    # not pytest's own folder, which another pytest of the same user may sweep while ours runs for minutes
+    one = Lab(Path(tempfile.mkdtemp(prefix="stowage-collection-", dir="/var/tmp")))
+    one.folder.chmod(0o755)
     try:
         hosts.up(one.folder, SERVER, "127.77.31.1")
         hosts.up(one.folder, CLIENT, "127.77.31.2")
         one.on(CLIENT, FILL)
-        one.on(SERVER, "mkdir -p /srv/nas /srv/holding")  # as mount points are
+        one.on(
+            SERVER, "rm -rf /etc/stowage /usr/local/lib/stowage; mkdir -p /srv/nas /srv/holding"
+        )  # as mount points are
+        one.on(CLIENT, "rm -rf /etc/stowage /usr/local/lib/stowage; mkdir -p /etc/stowage")
         one.install()
         write(one)
         yield one
     finally:
         hosts.down(one.folder, [])
+        shutil.rmtree(one.folder, ignore_errors=True)
 
 
 def write(lab, **client):
@@ -68,7 +76,7 @@ def test_check_mode_passes_on_bare_hosts_and_touches_nothing(lab):
     assert played.status == 0, played.text
     assert played.changed() > 10
     for host in (SERVER, CLIENT):
-        assert not (lab.root(host) / "etc/stowage").exists()
+        assert not list(lab.root(host).glob("etc/stowage/*"))
         assert lab.on(host, "id stowage", check=False).returncode != 0
 
 
