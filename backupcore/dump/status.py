@@ -37,7 +37,14 @@ class Status:
             self._dumps[event["client"], event["source"]] = event
         if self._progress is not None:
             with self._calling:
+                self._tell(event)
+
+    def _tell(self, event: Dict[str, Any]) -> None:
+        try:
+            if self._progress is not None:
                 self._progress(event)
+        except Exception:  # who watched has gone (a closed pipe); the night goes on
+            self._progress = None
 
     def __enter__(self) -> Status:
         self._write()

@@ -12,13 +12,13 @@ import fcntl
 import json
 import os
 import re
-import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -167,9 +167,6 @@ class AgentConnection:
             if ssh:
                 raise ClientUnreachable(message, "install the OpenSSH client", client=client) from None
             raise AgentMissing(f"{client} has no usable Python: {message}", SITE, client=client) from None
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._exit = select.poll()
-        self._exit.register(self._pidfd, select.POLLIN)
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):  # a user's limit; smaller works too
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -325,14 +322,23 @@ class AgentConnection:
                     self._signal(signal.SIGTERM)
                     if not self._ended_within(SSH_GRACE):
                         self._signal(signal.SIGKILL)
-            self._signal(signal.SIGKILL)  # whatever of its group is left: as long as the leader is no more
-            self._ended_within(5.0)  # than a zombie of ours, its number is no one else's
+            self._signal(signal.SIGKILL)  # whatever of its group is left
+            self._ended_within(5.0)
             self._process.poll()
-            os.close(self._pidfd)
             self._drain.join(1.0)
 
     def _ended_within(self, seconds: float) -> bool:
-        return self._process.returncode is not None or bool(self._exit.poll(max(0.0, seconds) * 1000))
+        """Waits for the process to end, without taking its status: until then its number is no one else's."""
+        deadline, pause = time.monotonic() + seconds, 0.005
+        while self._process.returncode is None:
+            if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.1)
+        return True
 
     def _signal(self, number: int) -> None:
         # under sudo the group's members are root's: they end by their closed streams

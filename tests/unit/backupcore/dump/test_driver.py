@@ -401,6 +401,18 @@ def test_progress_is_told_while_it_happens(server):
     assert status.read(server.settings) is None
 
 
+def test_a_watcher_that_goes_away_costs_nothing(server):
+    server.client("web1")
+    server.client("web2")
+
+    class Gone(list):
+        def append(self, event):
+            raise BrokenPipeError
+
+    server.events = Gone()
+    assert all(result.ok for result in server.night())
+
+
 def test_an_interrupt_ends_the_dumps_at_work_and_leaves_nothing(server):
     server.client("slow", script="greet(); start(); frame(0, 0, b'x' * 100)\nwhile True:\n  time.sleep(0.1)\n"
                   "  channel.send_json(wire.PROGRESS, {'entries': 1, 'bytes': 1})\n")  # fmt: skip
