@@ -30,15 +30,15 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     report = done.report
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
     lines += [f"WARN {text.escape(warning)}" for warning in done.warnings]
-    for line in report.lines[1:] if report.status == "FAIL" else report.lines:
+    for line in report.lines:
         if line.status != "OK":
-            hint = f" -> {line.hint}" if line.hint else ""
-            lines.append(f"{line.status:4s} {line.client}:{line.source} {line.message}{hint}")
+            lines.append(_told(line.status, f"{line.client}:{line.source} {line.message}", line.hint))
     for target in report.targets:
         if target.status != "OK":
-            lines.append(f"{target.status:4s} {target.target}: {target.message} -> {target.hint}")
+            lines.append(_told(target.status, f"{target.target}: {target.message}", target.hint))
     lines += [f"WARN {text.escape(note)}" for note in report.notes]
-    lines.append(report.headline)
+    # a failure's headline is the first of these lines: it is told once, at the end
+    lines = [line for line in lines if not report.headline.startswith(line)] + [report.headline]
     return _output.Answer(
         data={
             **report.as_dict(),
@@ -51,3 +51,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         status=done.status,
         warnings=report.warnings + len(done.warnings),
     )
+
+
+def _told(status: str, message: str, hint: str) -> str:
+    return f"{status:4s} {message}" + (f" -> {hint}" if hint else "")

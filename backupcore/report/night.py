@@ -108,7 +108,7 @@ def make(
         runs = catalog.runs(limit=1, kind="run")
         run = runs[0] if runs else None
     chosen = None if only is None else set(only)
-    results = _last_results(catalog, run)
+    past = _Past(catalog, run)
     lines: List[SourceLine] = []
     copies = _Copies(settings, catalog)
     notes: List[str] = []
@@ -120,8 +120,7 @@ def make(
             notes.append(f"{client.name} has no source -> add one to {where}")
         for source in client.sources.values():
             if chosen is None or (client.name, source.name) in chosen:
-                result = results.get((client.name, source.name))
-                lines.append(_line(client, source, catalog, now_ns, run, result, copies))
+                lines.append(_line(client, source, catalog, now_ns, run, past, copies))
     if not lines and chosen is None:
         notes.append("no source is configured -> add clients to the inventory and run the playbook site")
     if run is None:
@@ -131,16 +130,35 @@ def make(
     return _sum_up(lines, copies.lines(), notes, run, now_ns)
 
 
-def _last_results(catalog: Any, run: Optional[RunRow]) -> Dict[Tuple[str, str], ResultRow]:
-    """The newest result of each source, not newer than run."""
-    found: Dict[Tuple[str, str], ResultRow] = {}
-    if run is None:
-        return found
-    earlier = [one for one in catalog.runs(limit=RUNS_BACK, kind="run") if one.begun_ns < run.begun_ns]
-    for one in [run, *reversed(earlier)]:
-        for result in reversed(catalog.results(one.id)):
-            found.setdefault((result.client, result.source), result)
-    return found
+class _Past:
+    """What runs said of sources, read as far back as somebody asks and no further."""
+
+    def __init__(self, catalog: Any, run: Optional[RunRow]):
+        self._catalog = catalog
+        earlier = catalog.runs(limit=RUNS_BACK, kind="run") if run else []
+        before = [one for one in reversed(earlier) if run and one.begun_ns < run.begun_ns]
+        self._waiting = [run, *before] if run else []
+        self._last: Dict[Tuple[str, str], ResultRow] = {}
+        self._first_ns: Dict[Tuple[str, str], int] = {}
+
+    def last(self, client: str, source: str) -> Optional[ResultRow]:
+        """The newest result of a source, None when no run of late tried it."""
+        while (client, source) not in self._last and self._waiting:
+            self._read()
+        return self._last.get((client, source))
+
+    def tried_since(self, client: str, source: str) -> Optional[int]:
+        """When a run first tried it, in ns."""
+        while self._waiting:
+            self._read()
+        return self._first_ns.get((client, source))
+
+    def _read(self) -> None:
+        run = self._waiting.pop(0)
+        for result in reversed(self._catalog.results(run.id)):
+            key = (result.client, result.source)
+            self._last.setdefault(key, result)
+            self._first_ns[key] = run.begun_ns
 
 
 def _line(
@@ -149,9 +167,10 @@ def _line(
     catalog: Any,
     now_ns: int,
     run: Optional[RunRow],
-    result: Optional[ResultRow],
+    past: "_Past",
     copies: "_Copies",
 ) -> SourceLine:
+    result = past.last(client.name, source.name)
     newest = catalog.latest(client.name, source.name)
     if newest is not None:
         copies.look_at(source, newest)
@@ -177,7 +196,8 @@ def _line(
     if age is not None and age > rpo:
         since = f"no good dump for {text.duration(age)}"
         return SourceLine(status=FAIL, message=_join(since, why), hint=hint or again, code="past-rpo", **facts)
-    if age is None and _tried_for(catalog, client.name, source.name, now_ns) > rpo:
+    since_ns = past.tried_since(client.name, source.name) if age is None else None
+    if since_ns is not None and (now_ns - since_ns) / clock.NS > rpo:
         return SourceLine(
             status=FAIL, message=_join("was never dumped", why), hint=hint or again, code="past-rpo", **facts
         )
@@ -205,14 +225,6 @@ def _restorable(catalog: Any, dump: DumpRow) -> bool:
         not one.damaged and (one.holding or any(copy.state == "verified" for copy in catalog.copies(dump=one.id)))
         for one in chain
     )
-
-
-def _tried_for(catalog: Any, client: str, source: str, now_ns: int) -> float:
-    """Seconds since a run first tried a source, 0 when none did."""
-    for run in catalog.runs(limit=RUNS_BACK, kind="run"):
-        if any((one.client, one.source) == (client, source) for one in catalog.results(run.id)):
-            return (now_ns - run.begun_ns) / clock.NS
-    return 0.0
 
 
 def _join(what: str, why: str) -> str:
