@@ -84,6 +84,8 @@ class Selection:
         self.surveyed = not wanted.whole
         self.matched: set[int] = set()
         self._match = view.matcher(wanted)
+        # a glob may match anywhere, most lines are not what it means
+        self._keep = self._match if any(pattern.glob for pattern in wanted.patterns) else None
         self._targets: dict[bytes, view.Row | None] = {}  # of hard links whose first name is not selected
         self._final: dict[bytes, bytes] = {}
         self._names: dict[bytes, SpooledNames] = {}
@@ -113,15 +115,15 @@ class Selection:
 
     # rows
 
-    def _view(self, bases: Iterable[bytes] | None) -> Iterator[view.Row]:
+    def _view(self, bases: Iterable[bytes] | None, keep: Callable | None = None) -> Iterator[view.Row]:
         bases = None if bases is None else list(bases)
-        streams = [indexes.entries(self.images.chunks(dump), bases) for dump in self.wanted.chain]
+        streams = [indexes.entries(self.images.chunks(dump), bases, keep) for dump in self.wanted.chain]
         return view.merge(streams)
 
     def rows(self) -> Iterator[view.Row]:
         """The selected rows of the view, n rows among them."""
         match = self._match
-        for row in self._view(view.bases(self.wanted)):
+        for row in self._view(view.bases(self.wanted), self._keep):
             if match(row.entry.path):
                 yield row
 
@@ -158,7 +160,7 @@ class Selection:
         seen: set[int] = set()
         links: set[bytes] = set()
         match = self._match
-        for row in self._view(view.bases(self.wanted)):
+        for row in self._view(view.bases(self.wanted), self._keep):
             numbers = match(row.entry.path)
             if numbers:
                 seen.update(numbers)

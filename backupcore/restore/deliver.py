@@ -71,7 +71,7 @@ def restore(
         for selection in selections:
             selection.close()
         images.mark_broken()
-    for message in images.notes:
+    for message in [*images.notes, *(note for one in wanted for note in one.notes)]:
         report.note(message)
     report.dumps = [dump.id for one in wanted for dump in one.chain]
     report.read_from = images.uses()
@@ -108,6 +108,8 @@ def _next(wanted: Sequence[Wanted], report: RestoreReport, options: Options) -> 
         return found
     if not report.destination:
         return []
+    if options.destination == "/":
+        return [f"ssh {client} sudo ls -la {shell_word(wanted[0].patterns[0].text)}"]
     if options.destination is None:
         return [f"ssh {client} sudo ls -la {shell_word(report.destination)}"]
     return [f"ls -la {shell_word(report.destination)}"]

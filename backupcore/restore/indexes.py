@@ -12,13 +12,14 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from ..errors import ImageDamaged
 from ..image import codec, index
-from ..image.escape import escape
+from ..image.escape import escape, unescape
 from ..image.lines import MAX_LINE
 
 ROOT = b"."
 COLUMNS = 14
 UNKNOWN = bytes(32)  # in place of a digest that the index does not have
 STEP = 1 << 20
+_TAKE_AWAY = (b"-\t", b"n\t")
 _FEW = 24  # more paths than this are looked up line by line
 
 
@@ -53,14 +54,23 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise ImageDamaged("an index ends inside a line")
 
 
-def entries(source: Iterable[bytes], bases: Sequence[bytes] | None = None) -> Iterator[index.Entry]:
+def entries(
+    source: Iterable[bytes], bases: Sequence[bytes] | None = None, keep: Callable[[bytes], object] | None = None
+) -> Iterator[index.Entry]:
     """The entries of chunks, in walk order; bases: only these paths, what is below them and their parents.
 
-    Raises ImageDamaged when the order is broken: a merge would lose what is out of place.
+    keep(path): what is not wanted is left out before it is parsed, but never what is gone or was not dumped: that
+    takes away what older dumps have. Raises ImageDamaged when the order is broken: a merge would lose what is out
+    of place.
     """
     before = None
     for chunk in source if bases is None or ROOT in bases else below(source, bases):
         for line in chunk[:-1].split(b"\n"):
+            if keep is not None:
+                end = line.find(b"\t")
+                path = line[:end]
+                if line[end + 1 : end + 3] not in _TAKE_AWAY and not keep(unescape(path) if b"\\" in path else path):
+                    continue
             entry = index.parse(line)
             key = entry.key()
             if before is not None and key <= before:

@@ -40,7 +40,7 @@ def plan(images: Images, wanted: Sequence[Wanted], options: Options) -> RestoreP
         client=wanted[0].client,
         moment=clock.iso(max(one.dump.begun_ns for one in wanted)),
         dump=newest_dump(wanted),
-        paths=tuple(escape(pattern.text) for one in wanted for pattern in one.patterns),
+        paths=tuple(dict.fromkeys(escape(pattern.text) for one in wanted for pattern in one.patterns)),
         dumps=tuple(dumps),
         entries=totals[0],
         files=totals[1],
@@ -49,7 +49,7 @@ def plan(images: Images, wanted: Sequence[Wanted], options: Options) -> RestoreP
         destination=options.destination or SCRATCH,
         existing=options.existing,
         exact=options.exact,
-        notes=(*notes, *map(escape, images.notes)),
+        notes=(*notes, *map(escape, images.notes), *(note for one in wanted for note in one.notes)),
     )
 
 

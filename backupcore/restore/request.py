@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Iterable, Sequence
 
 from .. import clock, ids, text
@@ -42,7 +42,7 @@ class Pattern:
 class Wanted:
     """What to restore of one source: root is its absolute path, chain its dumps, the full first.
 
-    without: paths in the index that another source of the same request brings.
+    without: paths in the index that another source of the same request brings. notes: what is left out, and why.
     """
 
     client: str
@@ -52,6 +52,7 @@ class Wanted:
     patterns: tuple[Pattern, ...]
     moment_ns: int
     without: tuple[bytes, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def dump(self) -> DumpRow:
@@ -94,13 +95,14 @@ def resolve(
     known = _sources(settings, catalog, client, rows, moment, only)
     if not known:
         raise NothingThatOld(f"{client} has no source and no dump", f"stowage run --client {client}", client=client)
+    absent: list[_Known] = []
     if source is not None:
         if source not in known:
             raise unknown(f"source of {client}", source, known)
         one = known[source]
         chosen = {source: [_pattern(path, one.root) for path in paths or [one.root]]}
     else:
-        chosen = _by_path(client, known, paths)
+        chosen = _by_path(client, known, paths, absent)
     found = []
     for name in sorted(chosen, key=lambda name: known[name].root):
         one = known[name]
@@ -112,7 +114,8 @@ def resolve(
             without = tuple(sorted(path for path in inner if path is not None and path != ROOT))
         patterns = tuple(dict.fromkeys(chosen[name]))
         found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without))
-    return found
+    notes = tuple(_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent)
+    return [replace(found[0], notes=notes), *found[1:]]
 
 
 def parse_words(words: Sequence[str]) -> tuple[str, str | None, list[bytes]]:
@@ -234,8 +237,13 @@ def _none_that_old(client: str, one: _Known, moment: int, asked: bool, only: str
     )  # fmt: skip
 
 
-def _by_path(client: str, known: dict[str, _Known], paths: Sequence[bytes]) -> dict[str, list[Pattern]]:
-    """The sources that bring paths: for each the one with the longest prefix, and all that lie below it."""
+def _by_path(
+    client: str, known: dict[str, _Known], paths: Sequence[bytes], absent: list[_Known]
+) -> dict[str, list[Pattern]]:
+    """The sources that bring paths: for each the one with the longest prefix, and all that lie below it.
+
+    absent: gets those below it that have no dump of the moment.
+    """
     chosen: dict[str, list[Pattern]] = {}
     for path in paths:
         base = _literal_base(path)
@@ -245,6 +253,10 @@ def _by_path(client: str, known: dict[str, _Known], paths: Sequence[bytes]) -> d
         below = [
             one for one in known.values()
             if one not in best and one.alive and one.chain and _relative(one.root, base) not in (None, ROOT)
+        ]  # fmt: skip
+        absent += [
+            one for one in known.values()
+            if one not in absent and one.alive and not one.chain and _relative(one.root, base) is not None
         ]  # fmt: skip
         if not best and not below:
             # none has a dump: name one, so that the error says why

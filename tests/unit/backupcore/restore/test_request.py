@@ -192,3 +192,17 @@ def test_words_of_a_next_command_mean_the_very_path(maker):
         word = subprocess.run(["bash", "-c", f"printf %s {typed}"], stdout=subprocess.PIPE, check=True).stdout
         assert names(maker, word.decode("utf-8", "surrogateescape")) == [path]
     assert shell_word("plain") == "plain"
+
+
+def test_a_source_that_has_no_dump_of_the_moment_is_named_when_the_others_are_restored(maker):
+    maker.declare("etc", "/etc")
+    first = maker.dump(TREE)
+    report, _peer = maker.restore("web1:/")
+    assert report.notes == ["web1:etc has no dump yet"] and report.status == "warn"
+    maker.dump(TREE, source="etc", root="/etc")
+    report, _peer = maker.restore("web1:/", at=first.begun_ns)
+    assert "web1:etc has no dump from" in report.notes[0]
+    report, _peer = maker.restore("web1:/")
+    assert report.notes == []
+    with pytest.raises(NothingThatOld, match="web1:etc"):
+        maker.restore("web1:/etc", at=first.begun_ns)

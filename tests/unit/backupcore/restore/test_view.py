@@ -70,7 +70,7 @@ def histories(draw):
     return found
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     histories(),
     st.sampled_from(["zstd", "gzip", "none"]),
@@ -141,3 +141,11 @@ def test_what_was_gone_and_then_unreadable_does_not_come_back():
     assert shown(full, gone, entries((b"x", "n", b"unreadable", ""))) == [
         (b".", "d", 0, False), (b"x", "n", 2, False)
     ]  # fmt: skip
+
+
+def test_a_glob_sees_that_a_folder_above_its_matches_went(maker):
+    tree = {b".": folder_node(), b"a": folder_node(), b"a/b": folder_node(), b"a/b/x.c": Node("f", b"1")}
+    maker.dump(tree)
+    row = maker.dump({b".": folder_node(), b"a": Node("f", b"2"), b"y.c": Node("f", b"3")}, 1)
+    _report, peer = maker.restore("web1:/srv/data/**/*.c")
+    assert sorted(peer.tree) == [b"/srv/data/y.c"] and row.level == 1
