@@ -12,7 +12,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
@@ -176,13 +176,13 @@ class Engine:
             swept = sweep.sweep(self.settings, self.catalog)
             planned = self.plan(chosen, level)
             run = self.catalog.begin_run("run")
-            stopped = "FAIL the run was stopped"
+            stopped = "FAIL the run was stopped -> stowage run"
             try:
                 results = driver.run_dumps(
                     self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
-                report = self._report(run, names, running=True)
+                report = self._report(replace(run, ended_ns=clock.now_ns()), names)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
                 stopped = ""
             except StowageError as error:  # nothing could be dumped at all: who waits for the mail must hear it
@@ -193,7 +193,7 @@ class Engine:
             finally:
                 if stopped:  # also by ^C, a signal or a bug: said in the catalog, so that the report knows
                     self.catalog.end_run(run.id, "FAIL", {"headline": stopped, "stopped": True})
-            report = self._report(self.catalog.run(run.id), names)
+            report = replace(report, run=self.catalog.run(run.id))
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems]

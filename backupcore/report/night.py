@@ -70,6 +70,7 @@ class Report:
     away: Tuple[str, ...] = ()
     warnings: int = 0
     next: Tuple[str, ...] = field(default=())
+    stopped: str = ""  # why the run as a whole came to nothing, or was ended before it was through
 
     def as_dict(self) -> Dict[str, Any]:
         """JSON-ready; the next commands are the caller's to add."""
@@ -85,6 +86,7 @@ class Report:
             "warnings": self.warnings,
             "away": list(self.away),
             "notes": list(self.notes),
+            "stopped": self.stopped,
             "sources": [asdict(line) for line in self.lines],
             "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed)}
                         for line in self.targets],
@@ -127,7 +129,10 @@ def make(
         notes.append("there was no run yet -> stowage run")
     elif run.ended_ns is None and not running:
         notes.append(f"the run of {clock.local(run.begun_ns)} did not end: it was killed -> stowage run")
-    return _sum_up(lines, copies.lines(), notes, run, now_ns)
+    stopped = ""
+    if run is not None and run.summary.get("stopped"):
+        stopped = text.escape(str(run.summary.get("headline", ""))).removeprefix("FAIL ")
+    return _sum_up(lines, copies.lines(), notes, run, now_ns, stopped)
 
 
 class _Past:
@@ -283,16 +288,21 @@ def _some(names: List[str]) -> str:
 
 
 def _sum_up(
-    lines: List[SourceLine], targets: List[TargetLine], notes: List[str], run: Optional[RunRow], now_ns: int
+    lines: List[SourceLine],
+    targets: List[TargetLine],
+    notes: List[str],
+    run: Optional[RunRow],
+    now_ns: int,
+    stopped: str,
 ) -> Report:
     lines = sorted(lines, key=_worst_first)
     away = tuple(sorted({line.client for line in lines if line.away}))
     shown = [line for line in lines if line.status != OK and not line.away]
     trouble = [(line.status, f"{line.client}:{line.source} {line.message}", line.hint) for line in shown]
     trouble += [(line.status, f"{line.target}: {line.message}", line.hint) for line in targets if line.status != OK]
-    for note in notes:
+    for rank, note in [(FAIL, stopped)] * bool(stopped) + [(WARN, note) for note in notes]:
         message, _arrow, hint = note.partition(" -> ")
-        trouble.append((WARN, message, hint))
+        trouble.append((rank, message, hint))
     trouble.sort(key=lambda one: RANK[one[0]])
     status = trouble[0][0] if trouble else OK
     ended = (run.ended_ns or now_ns) if run else 0
@@ -317,7 +327,7 @@ def _sum_up(
     hints = tuple(dict.fromkeys(hint for _status, _message, hint in trouble if hint.startswith("stowage ")))
     return Report(
         status, headline, tuple(lines), tuple(targets), tuple(notes), run, size, seconds, away,
-        sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3],
+        sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3], stopped,
     )  # fmt: skip
 
 

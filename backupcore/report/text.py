@@ -15,6 +15,7 @@ def render(report: Report, everything: bool = False) -> str:
     rows = [_row(line) for line in report.lines if line.status != OK or everything]
     rows += [[line.status, line.target, "", "", "", "", _told(line.message, line.hint)]
              for line in report.targets if line.status != OK]  # fmt: skip
+    rows += [["FAIL", "", "", "", "", "", report.stopped]] if report.stopped else []
     rows += [["WARN", "", "", "", "", "", note] for note in report.notes]
     folded = [line for line in report.lines if line.status == OK]
     if folded and not everything:

@@ -139,7 +139,7 @@ def test_a_holding_disk_that_is_gone_is_told_by_check_and_run(server, tree):
     _out, err = server.stowage("run", status=2)  # no disk at all: nothing can be dumped
     assert f"the holding disk {server.base}/holding cannot be used" in err
     assert len(err.splitlines()) == 1
-    assert "FAIL the holding disk" in server.stowage("list", "runs")[0]
+    assert server.stowage("status", status=1)[0].startswith(f"FAIL the holding disk {server.base}/holding cannot")
 
 
 def test_a_target_that_refuses_is_named_with_the_sources_and_the_dumps_are_made(server, tree, tmp_path):

@@ -231,6 +231,18 @@ def test_a_killed_run_is_said_unless_it_is_at_work(house):
     assert house.report(running=True).status == "OK"
 
 
+def test_a_run_that_came_to_nothing_is_a_failure_though_all_is_within_its_rpo(house):
+    house.add(client("web1", "etc"))
+    house.dump("web1:etc", 20)
+    row = house.run(1, ended=False)
+    house.catalog.end_run(row.id, "FAIL", {"headline": "FAIL the disk is gone -> mount it", "stopped": True})
+    report = house.report()
+    assert report.headline == "FAIL the disk is gone -> mount it"
+    assert "the disk is gone -> mount it" in report_text.render(report).splitlines()[3]
+    house.run(0.1, good("web1:etc", house.dump("web1:etc", 0.1)))
+    assert house.report().status == "OK"
+
+
 def test_a_run_of_some_sources_is_judged_by_these_only(house):
     house.add(client("web1", "etc"), client("db2", "dumps"))
     house.dump("web1:etc", 1)
