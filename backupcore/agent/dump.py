@@ -13,7 +13,7 @@ import os
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..image import state
 from ..image.codec import Codec
@@ -28,6 +28,8 @@ from .walk import MOUNT, Level, Names, Walk
 
 _ROW = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
 _ONES = array("q", [1]) * ENTRIES
+_NO_ROWS = array("q")
+_NO_NAMES: FrozenSet[bytes] = frozenset()
 _KIND = 0o170000
 _MANY = 4  # blocks of one folder from which on what waits for the second look is kept compressed
 SAME, NEW, CHANGED, SAY = range(4)  # marks
@@ -251,15 +253,38 @@ class Dump:
 
     def _folder(self, level: Level, names: Names) -> None:
         self._progress["entries"] += 1 + len(names.entries)
-        status = level.status
         if self._old is None:
             self._whole_folder(level, names)
-        else:
-            self._compared_folder(level, names, own_row(status))
+        elif not self._is_same(level, names):
+            self._compared_folder(level, names, own_row(level.status))
         # only what is needed below stays in memory
-        level.names = Names([], frozenset(), {}, names.folders, names.left_out)
+        if names.entries:
+            level.names = Names([], _NO_NAMES, {}, names.folders, names.left_out)
         if not names.folders:
             level.record = None
+
+    def _is_same(self, level: Level, names: Names) -> bool:
+        """The quick look at a folder of one block: whether it is what the base has, to the byte."""
+        old, entries, folders, status = self._old, names.entries, names.folders, level.status
+        front, count = old.front, len(entries)
+        if front is None or front.path != level.path or names.absent or count + len(folders) > ENTRIES:
+            return False
+        own = (status.st_mode, 0, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, 0)
+        if front.own != own or front.entries != count or front.folders != len(folders):
+            return False
+        if count:
+            try:
+                rows = array("q", chain.from_iterable(map(_ROW, map(os.lstat, entries))))
+            except (OSError, OverflowError):
+                return False
+            if rows[WIDTH - 1 :: WIDTH] != _ONES[:count]:
+                return False
+        else:
+            rows = _NO_ROWS
+        if state.pack(level.path, own, entries, rows, folders, True) != front.raw:
+            return False
+        self._state.add(old.take().raw)
+        return True
 
     def _whole_folder(self, level: Level, names: Names) -> None:
         for task in tasks(level.path, level.status, names.entries, names.others, names.absent, names.folders):

@@ -39,6 +39,7 @@ class Names(NamedTuple):
 
 
 MOUNT = b"mount"
+_NONE: FrozenSet[bytes] = frozenset()
 
 
 class Level:
@@ -126,33 +127,32 @@ class Walk:
         """Changes into the level's folder and lists it. Raises OSError."""
         os.fchdir(level.fd)
         files, others, folders, sockets = linux.read_names(exact)
-        absent: Dict[bytes, bytes] = {}
-        if sockets:
-            absent = dict.fromkeys(sockets, b"socket")
+        absent: Dict[bytes, bytes] = dict.fromkeys(sockets, b"socket") if sockets else {}
         left_out: Dict[bytes, bytes] = {}
         plan = self.plan
         if not (plan.exclude.empty and level.inside):
-            for group in (files, others) if exact else (files,):
-                for name in group:
-                    if self._is_out(level, name, False):
-                        absent[name] = b"excluded"
-            for name in sockets:
+            for name in files + others + sockets if exact else files + sockets:
                 if self._is_out(level, name, False):
                     absent[name] = b"excluded"
             for name in folders:
                 if self._is_out(level, name, True):
                     left_out[name] = b"excluded"
-        entries = files + others + sockets if exact else files + sockets
+        entries = files
+        if exact and others:
+            entries += others
+        if sockets:
+            entries += sockets
         entries.sort()
         folders.sort()
-        if plan.one_file_system:
+        if folders and plan.one_file_system:
+            device, lstat = self.device, os.lstat
             for name in folders:
                 try:
-                    if os.lstat(name).st_dev != self.device:
+                    if lstat(name).st_dev != device:
                         left_out.setdefault(name, MOUNT)
                 except OSError:
                     continue  # said when it is entered
-        level.names = Names(entries, frozenset(others) if exact else frozenset(), absent, folders, left_out)
+        level.names = Names(entries, frozenset(others) if exact and others else _NONE, absent, folders, left_out)
         return level.names
 
     def _is_out(self, level: Level, name: bytes, is_dir: bool) -> bool:

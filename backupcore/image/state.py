@@ -40,8 +40,8 @@ ABSENT_ROW: Row = (ABSENT, 0, 0, 0, 0, 0)
 WIDTH = 6
 
 _MAGIC = b"SWs1"
-_HEAD = struct.Struct("<4sIIHHB")
-_ROW = struct.Struct("<6q")
+_HEAD = struct.Struct("<4sIIHHB")  # 17 bytes
+_ROW = struct.Struct("<6q")  # 48 bytes
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 
@@ -88,6 +88,8 @@ class Block(NamedTuple):
 
     def parts(self) -> Tuple[List[bytes], "array[int]", List[bytes]]:
         """(names of entries, their rows, names of sub-folders). Raises ImageDamaged."""
+        if not check_path(self.path):
+            raise ImageDamaged("a block of state has a path that cannot be")
         end = len(self.raw) - self.entries * WIDTH * 8
         names = self.raw[self.start : end].split(b"\0")
         if names.pop() or len(names) != self.entries + self.folders:
@@ -110,23 +112,25 @@ class Block(NamedTuple):
 
 
 def _read(raw: bytes, start: int) -> Block:
-    """The block at start of raw. Raises ImageDamaged."""
+    """The block at start of raw. Raises ImageDamaged. Names and path are checked by parts(): most blocks are only
+    compared."""
     try:
         magic, length, path_length, entries, folders, flags = _HEAD.unpack_from(raw, start)
-        place = start + _HEAD.size + path_length
-        path = raw[start + _HEAD.size : place]
+        names = place = start + 17 + path_length
         own = None
         if flags & FIRST:
             own = _ROW.unpack_from(raw, place)
-            place += _ROW.size
+            names += 48
     except struct.error:
         raise ImageDamaged("a block of state is cut") from None
-    least = place - start + entries * WIDTH * 8 + 2 * (entries + folders)
+    least = names - start + entries * WIDTH * 8 + 2 * (entries + folders)
     if magic != _MAGIC or not least <= length <= len(raw) - start or entries + folders > ENTRIES or flags > 3:
         raise ImageDamaged("a block of state is not what it says")
-    if len(path) > PATH_LIMIT or not check_path(path):
-        raise ImageDamaged("a block of state has a path that cannot be")
-    return Block(raw[start : start + length], path, own, bool(flags & LAST), entries, folders, place - start)
+    if path_length > PATH_LIMIT:
+        raise ImageDamaged("a block of state has a path that is too long")
+    return Block(
+        raw[start : start + length], raw[start + 17 : place], own, flags & LAST != 0, entries, folders, names - start
+    )  # fmt: skip
 
 
 def one(raw: bytes) -> Block:
