@@ -67,6 +67,37 @@ def test_what_the_next_incremental_and_find_need_is_beside_the_catalog(server):
     assert list(statefile.payloads(path)) == [b"state"]
 
 
+def test_each_step_is_on_the_disk_before_the_next(server, monkeypatch):
+    # what a power loss leaves cannot be tried here: the order of syncs is read instead
+    server.client("web1")
+    steps = []
+
+    def logged(name, show):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, **more: (steps.append((name, show(*args))), real(*args, **more))[1])
+
+    logged("fsync", lambda fd: os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+    logged("rename", lambda source, dest: os.path.basename(dest))
+    logged("link", lambda source, dest: os.path.basename(dest))
+    real = server.catalog.add_dump
+    monkeypatch.setattr(server.catalog, "add_dump", lambda row: (steps.append(("row", row.id)), real(row)))
+    assert server.one().ok
+    name = server.catalog.dumps()[0].id
+    steps = steps[: steps.index(("row", name)) + 1]
+    signed = steps.index(("fsync", "manifest.sig"))
+    data = {"image-0000.tar.zst", "index.tsv.zst", "frames.tsv.zst", name + ".state", name + ".row"}
+    assert data <= {what for _step, what in steps[:signed]}
+    assert [what for _step, what in steps[signed - 3 :][:5]] == [
+        "SHA256SUMS", "RESTORE.txt", "manifest.json", "manifest.sig", name,
+    ]  # fmt: skip
+    assert ("rename", name) not in steps[: signed + 2]
+    moved = steps.index(("rename", name))
+    assert steps[moved + 1] == ("fsync", "data")
+    rest = steps[moved + 2 :]
+    assert rest.index(("rename", name + ".state")) < rest.index(("link", name + ".tsv.zst")) < len(rest) - 1
+    assert rest[-2:] == [("fsync", "data"), ("row", name)]
+
+
 def test_all_files_are_their_owners_only(server):
     server.client("web1")
     server.one()
