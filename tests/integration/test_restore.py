@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from backupcore import clock
+from backupcore import clock, wire
 from backupcore.app.agent_build import HALVES, build_agent
 from backupcore.catalog.records import CopyRow
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, transport
-from backupcore.errors import AgentRefused
+from backupcore.errors import AgentRefused, StowageError
 from backupcore.restore import deliver, fetch, request
 from backupcore.restore.report import Options
 from backupcore.schedule import plain
@@ -401,4 +401,34 @@ def test_a_damaged_image_gives_all_but_the_files_in_its_wrong_frame(world):
     target.write_bytes(data)
     report, out = world.restore("web1:/")
     assert report.failed == [] and report.status == "warn"
+    same(world, out)
+
+
+def test_an_agent_that_is_killed_ends_the_restore_with_an_error_and_it_can_be_done_again(world):
+    grow(world, 300)
+    world.dump(0)
+    out = world.base / "out"
+    begun = time.monotonic()
+
+    def connect():
+        agent = transport.connect_extract(world.settings, str(out), world.agent)
+        send = agent.channel.send
+
+        def cut(kind, *payloads):
+            if kind == wire.FRAME and cut.left == 0:
+                os.killpg(agent._process.pid, 9)
+            cut.left -= kind == wire.FRAME
+            send(kind, *payloads)
+
+        cut.left = 4
+        agent.channel.send = cut
+        return agent
+
+    with pytest.raises(StowageError) as caught:
+        world.restore("web1:/", to=out, connect=connect)
+    assert caught.value.exit_status == 1 and "\n" not in caught.value.message
+    assert time.monotonic() - begun < 60
+    # a second try over what lies there brings it all, and takes away what was half written
+    report, _out = world.restore("web1:/", to=out, options=Options(existing="overwrite", exact=True))
+    assert report.failed == []
     same(world, out)
