@@ -18,6 +18,7 @@ import boto3
 import pytest
 from backupcore.hookspecs import TargetContext
 from botocore.config import Config
+from moto.server import ThreadedMotoServer
 
 from backupcore.settings import CopyRule, TargetSettings
 from backupcore.stage import release, stager
@@ -208,3 +209,41 @@ def test_two_servers_in_one_bucket_do_not_meet(world, proxy, plain, tmp_path_fac
     finally:
         target.close()
         other.catalog.close()
+
+
+def test_a_bucket_that_stores_what_was_damaged_on_the_way_is_found_out_by_reading_back(tmp_path):
+    """moto checks nothing: what it kept is known only when it is read."""
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    world = World(tmp_path)
+    keys = tmp_path / "credentials"
+    keys.write_text(json.dumps({"access_key": "k", "secret_key": "s"}))
+    keys.chmod(0o600)
+    given = {"bucket": BUCKET, "endpoint": "http://%s:%d" % moto.get_host_and_port(), "credentials": str(keys)}
+    world.settings = replace(world.settings, targets={"cloud": TargetSettings("cloud", "s3", given)})
+    world.policy(CopyRule("cloud"))
+    target = world.opened["cloud"] = open_cloud(world)
+    damage = [True]
+
+    def flip(request, **_kwargs):
+        if damage and "/image-0001" in request.url:
+            damage.pop()
+            body = request.body.read()
+            request.body = bytes([body[0] ^ 1]) + body[1:]
+
+    try:
+        target.client().create_bucket(Bucket=BUCKET)
+        target.client().meta.events.register("before-send.s3.PutObject", flip)
+        dump = world.dump()
+        (result,) = world.stage()
+        assert not result.ok and "gives other bytes" in result.message and "image-0001" in result.message
+        assert target.stat(f"web1/etc/{dump.id}/manifest.json") is None
+        assert release.release(world.settings, world.catalog).dumps == ()
+        (result,) = world.stage()
+        assert result.ok and world.states(dump) == {"cloud": "verified"}
+        names = [found.name for found in target.list("web1/")]
+        assert {name: b"".join(target.read(name)) for name in names} == world.files(world.holding)
+    finally:
+        target.close()
+        world.catalog.close()
+        moto.stop()
