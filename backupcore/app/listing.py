@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from .. import clock
+from .. import clock, text
 from ..errors import RequestError
 from .engine import Engine, unknown
 
@@ -38,7 +38,7 @@ def dumps(
             "base": one.base, "begun": clock.iso(one.begun_ns), "begun_ns": one.begun_ns, "entries": one.entries,
             "files": one.files, "archive_size": one.archive_size, "stored_size": one.stored_size,
             "codec": one.codec, "holding": one.holding, "damaged": one.damaged, "warnings": one.warnings,
-            "notes": list(one.notes), "copies": {row.target: row.state for row in copies},
+            "notes": [text.escape(note) for note in one.notes], "copies": {row.target: row.state for row in copies},
         })  # fmt: skip
     return records
 

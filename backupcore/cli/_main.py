@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import signal
 import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import Any, List, NoReturn, Optional
 
@@ -56,8 +59,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv
     opener = _Opener()
+    hook = threading.excepthook
     try:
         _take_signals()
+        _keep_libraries_quiet()
+        _catch_threads(argv, opener)
         args = parser(_verb(argv)).parse_args(argv)
         as_json = args.json
         opener.file = args.config
@@ -78,6 +84,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         raise
     except BaseException as error:  # the last line of defence: a bug is told in one line, never as a traceback
         return _quietly(_output.tell_bug, error, argv, opener.bugs(), as_json)
+    finally:
+        threading.excepthook = hook
 
 
 def parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
@@ -153,6 +161,24 @@ def _take_signals() -> None:
             signal.signal(signal.SIGHUP, stop)
     except ValueError:
         pass  # not the main thread: a test or another program calls main()
+
+
+def _keep_libraries_quiet() -> None:
+    """Warnings and log lines of libraries are no answer to what was asked."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.lastResort = None
+    logging.raiseExceptions = False
+
+
+def _catch_threads(argv: List[str], opener: _Opener) -> None:
+    """A bug in a thread is told as one in main(): Python would print its traceback."""
+
+    def tell(args: Any) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            _output.tell_bug(args.exc_value, argv, opener.bugs(), False)
+
+    threading.excepthook = tell
 
 
 def _quietly(tell: Any, *args: Any) -> int:

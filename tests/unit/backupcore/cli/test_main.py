@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import pytest
 
@@ -35,6 +38,10 @@ def stowage(base, capsys):
     """Runs the command in this process; (exit status, standard output, standard error)."""
 
     def stowage(*words):
+        with warnings.catch_warnings():
+            return answer(*words)
+
+    def answer(*words):
         status = cli.main(["--config", str(base / "stowage.yml"), *words])
         said = capsys.readouterr()
         assert "Traceback" not in said.out + said.err
@@ -176,6 +183,31 @@ def test_a_bug_as_json_is_an_error_with_a_code(stowage, verb):
     status, out, _err = stowage("--json", "plan")
     assert status == 1
     assert json.loads(out)["error"]["code"] == "bug"
+
+
+def test_a_bug_in_a_thread_is_one_line_too(base, stowage, verb):
+    def run(_args, open_engine):
+        open_engine()
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+        return _output.Answer()
+
+    verb(run)
+    _status, _out, err = stowage("plan")
+    assert len(err.splitlines()) == 1
+    assert "this is a bug of stowage: ZeroDivisionError" in err
+    assert len(list((base / "state" / "bugs").iterdir())) == 1
+
+
+def test_libraries_neither_warn_nor_log_on_the_screen(stowage, verb):
+    def run(_args, _engine):
+        logging.getLogger("library").warning("retrying")
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return _output.Answer()
+
+    verb(run)
+    assert stowage("plan") == (0, "", "")
 
 
 def test_interrupt_is_one_line_and_130(stowage, verb):
