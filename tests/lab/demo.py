@@ -128,7 +128,7 @@ def prepare(demo: Demo) -> dict:
     demo.step("a bucket, a backup server and three clients come up")
     s3 = json.loads(
         subprocess.run(
-            [sys.executable, str(ROOT / "tests/lab/s3server.py"), "up", str(demo.lab / "s3"), str(S3_PORT)],
+            [sys.executable, str(ROOT / "tests/lab/s3server.py"), "up", str(demo.lab / "s3"), str(S3_PORT), "--memory"],
             check=True, stdout=subprocess.PIPE, text=True,
         ).stdout
     )  # fmt: skip
