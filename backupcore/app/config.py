@@ -365,7 +365,7 @@ def _shown(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except TypeError:
         text = f'"{value}"'  # a date or time, as YAML reads them
-    return text if len(text) <= 60 else text[:57] + "…"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _path(loc: Loc) -> str:

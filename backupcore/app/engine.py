@@ -323,5 +323,5 @@ def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1, 0.5) if is_name(name) else []
     guess = f', did you mean "{close[0]}"?' if close else ""
-    listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+    listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return RequestError(f'unknown {what} "{name}"{guess}', f"known: {listed}" if known else "none is configured")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-# Nothing else is defined here: the modules run, list, find … are names of this package, list among them.
+# Nothing else is defined here: the modules run, list, find ... are names of this package, list among them.
 
 
 def main(argv: Optional[List[str]] = None) -> int:

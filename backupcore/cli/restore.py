@@ -15,8 +15,8 @@ from . import _output, _progress
 
 def add(parser: argparse.ArgumentParser) -> None:
     """What, of which moment, from where, to where, and how."""
-    parser.usage = "stowage restore [options] CLIENT:/PATH…  |  CLIENT SOURCE [PATH…]"
-    parser.add_argument("words", nargs="+", metavar="WHAT", help="CLIENT:/PATH…, or CLIENT SOURCE [PATH…]; globs too")
+    parser.usage = "stowage restore [options] CLIENT:/PATH...  |  CLIENT SOURCE [PATH...]"
+    parser.add_argument("words", nargs="+", metavar="WHAT", help="CLIENT:/PATH..., or CLIENT SOURCE [PATH...]; globs")
     parser.add_argument("--at", metavar="TIME", help="the newest dump begun at or before: 2026-11-22, yesterday, "
                         "'3 days ago', or the name of a dump (default: now)")  # fmt: skip
     parser.add_argument("--from", metavar="PLACE", dest="place",

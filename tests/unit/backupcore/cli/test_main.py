@@ -303,8 +303,8 @@ def test_a_signal_ends_it_with_its_status(base):
 
 
 def test_version_and_help_need_no_configuration(base):
-    for word in ("--version", "--help"):
-        process = program(base, word)
+    for words in (("--version",), ("--help",), ("restore", "--help"), ("list", "--help")):
+        process = program(base, *words)
         out, err = process.communicate()
         assert (process.returncode, err) == (0, b"")
         assert b"stowage" in out
