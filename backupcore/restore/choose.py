@@ -25,6 +25,7 @@ from .request import Wanted
 from .stream import Job, Members, jobs_of, merged
 
 BATCH = 1024
+BLOCK = 512  # lines of a full's index that are looked at together
 ROOT = b"."
 
 
@@ -253,10 +254,15 @@ class Selection:
         batch: list[Entry] = []
         level = 0
         first_names: dict[bytes, bytes] = {}
-        for row in self.rows():
+        for row in self._blocks_and_rows() if not self.surveyed and not self.exact else self.rows():
+            entry = row.entry
+            if isinstance(entry, view.Block):
+                yield from self._jobs_of(level, batch, plain)
+                batch = []
+                yield from self._block_jobs(entry.lines, plain)
+                continue
             if not self.surveyed:
                 self._count(row)
-            entry = row.entry
             if entry.kind == "n":
                 continue
             special, source = None, row
@@ -276,6 +282,19 @@ class Selection:
             else:
                 yield from self._jobs_of(source.level, [source.entry], plain, special)
         yield from self._jobs_of(level, batch, plain)
+
+    def _blocks_and_rows(self) -> Iterator[view.Row]:
+        """All of the view; what no later dump touches of the full as blocks of lines, which nobody parses."""
+        full, *others = self.wanted.chain
+        streams = [indexes.entries(self.images.chunks(dump)) for dump in others]
+        return view.merge([view.blocks(self.images.chunks(full), BLOCK), *streams])
+
+    def _block_jobs(self, lines: bytes, plain: Callable[[str], bool]) -> Iterator[Job]:
+        found = indexes.columns(lines)
+        self.counts.missing.update(found.missing)
+        self.counts.entries += len(found.paths)
+        members = Members(0, found.paths, found.offsets, found.ends, found.digests, found.entry)
+        yield from self._member_jobs(members, plain)
 
     def _orphan(self, row: view.Row, first_names: dict[bytes, bytes]) -> tuple[Special | None, view.Row]:
         """How to send a hard link whose first name is not selected: the first such name gets the content."""
@@ -302,7 +321,6 @@ class Selection:
     ) -> Iterator[Job]:
         if not batch:
             return
-        dump = self.wanted.chain[level]
         members = Members(
             level,
             [entry.path for entry in batch],
@@ -312,11 +330,19 @@ class Selection:
             batch.__getitem__,
             escaped=False,
         )
+        yield from self._member_jobs(members, plain, special)
+
+    def _member_jobs(
+        self, members: Members, plain: Callable[[str], bool], special: Special | None = None
+    ) -> Iterator[Job]:
+        level, count = members.level, len(members.paths)
+        dump = self.wanted.chain[level]
         reader = self.images.reader(dump)
         try:
             reader.table()
         except StowageError as error:
-            yield Job(level, reader, None, False, begin=[(members, 0, len(batch))], special=special, error=error)
+            if count:
+                yield Job(level, reader, None, False, begin=[(members, 0, count)], special=special, error=error)
             return
         yield from jobs_of(level, reader, members, plain(dump.codec), special)
 

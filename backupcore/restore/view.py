@@ -10,6 +10,7 @@ one row of each index, and the gone folders the walk is in.
 
 from __future__ import annotations
 
+import itertools
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from ..image import index
@@ -27,8 +28,32 @@ class Row(NamedTuple):
     stale: bool = False
 
 
+class Block(NamedTuple):
+    """Some lines of a full's index that stand together; key() and last: the places of the first and the last."""
+
+    lines: bytes
+    first: bytes
+    last: bytes
+
+    def key(self) -> bytes:
+        """The place of its first line."""
+        return self.first
+
+
+def blocks(chunks: Iterable[bytes], count: int) -> Iterator[Block]:
+    """The lines of chunks in blocks of count."""
+    for chunk in chunks:
+        lines = chunk[:-1].split(b"\n")
+        for start in range(0, len(lines), count):
+            piece = lines[start : start + count]
+            yield Block(b"\n".join(piece) + b"\n", index.parse(piece[0]).key(), index.parse(piece[-1]).key())
+
+
 def merge(streams: Sequence[Iterable[index.Entry]]) -> Iterator[Row]:
-    """The rows of the view, n rows among them; streams: the entries of each dump's index, the full first."""
+    """The rows of the view, n rows among them; streams: the entries of each dump's index, the full first.
+
+    The full's stream may consist of blocks: those that no later dump touches come out as Row(block, 0).
+    """
     iterators = [iter(stream) for stream in streams]
     heads: dict[int, tuple[bytes, index.Entry]] = {}
     for level, iterator in enumerate(iterators):
@@ -40,14 +65,27 @@ def merge(streams: Sequence[Iterable[index.Entry]]) -> Iterator[Row]:
     while heads:
         if len(heads) == 1 and not shadows:
             # nothing left to merge with: the rest of one index, which is most of most restores
-            level, (_key, entry) = heads.popitem()
-            if entry.kind != "-":
-                yield Row(entry, level)
-            for entry in iterators[level]:
-                if entry.kind != "-":
+            level, head = heads.popitem()
+            for entry in itertools.chain(head[1:], iterators[level]):
+                if isinstance(entry, Block) or entry.kind != "-":
                     yield Row(entry, level)
             return
         key = min(head[0] for head in heads.values())
+        block = heads[0][1] if 0 in heads else None
+        if isinstance(block, Block) and key == block.first:
+            while shadows and not key.startswith(shadows[-1][0]):
+                shadows.pop()
+            others = min((head[0] for level, head in heads.items() if level), default=None)
+            if shadows or (others is not None and others <= block.last):
+                # somebody else has a word here: the block's lines one by one, then the blocks behind it
+                iterators[0] = itertools.chain(_entries(block), iterators[0])
+            else:
+                yield Row(block, 0)
+            del heads[0]
+            for entry in iterators[0]:
+                heads[0] = (entry.key(), entry)
+                break
+            continue
         levels = [level for level, head in heads.items() if head[0] == key]
         found = {level: heads.pop(level)[1] for level in levels}
         for level in levels:
@@ -75,6 +113,10 @@ def merge(streams: Sequence[Iterable[index.Entry]]) -> Iterator[Row]:
             break
         if unreadable:
             yield unreadable
+
+
+def _entries(block: Block) -> Iterator[index.Entry]:
+    return map(index.parse, block.lines[:-1].split(b"\n"))
 
 
 def _hides(entry: index.Entry) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from maker import BEGIN, MEMORY, Maker, Node, expected, folder_node, received
 
 from backupcore.image.index import Entry
-from backupcore.restore import view
+from backupcore.restore import choose, view
 
 NAMES = [b"a", b"a-b", b"b", b"\n", b"-", b"\xff", b"c\\d"]
 
@@ -75,12 +75,14 @@ def histories(draw):
     histories(),
     st.sampled_from(["zstd", "gzip", "none"]),
     st.sampled_from([1024, 4096, 65536]),
+    st.sampled_from([1, 2, 3, 512]),
     st.booleans(),
     st.data(),
 )
-def test_each_moment_of_a_history_is_what_it_was(history, compress, frame, zstd, data):
+def test_each_moment_of_a_history_is_what_it_was(history, compress, frame, block, zstd, data):
     base = Path(tempfile.mkdtemp(prefix="stowage-test-", dir=MEMORY))
     maker = Maker(base / "server", compress, frame, part=3000)
+    choose.BLOCK = block
     try:
         rows = [(maker.dump(tree, level), tree) for level, tree in history]
         for row, tree in rows:
@@ -95,6 +97,7 @@ def test_each_moment_of_a_history_is_what_it_was(history, compress, frame, zstd,
         assert received(peer) == expected(tree, keep=lambda one: one == path or one.startswith(below))
         assert report.failed == []
     finally:
+        choose.BLOCK = 512
         maker.close()
         shutil.rmtree(base)
 
