@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 from array import array
-from itertools import chain
-from operator import attrgetter
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..image import state
@@ -24,9 +22,9 @@ from . import linux
 from .archive import Archive
 from .full import Totals, folder_status, mount_row, own_row, tasks
 from .links import Link
-from .walk import MOUNT, Level, Names, Walk
+from .scout import is_scouts
+from .walk import MOUNT, Level, Names, Walk, look
 
-_ROW = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
 _ONES = array("q", [1]) * ENTRIES
 _NO_ROWS = array("q")
 _NO_NAMES: FrozenSet[bytes] = frozenset()
@@ -110,7 +108,9 @@ class Dump:
     def __init__(
         self, walk: Walk, full: Any, old: Optional[Iterator[Block]], archive: Archive, blocks: state.Writer,
         codec: Codec, note: Callable[[str, bytes, str], None], progress: Dict[str, int], totals: Totals,
+        scout: Any = None,
     ):  # fmt: skip
+        self._scout = scout
         self._walk, self._full, self._archive, self._state = walk, full, archive, blocks
         self._old = Old(old) if old is not None else None
         self._codec, self._note, self._progress, self.totals = codec, note, progress, totals
@@ -160,6 +160,8 @@ class Dump:
             if self._walk.plan.one_file_system and below.status.st_dev != self._walk.device:
                 self._walk.leave()
                 self._mount(level, name, path)
+                return
+            if self._scout is not None and is_scouts(path) and self._seen_by_scout(below):
                 return
             names = self._walk.list(below, self._old is None)
         except OSError as error:
@@ -263,6 +265,22 @@ class Dump:
         if not names.folders:
             level.record = None
 
+    def _seen_by_scout(self, level: Level) -> bool:
+        """Whether the scout found the folder as the base has it; then it is done."""
+        front = self._old.front
+        raw = self._scout.block(level.path)
+        if not raw or front is None or front.raw != raw:
+            return False
+        folders: List[bytes] = []
+        if front.entries or front.folders:
+            _names, rows, folders = front.parts()
+            if rows[WIDTH - 1 :: WIDTH] != _ONES[: front.entries]:
+                return False  # names of one file are looked at in turn
+        self._walk.known(level, folders)
+        self._state.add(self._old.take().raw)
+        self._progress["entries"] += 1 + front.entries
+        return True
+
     def _is_same(self, level: Level, names: Names) -> bool:
         """The quick look at a folder of one block: whether it is what the base has, to the byte."""
         old, entries, folders, status = self._old, names.entries, names.folders, level.status
@@ -274,7 +292,7 @@ class Dump:
             return False
         if count:
             try:
-                rows = array("q", chain.from_iterable(map(_ROW, map(os.lstat, entries))))
+                rows = look(entries)
             except (OSError, OverflowError):
                 return False
             if rows[WIDTH - 1 :: WIDTH] != _ONES[:count]:
@@ -361,7 +379,7 @@ class Dump:
         part into lost."""
         if not (absent and not absent.keys().isdisjoint(part)):
             try:
-                return array("q", chain.from_iterable(map(_ROW, map(os.lstat, part))))
+                return look(part)
             except (OSError, OverflowError):
                 pass
         rows = array("q")
@@ -371,8 +389,7 @@ class Dump:
                 rows.extend(ABSENT_ROW)
             else:
                 try:
-                    row = _ROW(os.lstat(name))
-                    rows.extend(row[:4] + (signed(row[4]), row[5]))
+                    rows.extend(_row(os.lstat(name)))
                 except FileNotFoundError:
                     lost.append(name)
                     continue
@@ -526,3 +543,9 @@ def _record(entries: List[bytes], names: Names) -> Dumpdir:
         out = name in left_out or name in absent
         letters.append(78 if out else 68 if name in folders else 89)  # N D Y
     return build(every, bytes(letters))
+
+
+def _row(status: os.stat_result) -> Row:
+    return (
+        status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), status.st_nlink
+    )  # fmt: skip

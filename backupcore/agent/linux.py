@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import islice
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -50,15 +51,15 @@ def open_file(name: bytes) -> int:
         return os.open(name, _FILE)
 
 
-def read_names(exact: bool) -> Tuple[List[bytes], List[bytes], List[bytes], List[bytes]]:
+def read_names(exact: bool, most: Optional[int] = None) -> Tuple[List[bytes], List[bytes], List[bytes], List[bytes]]:
     """(regular files, other entries, folders, sockets) of the current folder; regular files and others mixed when
-    exact is false."""
+    exact is false. Raises OverflowError for a folder of `most` entries or more."""
     files: List[bytes] = []
     others: List[bytes] = [] if exact else files
     folders: List[bytes] = []
     sockets: List[bytes] = []
     with os.scandir(b".") as entries:
-        for entry in entries:
+        for entry in islice(entries, most):
             if entry.is_file(follow_symlinks=False):
                 files.append(entry.name)
             elif entry.is_dir(follow_symlinks=False):
@@ -67,6 +68,8 @@ def read_names(exact: bool) -> Tuple[List[bytes], List[bytes], List[bytes], List
                 others.append(entry.name)
             else:
                 sockets.append(entry.name)
+    if most is not None and len(files) + len(folders) >= most:
+        raise OverflowError
     return files, others, folders, sockets
 
 

@@ -240,7 +240,8 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
         raise RequestError("a full needs no state, and an incremental needs it")
     half, plan = _plan(source, halves)
     codec = _codec(request)
-    crew = None if with_state else _crew(channel, codec)  # before there are threads
+    tree = _tree(plan)
+    helper = _helper(channel, codec, tree, with_state)  # before there are threads
     failed: Optional[BaseException] = None
     try:
         channel.start_heartbeat()
@@ -251,14 +252,14 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
             half.before(source.options)
         except RuntimeError as error:
             raise SourceFailed(escape(str(error))) from None
-        totals = _walk(channel, plan, codec, part_size, with_state, crew)
+        totals = _walk(channel, tree, codec, part_size, with_state, helper)
     except BaseException as error:
         failed = error
         raise
     finally:
         ignore_end()  # from here on no signal cuts short what must run after
-        if crew is not None:
-            crew.end()
+        if helper is not None:
+            helper.end()
         try:
             half.after(source.options)
         except RuntimeError as error:
@@ -277,21 +278,39 @@ def _payloads(channel: AgentChannel) -> Any:
         yield payload
 
 
-def _crew(channel: AgentChannel, codec: Any) -> Any:
-    """Processes to share a full with; None where they would not help."""
+def _tree(plan: Dict[str, Any]) -> Any:
+    """The walk's plan. Raises AgentRefused."""
+    from .patterns import Exclude, Include
+    from .walk import Plan
+
+    path = plan["path"].encode("utf-8", "surrogateescape")
+    try:
+        return Plan(path, Include(plan["include"]), Exclude(plan["exclude"]), plan["one_file_system"])
+    except ValueError as error:
+        raise AgentRefused("a pattern in agent.json: %s" % error, "correct it, then run site") from None
+
+
+def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> Any:
+    """Processes to share the work with, a Crew for a full, a Scout for an incremental; None on one processor."""
     import resource
 
     from . import linux
-    from .crew import Crew
 
     linux.raise_limits()
     if len(os.sched_getaffinity(0)) < 2 or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4096:
         return None
-    return Crew(CREW, codec, [channel.reader.fileno(), channel.writer.fileno()])
+    wire_fds = [channel.reader.fileno(), channel.writer.fileno()]
+    if with_state:
+        from .scout import Scout
+
+        return Scout(tree, wire_fds)
+    from .crew import Crew
+
+    return Crew(CREW, codec, wire_fds)
 
 
 def _walk(
-    channel: AgentChannel, plan: Dict[str, Any], codec: Any, part_size: int, with_state: bool, crew: Any = None
+    channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None
 ) -> Dict[str, Any]:
     """Dumps the tree of a plan; the totals for DONE."""
     import gc
@@ -303,17 +322,11 @@ def _walk(
     from .dump import Dump
     from .full import Full, Totals
     from .outbox import Numbering, Outbox
-    from .patterns import Exclude, Include
-    from .walk import Plan, Walk
+    from .walk import Walk
 
     gc.disable()  # nothing here makes cycles, and a million names make it slow
     linux.raise_limits()
-    path = plan["path"].encode("utf-8", "surrogateescape")
-    shown = escape(path)
-    try:
-        tree = Plan(path, Include(plan["include"]), Exclude(plan["exclude"]), plan["one_file_system"])
-    except ValueError as error:
-        raise AgentRefused("a pattern in agent.json: %s" % error, "correct it, then run site") from None
+    shown = escape(tree.path)
 
     def note(level: str, where: bytes, message: str) -> None:
         channel.send_json(NOTE, {"level": level, "path": escape(where), "message": message})
@@ -331,20 +344,22 @@ def _walk(
     except OSError as error:
         raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
     try:
-        if crew is not None:
-            crew.start(channel, numbering, channel.progress)
-            Dump(walk, crew, None, archive, blocks, codec, note, channel.progress, totals).run()
-            crew.close()
+        if helper is not None and not with_state:
+            helper.start(channel, numbering, channel.progress)
+            Dump(walk, helper, None, archive, blocks, codec, note, channel.progress, totals).run()
+            helper.close()
             stored = codec.compress(pax.END)
             channel.send(FRAME, numbering.head(len(pax.END), len(stored), LAST), stored)
-            sums = dict(crew.sums)
+            sums = dict(helper.sums)
         else:
             outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
             archive = Archive(outbox, note, channel.progress)
             blocks = state.Writer(outbox.state)
             old = state.read(_payloads(channel)) if with_state else None
             full = Full(archive, blocks, note, totals)
-            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals).run()
+            if helper is not None:
+                helper.go()
+            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals, helper).run()
             blocks.flush()
             archive.close()
             outbox.close()

@@ -8,6 +8,9 @@ to their parent, never through a link: a tree that changes under it cannot lead 
 from __future__ import annotations
 
 import os
+from array import array
+from itertools import chain
+from operator import attrgetter
 from typing import Dict, FrozenSet, List, NamedTuple, Optional
 
 from ..image.dumpdir import Dumpdir
@@ -15,6 +18,15 @@ from . import linux
 from .patterns import IN, OUT, Exclude, Include
 
 OPEN = 256  # descriptors held for the levels of a deep tree; those between are opened again on the way up
+
+
+_ROW = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
+
+
+def look(names: List[bytes]) -> "array[int]":
+    """Rows of state of names of the current folder as they are now. Raises OSError, and OverflowError for an inode
+    of 2**63 or more."""
+    return array("q", chain.from_iterable(map(_ROW, map(os.lstat, names))))
 
 
 class Plan(NamedTuple):
@@ -123,20 +135,16 @@ class Walk:
                 os.close(level.fd)
         self.stack = []
 
-    def list(self, level: Level, exact: bool) -> Names:
-        """Changes into the level's folder and lists it. Raises OSError."""
+    def list(self, level: Level, exact: bool, most: Optional[int] = None) -> Names:
+        """Changes into the level's folder and lists it. Raises OSError, OverflowError when it has `most` names."""
         os.fchdir(level.fd)
-        files, others, folders, sockets = linux.read_names(exact)
+        files, others, folders, sockets = linux.read_names(exact, most)
         absent: Dict[bytes, bytes] = dict.fromkeys(sockets, b"socket") if sockets else {}
-        left_out: Dict[bytes, bytes] = {}
         plan = self.plan
         if not (plan.exclude.empty and level.inside):
             for name in files + others + sockets if exact else files + sockets:
                 if self._is_out(level, name, False):
                     absent[name] = b"excluded"
-            for name in folders:
-                if self._is_out(level, name, True):
-                    left_out[name] = b"excluded"
         entries = files
         if exact and others:
             entries += others
@@ -144,7 +152,27 @@ class Walk:
             entries += sockets
         entries.sort()
         folders.sort()
-        if folders and plan.one_file_system:
+        left_out = self._left_out(level, folders) if folders else {}
+        level.names = Names(entries, frozenset(others) if exact and others else _NONE, absent, folders, left_out)
+        return level.names
+
+    def known(self, level: Level, folders: List[bytes]) -> Names:
+        """In place of list() for a folder whose entries need no look, and whose sub-folders are these."""
+        left_out: Dict[bytes, bytes] = {}
+        if folders:
+            os.fchdir(level.fd)
+            left_out = self._left_out(level, folders)
+        level.names = Names([], _NONE, {}, folders, left_out)
+        return level.names
+
+    def _left_out(self, level: Level, folders: List[bytes]) -> Dict[bytes, bytes]:
+        """Which sub-folders of the current folder are not entered, and why."""
+        left_out: Dict[bytes, bytes] = {}
+        if not (self.plan.exclude.empty and level.inside):
+            for name in folders:
+                if self._is_out(level, name, True):
+                    left_out[name] = b"excluded"
+        if self.plan.one_file_system:
             device, lstat = self.device, os.lstat
             for name in folders:
                 try:
@@ -152,8 +180,7 @@ class Walk:
                         left_out.setdefault(name, MOUNT)
                 except OSError:
                     continue  # said when it is entered
-        level.names = Names(entries, frozenset(others) if exact and others else _NONE, absent, folders, left_out)
-        return level.names
+        return left_out
 
     def _is_out(self, level: Level, name: bytes, is_dir: bool) -> bool:
         path = level.prefix + name

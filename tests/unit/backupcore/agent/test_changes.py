@@ -39,7 +39,7 @@ def dump(monkeypatch, tmp_path):
         channel.send_json(wire.START, {"codec": "zstd", "begun_ns": 0, "source": {}})
         plan = {"path": str(tmp_path / "tree"), "include": [], "exclude": [], "one_file_system": True}
         try:
-            done = serve._walk(channel, plan, codec.get("zstd"), 1 << 30, base is not None)
+            done = serve._walk(channel, serve._tree(plan), codec.get("zstd"), 1 << 30, base is not None)
         finally:
             os.chdir(here)
         channel.send_json(wire.DONE, done)
