@@ -92,7 +92,11 @@ def _line(line: str) -> None:
 def tell_error(error: StowageError, as_json: bool) -> int:
     """One line on standard error, or the error as JSON on standard output; returns the exit status."""
     if as_json:
-        print(json.dumps({"schema": SCHEMA, "status": "fail", "error": error.as_dict(), "next": _next_of(error)}))
+        answer = {"schema": SCHEMA, "status": "fail", "error": error.as_dict(), "next": _next_of(error)}
+        if getattr(error, "others", None):
+            answer["others"] = list(error.others)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
         return error.exit_status
     say(one_line(error))
     for message in getattr(error, "others", ()):

@@ -117,7 +117,9 @@ def test_a_wrong_configuration_is_status_2_and_tells_every_mistake(base, stowage
     assert status == 2
     lines = err.splitlines()
     assert lines[0].startswith(f'stowage: {base}/stowage.yml:1: unknown key "stat", did you mean "state"? -> ')
-    assert lines[1] == f'stowage: {base}/stowage.yml:2: holding[0].path: "h" is no absolute path'
+    told = f'{base}/stowage.yml:2: holding[0].path: "h" is no absolute path'
+    assert lines[1] == f"stowage: {told}"
+    assert json.loads(stowage("--json", "plan")[1])["others"] == [told]
 
 
 def test_a_missing_configuration_names_the_file(capsys):
