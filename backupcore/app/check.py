@@ -11,6 +11,7 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
 from .. import __version__, text, wire
@@ -108,7 +109,8 @@ def _server(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
         told = "no target is configured: every image is on the holding disk only"
         yield Finding(WARN, "server", "configuration", told, f"add one to targets: in {settings.file}")
     for name, looked in (
-        ("holding", _holding), ("state", _state), ("catalog", _catalog), ("keys", _signing_key), ("ssh", _ssh_key),
+        ("holding", _holding), ("state", _state), ("catalog", _catalog), ("images", _images), ("keys", _signing_key),
+        ("ssh", _ssh_key),
     ):  # fmt: skip
         yield from _guarded(looked, "server", name, engine, clients)
 
@@ -150,6 +152,24 @@ def _state(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
 def _catalog(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
     runs = engine.catalog.runs(limit=1)
     yield Finding(OK, "server", "catalog", "opens" + ("" if runs else ", no run yet"))
+
+
+def _images(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
+    """Whether what a restore of each source's newest dump would read is where the catalog says."""
+    from ..image import layout
+
+    for client in clients:
+        for source in client.sources:
+            newest = engine.catalog.latest(client.name, source)
+            for one in engine.catalog.chain(newest.id) if newest else ():
+                if one.holding is None or (Path(one.holding) / layout.MANIFEST).is_file():
+                    continue
+                told = f"{client.name}:{source}: the image {one.id} is gone from {one.holding}"
+                if any(row.state == "verified" for row in engine.catalog.copies(dump=one.id)):
+                    yield Finding(WARN, "server", "images", f"{told}; a copy is at a target", "", "image-gone")
+                else:
+                    again = f"stowage run --client {client.name} --source {source}"
+                    yield Finding(FAIL, "server", "images", f"{told} and has no copy", again, "image-gone")
 
 
 def _signing_key(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import email
 import email.policy
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -171,6 +172,24 @@ def test_check_finds_nothing_wrong_with_a_good_server(server, tree):
     assert [one for one in answer["findings"] if one["status"] == "FAIL"] == []
     assert answer["ready"] == ["web1"]
     assert answer["not_covered"] == []
+
+
+def test_an_image_that_is_gone_is_seen_by_check_and_made_good_by_the_next_run(server, tree):
+    server.client("web1", {"tree": tree})
+    server.client("web2", {"tree": {"path": str(tree), "policy": "here"}})
+    server.write(policies={"here": {"copies": []}})
+    server.stowage("run")
+    for name in ("web1", "web2"):
+        shutil.rmtree(server.base / "holding" / name)
+    out, _err = server.stowage("check", status=1)
+    assert "WARN images: web1:tree: the image " in out
+    assert "; a copy is at a target" in out
+    assert "FAIL images: web2:tree: the image " in out
+    assert "and has no copy -> stowage run --client web2 --source tree" in out
+    server.stowage("run")
+    levels = {one["client"]: one["level"] for one in server.json("list", "dumps")["dumps"]}
+    assert levels == {"web1": 1, "web2": 0}
+    assert "FAIL" not in server.stowage("check")[0]
 
 
 def test_the_command_that_is_installed_is_the_same(server, tree):
