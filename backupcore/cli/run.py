@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
     lines += [f"WARN {text.escape(warning)}" for warning in done.warnings]
     for line in report.lines:
-        if line.status != "OK":
+        if line.status != "OK" or line.message:
             lines.append(_told(line.status, f"{line.client}:{line.source} {line.message}", line.hint))
     for target in report.targets:
         if target.status != "OK":
