@@ -21,7 +21,7 @@ from .fetch import ImageReader, join
 THREADS = 4
 BATCHES = 3
 # The first batches are small, so that the first bytes come soon.
-FIRST_BATCH, BATCH = 2 << 20, 12 << 20
+FIRST_BATCH, BATCH = 2 << 20, 8 << 20
 
 
 @dataclass
