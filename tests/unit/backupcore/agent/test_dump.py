@@ -346,7 +346,7 @@ def test_a_path_deeper_than_the_descriptors_held(tmp_path):
     tree.mkdir()
     chain.mkdir()
     fd = os.open(tree, os.O_RDONLY)
-    depth = 700
+    depth = 300
     for number in range(depth):
         os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
         os.mkdir("z", dir_fd=fd)
