@@ -19,7 +19,7 @@ from ..settings import Client, Settings
 from ..text import escape
 from . import transport
 from .holding import Space, claim
-from .source import Run, Unreached, dump_source
+from .source import Run, Unreached, dump_source, remark
 from .status import Status
 from .transport import AgentConnection
 
@@ -212,9 +212,11 @@ class _Driver:
             looked = [*self._problems, *looked]
             if row.warnings:
                 looked.append(f"{row.warnings} warnings" + (f", the first: {_first(row.notes, looked)}"))
+            policy = self._settings.clients[one.client].sources[one.source].policy
+            said = [text for text in (*looked, remark(row, policy)) if text]
             return ResultRow(
                 self._run.id, one.client, one.source, True, row.level, row.id,
-                code="warning" if looked else "", message="; ".join(looked)[:2000], hint="",
+                code="warning" if looked else "", message="; ".join(said)[:2000], hint="",
                 seconds=time.monotonic() - begun, warning=bool(looked),
             )  # fmt: skip
         except Unreached as unreached:

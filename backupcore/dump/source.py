@@ -19,7 +19,7 @@ from ..image import codec as codecs
 from ..image import folder, state
 from ..image.manifest import Link, Manifest, Signer
 from ..schedule.plain import Planned
-from ..settings import Client, Settings, Source
+from ..settings import Client, Policy, Settings, Source
 from ..text import escape
 from . import accept, history, statefile
 from .holding import Landing, Room, Space, landing, writing
@@ -85,6 +85,12 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
     except NeedsFull as refused:
         looked.append(f"a full instead of level {level}: {refused.reason}")
         return OneDump(run, client, source, 0, None, looked).make()
+
+
+def remark(row: DumpRow, policy: Policy) -> str:
+    """What the report names though the policy allows it; '' mostly."""
+    wanted = policy.compress.partition(":")[0]
+    return "" if row.codec == wanted else f"no {wanted} library on {row.client}: {row.codec} was used"
 
 
 class OneDump:
@@ -208,8 +214,7 @@ class OneDump:
         if codec == wanted:
             return wanted
         if codec == "gzip" and wanted == "zstd" and policy.gzip_fallback:
-            self.looked.append(f"{self.client.name} has no zstd library: gzip was used")
-            return "gzip"
+            return "gzip"  # allowed: remark() names it
         raise AgentRefused(
             f"{self.client.name} can compress by {escape(str(codec)[:20])}, policy {policy.name} asks for {wanted}",
             "set gzip_fallback in the policy, or install libzstd1 on the client" if wanted == "zstd" else "",

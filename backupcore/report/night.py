@@ -217,7 +217,8 @@ def _line(
         return SourceLine(
             status=WARN, message=text.escape(result.message), hint=text.escape(result.hint), code=result.code, **facts
         )
-    return SourceLine(status=OK, **facts)
+    said = text.escape(result.message) if result is not None else ""  # allowed, but named
+    return SourceLine(status=OK, message=said, **facts)
 
 
 def _restorable(catalog: Any, dump: DumpRow) -> bool:

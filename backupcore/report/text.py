@@ -12,12 +12,12 @@ from .night import Report, SourceLine, count
 def render(report: Report, everything: bool = False) -> str:
     """The report as lines. everything: good rows one by one too."""
     parts = [report.headline]
-    rows = [_row(line) for line in report.lines if line.status != OK or everything]
+    rows = [_row(line) for line in report.lines if line.status != OK or line.message or everything]
     rows += [[line.status, line.target, "", "", "", "", _told(line.message, line.hint)]
              for line in report.targets if line.status != OK]  # fmt: skip
     rows += [["FAIL", "", "", "", "", "", report.stopped]] if report.stopped else []
     rows += [["WARN", "", "", "", "", "", note] for note in report.notes]
-    folded = [line for line in report.lines if line.status == OK]
+    folded = [line for line in report.lines if line.status == OK and not line.message]
     if folded and not everything:
         what = f"{count(len({line.client for line in folded}), 'client')}, {count(len(folded), 'source')}"
         oldest = max(line.age or 0 for line in folded)

@@ -95,9 +95,18 @@ def test_a_good_night_is_one_line(house):
     house.run(9, *(good(name, dump) for name, dump in dumps.items()))
     report = house.report()
     assert report.status == "OK"
-    assert report.headline.startswith("OK   2 clients, 3 sources within RPO; 15 MB in 9 h 00")
+    assert report.headline.startswith("OK   2 clients, 3 sources within RPO; 15 MB in 9 h 0")
     assert report.warnings == 0
     assert [line.status for line in report.lines] == ["OK"] * 3
+
+
+def test_what_the_policy_allows_is_named_without_a_warning(house):
+    house.add(client("nb1", "etc", "home"))
+    said = "no zstd library on nb1: gzip was used"
+    house.run(9, good("nb1:etc", house.dump("nb1:etc", 9), message=said), good("nb1:home", house.dump("nb1:home", 9)))
+    report = house.report()
+    assert (report.status, report.warnings) == ("OK", 0)
+    assert said in report_text.render(report)
 
 
 def test_a_source_past_its_rpo_is_a_failure_with_the_reason_and_the_command(house):
