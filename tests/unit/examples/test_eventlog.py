@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from backupcore.app import drivers
 from backupcore.hookspecs import Event, EventError
+
+from backupcore.app import drivers
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "stowage-eventlog"
 
