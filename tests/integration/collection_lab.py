@@ -87,13 +87,16 @@ class Lab:
 
     def play(self, name: str, *words: str, **extra: object) -> Played:
         """Runs a playbook of the collection with extra variables."""
-        command = [
-            str(BIN / "ansible-playbook"),
-            "-i",
-            str(self.folder / "inventory.yml"),
-            f"stowage.backup.{name}",
-            *words,
-        ]
+        return Played(subprocess.run(**self._playbook(name, words, extra), capture_output=True, text=True, check=False))
+
+    def start(self, name: str, *words: str, **extra: object) -> subprocess.Popen:
+        """Starts a playbook whose output nobody wants."""
+        nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(**self._playbook(name, words, extra), **nothing)
+
+    def _playbook(self, name: str, words: tuple, extra: dict) -> dict:
+        inventory = str(self.folder / "inventory.yml")
+        command = [str(BIN / "ansible-playbook"), "-i", inventory, f"stowage.backup.{name}", *words]
         if extra:
             command += ["-e", json.dumps(extra)]
         environment = {
@@ -102,9 +105,8 @@ class Lab:
             "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"),
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
             "ANSIBLE_NOCOLOR": "1",
-            "COLUMNS": "4000",
         }
-        return Played(subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True))
+        return {"args": command, "cwd": self.folder, "env": environment}
 
     def root(self, host: str) -> Path:
         """A host's root folder as seen from outside."""
