@@ -205,7 +205,7 @@ def make_hostile_tree(path, seed=1) -> None:
         return place(*parts)
 
     def file(*parts, data=None, mode=0o644):
-        write(place(*parts), dice.randbytes(dice.randrange(0, 3000)) if data is None else data)
+        write(place(*parts), noise(dice, dice.randrange(0, 3000)) if data is None else data)
         os.chmod(place(*parts), mode)
         return place(*parts)
 
@@ -238,7 +238,7 @@ def make_hostile_tree(path, seed=1) -> None:
     folder(b"content")
     file(b"content", b"empty", data=b"")
     for size in (1, 511, 512, 513, 4096, 1 << 20, (1 << 20) + 1, (5 << 20) + 77):
-        file(b"content", b"%d" % size, data=dice.randbytes(size))
+        file(b"content", b"%d" % size, data=noise(dice, size))
     file(b"content", b"zeros", data=bytes(300000))
     file(b"content", b"text", data=b"the same line\n" * 20000)
     for n in range(12):
@@ -306,7 +306,7 @@ def make_hostile_tree(path, seed=1) -> None:
         file(b"swap", name, b"file")
         file(b"swap", name, b"deep", b"deeper", b"file")
     for name in (b"edited", b"grown", b"cut", b"gone file", b"renamed file", b"mode", b"becomes a link", b"quiet edit"):
-        file(b"swap", name, data=dice.randbytes(5000))
+        file(b"swap", name, data=noise(dice, 5000))
     os.symlink(b"edited", place(b"swap", b"link changes"))
     os.symlink(b"edited", place(b"swap", b"link becomes file"))
     file(b"swap", b"linked 1")
@@ -403,6 +403,11 @@ def quiet_edit(path) -> None:
         stream.seek(0)
         stream.write(bytes([first[0] ^ 255]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def noise(dice, count) -> bytes:
+    """Random bytes; Python 3.8 has no randbytes."""
+    return dice.getrandbits(8 * count).to_bytes(count, "little") if count else b""
 
 
 def write(path, data) -> None:
