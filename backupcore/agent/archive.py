@@ -27,7 +27,8 @@ from .outbox import FRAME_SIZE, Outbox
 WHOLE = 1 << 20  # a file of at most this size never straddles two frames
 TINY = 2048  # up to here content is read as bytes, above it straight into the frame
 SMALL = 64 << 10  # the same, where it does not matter
-LINES = 2048  # index lines sent together
+LINES = 2048  # index lines sent together, fewer of long ones
+LINES_SIZE = 4 << 20
 SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may have changed again unseen
 _HALF = 1 << 63
 _EMPTY = sha256(b"").digest()
@@ -96,7 +97,7 @@ class Archive:
     def _put_line(self, line: bytes) -> None:
         self._lines.append(line)
         self.entries += 1
-        if len(self._lines) >= LINES:
+        if len(self._lines) >= LINES or len(line) * len(self._lines) > LINES_SIZE:
             self.flush_lines()
 
     def flush_lines(self) -> None:
@@ -234,6 +235,7 @@ class Archive:
         buffer, place, start, lines, offsets = self._buffer, self._place, self._start, self._lines, self._offsets
         young = time.time_ns() - SAFE_AGE
         view = memoryview(buffer)
+        most = min(LINES, 1 + LINES_SIZE // (4 * len(prefix) + 1400))
         count = total = 0
         turn = begin
         for turn in range(begin, len(names)):
@@ -291,7 +293,7 @@ class Archive:
             count += 1
             total += size
             put(name, (mode, size, mtime, ctime, inode if inode < _HALF else signed(inode), 1))
-            if len(lines) >= LINES:
+            if len(lines) >= most:
                 self.flush_lines()
                 lines, offsets = self._lines, self._offsets
         else:

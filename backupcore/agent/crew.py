@@ -97,7 +97,13 @@ class Crew:
         threads = max(1, (os.cpu_count() or 1) // count)
         for _ in range(count):
             worker = _Worker()
-            worker.pid = os.fork()
+            try:
+                worker.pid = os.fork()
+            except OSError:
+                worker.close_inner()
+                worker.close()
+                self.end()
+                raise
             if not worker.pid:
                 for other in (*self._workers, worker):
                     other.close()
@@ -226,8 +232,10 @@ class Crew:
                 offsets = array("q")
                 offsets.frombytes(data[4 : 4 + count * 8])
                 channel.send(INDEX, self._codec.compress(data[4 + count * 8 :] % tuple([base + at for at in offsets])))
-            elif kind == STATE or kind == NOTE:
-                channel.send(kind, data)
+            elif kind == STATE:
+                channel.send(STATE, data)
+            elif kind == NOTE:
+                channel.send_note(data)
             elif kind == _ASK:
                 found = self._links.find(marshal.loads(data))
                 reply = marshal.dumps(None if found is None else tuple(found))

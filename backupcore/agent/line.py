@@ -11,8 +11,9 @@ import threading
 import time
 from typing import Any, BinaryIO, Dict
 
-from ..wire import PROGRESS, Channel
+from ..wire import NOTE, PROGRESS, Channel
 
+NOTES = 1000  # of a dump that are sent; the others are counted
 BEAT = 5.0  # seconds of silence after which PROGRESS is sent; the protocol promises 10
 
 
@@ -31,6 +32,7 @@ class AgentChannel(Channel):
         super().__init__(reader, writer, peer)
         self.progress: Dict[str, int] = {"entries": 0, "bytes": 0}
         self.lost = False
+        self.notes = 0
         self._lock = threading.Lock()
         self._last = time.monotonic()
         self._stop = threading.Event()
@@ -53,6 +55,18 @@ class AgentChannel(Channel):
         import json
 
         self.send(kind, json.dumps(value, separators=(",", ":")).encode("ascii"))
+
+    def send_note(self, payload: bytes) -> None:
+        """A NOTE of a dump, the first NOTES of them."""
+        self.notes += 1
+        if self.notes <= NOTES:
+            self.send(NOTE, payload)
+
+    def send_rest_of_notes(self) -> None:
+        """How many notes were not sent, if any."""
+        if self.notes > NOTES:
+            more = self.notes - NOTES
+            self.send_json(NOTE, {"level": "warning", "path": "", "message": "%d more notes are not shown" % more})
 
     def start_heartbeat(self) -> None:
         """From now on PROGRESS is sent whenever nothing else is."""

@@ -222,7 +222,10 @@ def _codec(request: Dict[str, Any]) -> Any:
 
 
 def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, halves: Mapping[str, str]) -> None:
+    import gc
     import time
+
+    gc.disable()  # nothing here makes cycles, and with a million names it takes its time
 
     name = request.get("source")
     source = config.sources.get(name) if isinstance(name, str) else None
@@ -266,6 +269,7 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
             if not isinstance(failed, LineLost):  # what was dumped is good all the same
                 channel.send_json(NOTE, {"level": "error", "path": "", "message": escape(str(error))})
     channel.stop_heartbeat()
+    channel.send_rest_of_notes()
     channel.send_json(DONE, totals)
 
 
@@ -300,36 +304,38 @@ def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> A
     if len(os.sched_getaffinity(0)) < 2 or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4096:
         return None
     wire_fds = [channel.reader.fileno(), channel.writer.fileno()]
-    if with_state:
-        from .scout import Scout
+    try:
+        if with_state:
+            from .scout import Scout
 
-        return Scout(tree, wire_fds)
-    from .crew import Crew
+            return Scout(tree, wire_fds)
+        from .crew import Crew
 
-    return Crew(CREW, codec, wire_fds)
+        return Crew(CREW, codec, wire_fds)
+    except OSError:
+        return None  # no more processes for this user: it is done alone
 
 
 def _walk(
     channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None
 ) -> Dict[str, Any]:
     """Dumps the tree of a plan; the totals for DONE."""
-    import gc
     import time
 
     from ..image import pax, state
     from . import linux
     from .archive import Archive
+    from .crew import note_bytes
     from .dump import Dump
     from .full import Full, Totals
     from .outbox import Numbering, Outbox
     from .walk import Walk
 
-    gc.disable()  # nothing here makes cycles, and a million names make it slow
     linux.raise_limits()
     shown = escape(tree.path)
 
     def note(level: str, where: bytes, message: str) -> None:
-        channel.send_json(NOTE, {"level": level, "path": escape(where), "message": message})
+        channel.send_note(note_bytes(level, where, message))
 
     numbering, totals, archive, blocks = Numbering(part_size), Totals(), None, None
     walk = Walk(tree)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agent_peer import Got, Peer
+from agent_peer import Got, Peer, Talk
 
 from backupcore.image import dumpdir, order, state
 from backupcore.image.unpax import Reader
@@ -383,8 +383,6 @@ def test_unreadable_entries_are_told_and_their_older_copies_stay(tmp_path):
     start = peer.start
 
     def as_nobody(*words):
-        from agent_peer import Talk
-
         return Talk([*nobody, peer.python, "-I", str(peer.pyz), "--config", str(peer.config), "serve"])
 
     peer.start = as_nobody
@@ -456,3 +454,27 @@ def test_devices_are_not_opened(hostile):
         assert rows[b"special/null"].link == b"1,3" and rows[b"special/null"].kind == "c"
     assert rows[b"special/fifo"].kind == "p"
     assert stat.S_IMODE(rows[b"special/fifo"].mode) == rows[b"special/fifo"].mode
+
+
+def test_of_very_many_notes_only_the_first_are_sent_and_the_others_counted(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(1100):
+        (tree / ("%04d" % number)).write_text("young")
+        (tree / ("%04d" % number)).chmod(0)
+    tree.chmod(0o755)
+    peer = Peer(tmp_path / "agent").hurry()
+    peer.declare("s", tree)
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_mode & 0o005 != 0o005:
+                folder.chmod(0o755)
+        peer.folder.chmod(0o755)
+        peer.config.chmod(0o644)
+        os.chown(peer.config, 0, 0)
+        nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        argv = [*nobody, peer.python, "-I", str(peer.pyz), "--config", str(peer.config), "serve"]
+        peer.start = lambda: Talk(argv)
+    got = peer.dump()
+    assert got.done["unreadable"] == 1100 and len(got.entries()) == 1101
+    assert len(got.notes) == 1001 and got.notes[-1]["message"] == "100 more notes are not shown"
