@@ -20,6 +20,7 @@ $(VENV)/.stamp: pyproject.toml requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . -r requirements-dev.txt
+	$(BIN)/python -m compileall -q backupcore hookspecs
 	touch $@
 
 packages:

@@ -236,6 +236,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--small", action="store_true", help="small trees: proves the benchmark, measures nothing")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its byte code
     if os.geteuid() != 0:
         sys.exit("the benchmark starts sshd's and reads as root: run it as root")
     subprocess.run([str(ROOT / "tests/lab/packages.sh"), "restic"], check=True)

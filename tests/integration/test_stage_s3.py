@@ -16,19 +16,18 @@ from pathlib import Path
 
 import boto3
 import pytest
+import s3proxy
+import s3server
 from backupcore.hookspecs import TargetContext
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
+from stage_world import World
 
 from backupcore.settings import CopyRule, TargetSettings
 from backupcore.stage import release, stager
 from backupcore.targets.s3 import S3Options, S3Target
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests/lab"), str(ROOT / "tests/unit/backupcore/stage")]
-import s3proxy  # noqa: E402
-import s3server  # noqa: E402
-from conftest import World  # noqa: E402
 
 MIB = 1 << 20
 BUCKET = "staging"
@@ -119,7 +118,7 @@ import pickle, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_stage_s3 import open_cloud
-from conftest import World
+from stage_world import World
 from backupcore.catalog import places
 from backupcore.catalog.store import Catalog
 from backupcore.stage import stager
@@ -136,7 +135,7 @@ def test_killed_in_mid_upload_the_next_run_sends_only_what_is_missing(world, pro
     dump = world.dump(parts=(6 * MIB, 41 * MIB))
     saved = tmp_path / "settings"
     saved.write_bytes(pickle.dumps(world.settings))
-    script = KILLED.format(paths=[str(ROOT / "tests/integration"), str(ROOT / "tests/unit/backupcore/stage")])
+    script = KILLED.format(paths=[str(ROOT / "tests/integration"), str(ROOT / "tests/lab")])
     proxy.fault = lambda method, path: "mute" if re.search(r"0001.*partNumber=(5|6)(&|$)", path) else None
     with subprocess.Popen([sys.executable, "-c", script, saved], cwd=ROOT) as child:
         deadline = time.monotonic() + 50

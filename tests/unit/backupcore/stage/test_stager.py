@@ -387,7 +387,7 @@ KILLED = """
 import sys, os, signal
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from conftest import World
+from stage_world import World
 from backupcore.catalog.store import Catalog
 from backupcore.catalog import places
 from backupcore.stage import stager
@@ -418,7 +418,7 @@ def test_killed_at_every_step_the_next_try_ends_it(world, tmp_path):
     dump = world.dump(parts=(2000,))
     saved = tmp_path / "settings"
     saved.write_bytes(pickle.dumps(world.settings))
-    script = KILLED.format(here=str(Path(__file__).parent))
+    script = KILLED.format(here=str(Path(__file__).parents[3] / "lab"))
     for kill_at in (2, 4, 9, 10, 1000):
         command = [sys.executable, "-c", script, saved, str(kill_at), world.root]
         done = subprocess.run(command, cwd=Path(__file__).parents[4], capture_output=True, text=True)
