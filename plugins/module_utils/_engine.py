@@ -116,15 +116,22 @@ def started_at(pid):
         return ""
 
 
+def new_job():
+    """The id of a job to be started; its time is the one of whoever makes it."""
+    return "%010d-%s" % (time.time(), secrets.token_hex(4))
+
+
 def start_job(module, words):
-    """Starts the engine on its own; returns the job's id. Raises EngineError."""
+    """Starts the engine on its own, under the id that the caller may have chosen; returns it. Raises EngineError."""
+    job = module.params.get("job") or new_job()
+    if not JOB.match(job):
+        raise EngineError("job", "%r cannot name a job" % job)
     line = command(module.params, words)
     top = jobs_folder()
     try:
         os.makedirs(top, 0o700, exist_ok=True)
         os.chmod(top, 0o700)
         sweep_jobs(top)
-        job = "%010d-%s" % (time.time(), secrets.token_hex(4))
         folder = os.path.join(top, job)
         os.mkdir(folder, 0o700)
         process = subprocess.Popen(
@@ -192,8 +199,10 @@ def look_at_job(job):
 
 
 def cancel_job(job):
-    """Asks a job to end. Raises EngineError when there is none."""
+    """Asks a job to end. Raises EngineError when there is none, or it is about to begin."""
     folder = job_folder(job)
+    if not _read(folder, "pid") and not _read(folder, "rc"):
+        raise EngineError("no-job", "job %s has not begun" % job)
     if _alive(folder):
         os.killpg(_pid(folder)[0], signal.SIGTERM)
 

@@ -55,6 +55,11 @@ options:
     description: Whether to show lines while waiting.
     type: bool
     default: true
+  job:
+    description:
+      - Identifier for the engine's job, made up if not set.
+      - The action plugin chooses it, so that it can stop a job of whose start it was not told any more.
+    type: str
 seealso:
   - module: stowage.backup.status_info
   - module: stowage.backup.check
@@ -122,6 +127,7 @@ def main():
         strict={"type": "bool", "default": False},
         wait={"type": "bool", "default": True},
         progress={"type": "bool", "default": True},
+        job={"type": "str"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     words = []

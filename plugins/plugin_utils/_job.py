@@ -21,6 +21,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.stowage.backup.plugins.module_utils import _engine
 
 display = Display()
 
@@ -28,6 +29,7 @@ FIRST_LOOK = 1.0  # short jobs show their end soon
 LOOKS = 2.0
 SLOWEST = 10.0
 HEARTBEAT = 30.0
+STOPS = (0.0, 1.0, 3.0)  # seconds before each try to stop it
 PATIENCE = 600.0  # seconds without a connection before the follower gives up; the job goes on
 
 
@@ -139,22 +141,20 @@ class JobAction(ActionBase):
         def stop(signum: int, _frame: t.Any) -> None:
             raise Stopped(signum)
 
-        job = ""
+        job = _engine.new_job()
         try:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 handlers[signum] = signal.signal(signum, stop)
             started = self._execute_module(
-                module_name=self.module, module_args=dict(args, wait=False), task_vars=task_vars
+                module_name=self.module, module_args=dict(args, wait=False, job=job), task_vars=task_vars
             )
             if started.get("failed"):
                 return started
-            job = started["job"]
             ended = self._watch(job, args, task_vars)
         except Stopped as stopped:
             for signum in handlers:
                 signal.signal(signum, signal.SIG_IGN)
-            if job:
-                self._cancel(job, args, task_vars)
+            self._cancel(job, args, task_vars)
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
             os.kill(os.getpid(), stopped.signum)
@@ -209,10 +209,17 @@ class JobAction(ActionBase):
         )
 
     def _cancel(self, job: str, args: dict, task_vars: dict) -> None:
-        try:
-            self._job(job, args, task_vars, cancel=True)
-        except Exception as error:
-            display.warning(f"job {job} was not stopped and goes on: {clean(error)}")
+        told = ""
+        for wait in STOPS:  # it may be about to start, or the line about to come back
+            time.sleep(wait)
+            try:
+                seen = self._job(job, args, task_vars, cancel=True)
+                if not seen.get("failed"):
+                    return
+                told = clean(seen.get("msg", "no reason given"))
+            except Exception as error:
+                told = clean(error)
+        display.warning(f"job {job} may go on: {told} -> stowage status")
 
     def _say(self, line: str) -> None:
         display.display(f"[{clean(self._host)}] {line}")
