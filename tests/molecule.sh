@@ -6,7 +6,7 @@ work=$(mktemp -d /var/tmp/stowage-molecule-XXXXXX)
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
 "$root/.venv/bin/python" "$root/tests/build.py" "$work/dist" >/dev/null
-"$root/.venv/bin/ansible-galaxy" collection install --offline "$work"/dist/*.tar.gz -p "$work/collections" >/dev/null
+"$root/.venv/bin/ansible-galaxy" collection install --force --offline "$work"/dist/*.tar.gz -p "$work/collections" >/dev/null
 cd "$root"
 export STOWAGE_COLLECTIONS=$work/collections STOWAGE_PYTHON=$root/.venv/bin/python
 export ANSIBLE_HOME=$work/home MOLECULE_GLOB='tests/molecule/*/molecule.yml' PATH=$root/.venv/bin:$PATH

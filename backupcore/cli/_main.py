@@ -20,7 +20,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, List, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
 from .. import __version__
 from ..errors import RequestError, StowageError
@@ -60,8 +60,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     as_json = "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv
     opener = _Opener()
     hook = threading.excepthook
+    before = _take_signals()
     try:
-        _take_signals()
         _keep_libraries_quiet()
         _catch_threads(argv, opener)
         args = parser(_verb(argv)).parse_args(argv)
@@ -86,6 +86,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _quietly(_output.tell_bug, error, argv, opener.bugs(), as_json)
     finally:
         threading.excepthook = hook
+        for number, handler in before.items():  # whoever called us in its own process goes on with its own
+            signal.signal(number, handler)
 
 
 def parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
@@ -151,16 +153,20 @@ class _Opener:
             self.engine.close()
 
 
-def _take_signals() -> None:
+def _take_signals() -> Dict[int, Any]:
+    """From here on signals end the program by an exception; what handled them before."""
+
     def stop(number: int, _frame: Any) -> NoReturn:
         raise _Stopped(number)
 
+    before: Dict[int, Any] = {}
     try:
-        signal.signal(signal.SIGTERM, stop)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, stop)
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, stop)
     except ValueError:
         pass  # not the main thread: a test or another program calls main()
+    return before
 
 
 def _keep_libraries_quiet() -> None:

@@ -60,7 +60,7 @@ class Lab:
                        stdout=subprocess.DEVNULL)  # fmt: skip
         (tarball,) = (self.folder / "dist").glob("stowage-backup-*.tar.gz")
         subprocess.run(
-            [str(BIN / "ansible-galaxy"), "collection", "install", "--offline", str(tarball),
+            [str(BIN / "ansible-galaxy"), "collection", "install", "--force", "--offline", str(tarball),
              "-p", str(self.collections)],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip

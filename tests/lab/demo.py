@@ -148,7 +148,7 @@ def prepare(demo: Demo) -> dict:
     subprocess.run([sys.executable, str(ROOT / "tests/build.py"), str(demo.lab / "dist")], check=True, cwd=ROOT)
     tarball = next((demo.lab / "dist").glob("stowage-backup-*.tar.gz"))
     subprocess.run(
-        [str(BIN / "ansible-galaxy"), "collection", "install", "--offline", str(tarball), "-p",
+        [str(BIN / "ansible-galaxy"), "collection", "install", "--force", "--offline", str(tarball), "-p",
          str(demo.lab / "collections")],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip

@@ -105,10 +105,12 @@ def test_a_job_does_not_die_with_its_parent(module):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.setsid()
-        os.write(write, _engine.start_job(module, ["run"]).encode())
-        os.killpg(0, signal.SIGHUP)
-        os._exit(0)
+        try:
+            os.setsid()
+            os.write(write, _engine.start_job(module, ["run"]).encode())
+            os.killpg(0, signal.SIGHUP)
+        finally:
+            os._exit(0)
     os.close(write)
     with os.fdopen(read) as stream:
         job = stream.read()
