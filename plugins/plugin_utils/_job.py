@@ -33,12 +33,32 @@ STOPS = (0.0, 1.0, 3.0)  # seconds before each try to stop it
 PATIENCE = 600.0  # seconds without a connection before the follower gives up; the job goes on
 
 
-class Stopped(BaseException):
-    """Somebody pressed ^C, or asked the worker to end."""
+class Stop:
+    """Remembers ^C and the wish to end, to be asked at a good moment: ansible may hold locks at any other."""
 
-    def __init__(self, signum: int):
-        super().__init__(signum)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before: dict[int, t.Any] = {}
+
+    def __enter__(self) -> Stop:
+        for signum in self.SIGNALS:
+            self._before[signum] = signal.signal(signum, self._remember)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _remember(self, signum: int, _frame: t.Any) -> None:
         self.signum = signum
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, or wakes up since it is asked to end."""
+        until = time.monotonic() + seconds
+        while not self.signum and time.monotonic() < until:
+            time.sleep(min(0.2, seconds))
 
 
 def size(count: float) -> str:
@@ -136,32 +156,19 @@ class JobAction(ActionBase):
         return self._follow(result, args, task_vars)
 
     def _follow(self, result: dict, args: dict, task_vars: dict) -> dict[str, t.Any]:
-        handlers = {}
-
-        def stop(signum: int, _frame: t.Any) -> None:
-            raise Stopped(signum)
-
         job = _engine.new_job()
-        try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                handlers[signum] = signal.signal(signum, stop)
+        with Stop() as stop:
             started = self._execute_module(
                 module_name=self.module, module_args=dict(args, wait=False, job=job), task_vars=task_vars
             )
             if started.get("failed"):
                 return started
-            ended = self._watch(job, args, task_vars)
-        except Stopped as stopped:
-            for signum in handlers:
-                signal.signal(signum, signal.SIG_IGN)
-            self._cancel(job, args, task_vars)
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
-            os.kill(os.getpid(), stopped.signum)
-            raise AnsibleError("stopped") from None
-        finally:
-            for signum, handler in handlers.items():
-                signal.signal(signum, handler)
+            ended = self._watch(job, args, task_vars, stop)
+            if stop.signum:
+                self._cancel(job, args, task_vars)
+        if stop.signum:
+            os.kill(os.getpid(), stop.signum)
+            raise AnsibleError("stopped")
         result.update(changed=True, job=job)
         if "msg" in ended:
             result.update(ended)
@@ -177,11 +184,13 @@ class JobAction(ActionBase):
         result.update(self.judge(ended["answer"], args))
         return result
 
-    def _watch(self, job: str, args: dict, task_vars: dict) -> dict[str, t.Any]:
-        """Looks at the job until it ends; returns what M(job) says of it."""
+    def _watch(self, job: str, args: dict, task_vars: dict, stop: Stop) -> dict[str, t.Any]:
+        """Looks at the job until it ends, or the follower is asked to end; returns what M(job) says of it."""
         lines, wait, heard = Lines(), FIRST_LOOK, time.monotonic()
         while True:
-            time.sleep(wait)
+            stop.sleep(wait)
+            if stop.signum:
+                return {}
             wait = LOOKS if wait < LOOKS else min(SLOWEST, wait * 1.2)
             try:
                 seen = self._job(job, args, task_vars)

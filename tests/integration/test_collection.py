@@ -253,11 +253,14 @@ def test_a_client_that_left_the_inventory_is_listed_and_kept(lab):
 
 def test_stopping_ansible_stops_the_run_and_leaves_nothing_half(lab):
     before = lab.stowage(SERVER, "list", "dumps")["dumps"]
-    with lab.start("run", run_source="slow") as played:
+    played = lab.start("run", run_source="slow")
+    try:
         wait_until(lambda: lab.stowage(SERVER, "status").get("running"))
         played.send_signal(signal.SIGINT)
         wait_until(lambda: not lab.stowage(SERVER, "status").get("running"))
         played.wait(60)
+    finally:
+        played.kill()
     assert lab.stowage(SERVER, "list", "dumps")["dumps"] == before
     assert lab.stowage(SERVER, "list", "runs")["runs"][-1]["status"] == "FAIL"
 
