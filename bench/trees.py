@@ -26,12 +26,13 @@ def mixed(path: Path, files: int) -> None:
                         found.append((full, size))
     found = sorted(set(found))
     random.Random(SEED).shuffle(found)
-    # keep the mean at 20 to 25 KB: large files first come in only while the mean allows
+    # what pulls the mean out of 21 to 25 KB is left out
     total = done = 0
     copy = 0
     while done < files:
         for full, size in found:
-            if done and (total + size) / (done + 1) > 25_000 and size > 25_000:
+            mean = total / done if done else 22_000
+            if (mean > 25_000 and size > 25_000) or (mean < 21_000 and size < 3_000):
                 continue
             target = path / f"copy{copy}" / full.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
