@@ -33,7 +33,8 @@ ADDRESSES = {"backup1": "127.77.1.1", "web1": "127.77.1.2", "db1": "127.77.1.3",
 FILL = {
     "web1": "mkdir -p /var/www/html /var/www/cache && cp -a /usr/lib/python3* /usr/share/doc /var/www/html/"
     " && cp -a /usr/share/zoneinfo /var/www/cache/ && cd /var/www"
-    " && ln html/doc/tar/copyright html/hardlink && ln -s html/doc doc && setfacl -m u:1234:rx html && setfattr -n user.owner -v web html"
+    " && ln html/doc/tar/copyright html/hardlink && ln -s html/doc doc"
+    " && setfacl -m u:1234:rx html && setfattr -n user.owner -v web html"
     " && mkfifo html/queue && printf 'x' > \"$(printf 'html/odd\\nname\\377')\" && chown -R 2500000:2500001 html/doc",
     "db1": "mkdir -p /var/backups/dumps && tar -cf /var/backups/dumps/monday.sql -C /usr/lib python3"
     " && truncate -s 3G /var/backups/dumps/sparse.img && cp -a /usr/share/perl* /var/backups/dumps/",
