@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import clock, ids
 from ..errors import RequestError, StowageError
@@ -136,8 +136,13 @@ def files(engine: Engine, words: Sequence[str], at: Optional[str], recursive: bo
     return find.list_files(images(engine), wanted(engine, words, at), recursive=recursive)
 
 
-def find(engine: Engine, pattern: str, client: Optional[str], source: Optional[str]) -> Iterator[Any]:
-    """All versions of what the pattern names: restore.report.Version."""
+def find(
+    engine: Engine, pattern: str, client: Optional[str], source: Optional[str]
+) -> Tuple[Iterator[Any], List[str]]:
+    """All versions of what the pattern names (restore.report.Version), and what could not be searched, which is
+    known when the last version is out."""
     from ..restore import find as finding
 
-    return finding.find(engine.settings, engine.catalog, images(engine), pattern, client=client, source=source)
+    readable = images(engine)
+    found = finding.find(engine.settings, engine.catalog, readable, pattern, client=client, source=source)
+    return found, readable.notes

@@ -26,8 +26,8 @@ class Answer:
     """What a verb answers.
 
     lines: for people. data: for programs. items: a long list that is written as it comes, under a name in JSON and
-    by item_line as text. status: OK, WARN, FAIL; warnings: --strict makes them count. status and next may be callables,
-    asked when the last item is out.
+    by item_line as text. status: OK, WARN, FAIL; warnings: --strict makes them count. notes: what could not be done,
+    told as warnings. status, next and notes may be callables, asked when the last item is out.
     """
 
     data: Dict[str, Any] = field(default_factory=dict)
@@ -37,6 +37,7 @@ class Answer:
     warnings: int = 0
     items: Optional[Tuple[str, Iterable[Dict[str, Any]]]] = None
     item_line: Optional[Callable[[Dict[str, Any]], str]] = None
+    notes: Any = ()
 
 
 def give(answer: Answer, as_json: bool, strict: bool) -> int:
@@ -50,6 +51,8 @@ def give(answer: Answer, as_json: bool, strict: bool) -> int:
             for item in answer.items[1]:
                 _line(answer.item_line(item))
         status = _now(answer.status)
+        for note in _now(answer.notes):
+            _line("WARN " + note)
         for command in _now(answer.next):
             _line("-> " + command)
     sys.stdout.flush()
@@ -71,7 +74,9 @@ def _give_json(answer: Answer) -> str:
             # what was written stays readable: the error is told in the same object
             out.write("\n], " + json.dumps({"status": "fail", "error": error.as_dict()})[1:] + "\n")
             return "FAIL"
-        tail = {"status": _WORDS[_now(answer.status)], "next": list(_now(answer.next))}
+        tail = {
+            "status": _WORDS[_now(answer.status)], "notes": list(_now(answer.notes)), "next": list(_now(answer.next)),
+        }  # fmt: skip
         out.write("\n], " + json.dumps(tail)[1:] + "\n")
         return _now(answer.status)
     head.update(status=_WORDS[_now(answer.status)], next=list(_now(answer.next)))

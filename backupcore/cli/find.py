@@ -23,9 +23,10 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     engine = open_engine()
     newest: List[str] = []
     count = [0]
+    found, notes = restoring.find(engine, args.pattern, args.client, args.source)
 
     def items() -> Iterator[Dict[str, Any]]:
-        for one in restoring.find(engine, args.pattern, args.client, args.source):
+        for one in found:
             record = one.as_dict()
             count[0] += 1
             if record["next"] and not newest:
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         items=("found", items()),
         item_line=_line,
         next=lambda: newest or ["stowage list files CLIENT:/PATH"],
-        status=lambda: "OK" if count[0] else "FAIL",
+        status=lambda: ("WARN" if notes else "OK") if count[0] else "FAIL",
+        notes=lambda: [text.escape(note) for note in notes],
     )
 
 

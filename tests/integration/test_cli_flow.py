@@ -201,3 +201,16 @@ def test_the_command_that_is_installed_is_the_same(server, tree):
         [script, "--config", str(server.base / "stowage.yml"), "--json", "plan"], capture_output=True, check=True
     ).stdout
     assert json.loads(out)["sources"][0]["level"] == 0
+
+
+def test_find_says_what_it_could_not_search(server, tree):
+    server.client("web1", {"tree": tree})
+    server.stowage("run", "--level", "0")
+    server.stowage("run", "--level", "0")
+    lost = server.json("list", "dumps")["dumps"][0]["dump"]
+    for place in (server.base / "nas", server.base / "state" / "index"):
+        for path in [*place.rglob(f"{lost}*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    answer = server.json("find", "file7")
+    assert answer["found"] and answer["status"] == "warn"
+    assert any(lost in note for note in answer["notes"])
