@@ -262,7 +262,7 @@ def test_a_long_answer_is_written_as_it_comes(stowage, verb):
     ))  # fmt: skip
     assert stowage("plan")[1] == "a 0\na 1\na 2\n-> stowage run\n"
     assert json.loads(stowage("--json", "plan")[1]) == {
-        "schema": 1, "things": [{"a": 0}, {"a": 1}, {"a": 2}], "status": "ok", "next": ["stowage run"],
+        "schema": 1, "things": [{"a": 0}, {"a": 1}, {"a": 2}], "status": "ok", "notes": [], "next": ["stowage run"],
     }  # fmt: skip
 
 
