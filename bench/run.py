@@ -94,7 +94,10 @@ class Bench:
         out = bed.scratch / "yardstick.tar.zst"
         pipeline = f"tar -C {tree} -cf - . | zstd -q -1 -T0 | {bed.ssh_line} 'cat > {out}'"
         ours, theirs = alternate(
-            self.runs, lambda: bed.run(kind, level=0), lambda: shell(pipeline), before=lambda: trees.warm(tree)
+            self.runs,
+            lambda: bed.run(kind, level=0),
+            lambda: shell(pipeline),
+            before=lambda: trees.check_resident(tree),
         )
         dump = bed.last_dump(kind)
         assert dump["entries"] == entries, (dump["entries"], entries)
