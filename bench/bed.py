@@ -147,11 +147,6 @@ class Bed:
         """The image's own checksums hold."""
         subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=dump["holding"], check=True)
 
-    def agent_unchanged(self, source: str):
-        """A callable that runs one incremental by the agent and the receiver without ssh or catalog."""
-        del source
-        return
-
     def run_measured(self, source: str, level: int) -> tuple[int, int]:
         """(peak of the whole `stowage run`, peak of the agent) in KiB."""
         plain = f"/usr/bin/python3 -I {self.lab}/agent.pyz --config {self.lab}/agent.json serve"
