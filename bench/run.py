@@ -246,6 +246,8 @@ def main() -> int:
         for name in ("full", "unchanged", "restic", "restore", "small", "tiny", "memory"):
             if options.only in name:
                 getattr(bench, f"row_{name}")()
+                if not options.only:
+                    options.out.write_text(page(bench))  # a long way: what is measured stays
     finally:
         bench.bed.close()
         if not options.only:
