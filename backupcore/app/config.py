@@ -1,7 +1,7 @@
 """Reads stowage.yml and clients.d/*.yml into settings.Settings; every mistake is told with file, line and word.
 
-Here live reading, references between sections and messages; the shape of the sections lives in schema.py,
-places in yaml_lines.py. Nothing here opens the catalog, a target or a connection.
+Here live references between sections and messages; the files themselves are read in config_files.py, the shape of
+the sections lives in schema.py, places in yaml_lines.py. Nothing here opens the catalog, a target or a connection.
 """
 
 from __future__ import annotations
@@ -11,27 +11,19 @@ import json
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Tuple, Union, get_args, get_origin
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from .. import settings as s
 from ..agent import patterns
-from ..errors import ConfigError
 from ..ids import is_name
-from . import schema, yaml_lines
+from . import config_files, schema
+from .config_files import Written, Wrong, nearest
 from .drivers import Drivers
 from .yaml_lines import Loc, Place
 
 DEFAULT = Path("/etc/stowage/stowage.yml")
-
-
-class ConfigErrors(ConfigError):
-    """Everything wrong that was found at once: message is the first in the order of the files, others the rest."""
-
-    def __init__(self, messages: List[Tuple[str, str]]):
-        super().__init__(*messages[0])
-        self.others = [message for message, _hint in messages[1:]]
 
 
 @dataclass(frozen=True)
@@ -44,91 +36,28 @@ class Configuration:
 
     def place(self, *loc: Any) -> str:
         """`FILE:LINE` of a section such as ("clients", "web1"), or of the nearest one above that is written."""
-        return str(_nearest(self.places, loc))
+        return str(nearest(self.places, loc))
 
 
-def load(file: Union[str, Path], drivers: Drivers) -> Configuration:
-    """The whole configuration. Raises ConfigError; with several mistakes a ConfigErrors."""
-    file = Path(file).absolute()
-    places: Dict[Loc, Place] = {}
-    wrong = _Wrong(places)
-    content = _mapping(yaml_lines.read(file, places), file)
-    clients = content.setdefault("clients", {})
-    if clients is None:
-        clients = content["clients"] = {}
-    for name, value in _client_files(file.parent / "clients.d", places, wrong):
-        if isinstance(clients, dict):
-            clients[name] = value
-    for key in ("targets", "policies", "events"):  # `targets:` with nothing below it is an empty section
-        if key in content and content[key] is None:
-            content[key] = {}
-    _spell_out_sources(clients, places)
+def load(file: Union[str, Path], drivers: Drivers, written: Optional[Written] = None) -> Configuration:
+    """The whole configuration; written: what was read of it already. Raises ConfigError, ConfigErrors for several."""
+    written = written or config_files.read(file)
+    places, wrong = written.places, written.wrong
     try:
-        root = schema.Root.model_validate(content)
+        root = schema.Root.model_validate(written.content)
     except ValidationError as error:
-        wrong.add_all(error, schema.Root, ())
+        _add_all(wrong, error, schema.Root, ())
         root = None
     wrong.stop()
-    made = _Builder(root, drivers, places, wrong, file).settings()
+    made = _Builder(root, drivers, places, wrong, written.file).settings()
     wrong.stop()
     return Configuration(made, places, tuple(_warnings(root, places)))
-
-
-def _mapping(value: Any, file: Path) -> Dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{file}:1: is no mapping of keys to values")
-    return value
-
-
-def _client_files(folder: Path, places: Dict[Loc, Place], wrong: "_Wrong") -> Iterable[Tuple[str, Any]]:
-    """(client, its section) of each file; a client of two files is told by both."""
-    try:
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}", "run as root or as the user stowage") from None
-    for path in files:
-        if path.suffix == ".yaml":
-            wrong.add(Place(path, 1), f"{path}: only names that end in .yml are read", "rename it to .yml")
-        if path.suffix != ".yml":
-            continue
-        own: Dict[Loc, Place] = {}
-        content = _mapping(yaml_lines.read(path, own), path)
-        for key in content:
-            if key != "clients":
-                wrong.unknown(own[(key,)], key, ["clients"], "a file of clients.d holds `clients:` and nothing else")
-        section = content.get("clients") or {}
-        if not isinstance(section, dict):
-            wrong.add(own[("clients",)], f"{own[('clients',)]}: clients: is no mapping of names to clients")
-            continue
-        for name, value in section.items():
-            place = own[("clients", name)]
-            if ("clients", name) in places:
-                first = places[("clients", name)]
-                wrong.add(place, f'{place}: client "{name}" stands twice, first in {first}', "remove one of them")
-                continue
-            places.update({loc: where for loc, where in own.items() if loc[:2] == ("clients", name)})
-            yield name, value
-
-
-def _spell_out_sources(clients: Any, places: Dict[Loc, Place]) -> None:
-    """`etc: /etc` means `etc: {path: /etc}`."""
-    for name, client in clients.items() if isinstance(clients, dict) else ():
-        sources = client.get("sources") if isinstance(client, dict) else None
-        for source, value in sources.items() if isinstance(sources, dict) else ():
-            if isinstance(value, str):
-                sources[source] = {"path": value}
-                loc = ("clients", name, "sources", source)
-                places[(*loc, "path")] = places[loc]
 
 
 class _Builder:
     """From the checked shape to Settings: names, references, driver options."""
 
-    def __init__(self, root: schema.Root, drivers: Drivers, places: Dict[Loc, Place], wrong: "_Wrong", file: Path):
+    def __init__(self, root: schema.Root, drivers: Drivers, places: Dict[Loc, Place], wrong: Wrong, file: Path):
         self.root, self.drivers, self.places, self.wrong, self.file = root, drivers, places, wrong, file
 
     def settings(self) -> s.Settings:
@@ -242,7 +171,7 @@ class _Builder:
         try:
             return types.MappingProxyType(driver.options.model_validate(given).model_dump())
         except ValidationError as error:
-            self.wrong.add_all(error, driver.options, loc, getattr(driver, "secrets", ()), _own_keys(type(raw)))
+            _add_all(self.wrong, error, driver.options, loc, getattr(driver, "secrets", ()), _own_keys(type(raw)))
         return {}
 
     def _name(self, loc: Loc, what: str) -> None:
@@ -250,7 +179,7 @@ class _Builder:
             self._wrong(loc, f'"{loc[-1]}" cannot name a {what}', "letters, digits, '.', '_' and '-' make a name")
 
     def _wrong(self, loc: Loc, message: str, hint: str = "") -> None:
-        place = _nearest(self.places, loc)
+        place = nearest(self.places, loc)
         self.wrong.add(place, f"{place}: {message}", hint)
 
     def _missing(self, loc: Loc, what: str, word: str, known: Iterable[str], hint: str = "") -> None:
@@ -260,53 +189,32 @@ class _Builder:
         self._wrong(loc, f'{_path(loc)}: there is no {what} "{word}"{guess}', hint or f"there are: {there}")
 
 
-class _Wrong:
-    """What is wrong, collected, told in the order of the files."""
+def _add_all(wrong: Wrong, error: ValidationError, model: type, base: Loc, secrets=(), more_keys=()) -> None:
+    """pydantic's findings in our words."""
+    for one in error.errors(include_url=False):
+        loc = (*base, *one["loc"])
+        place = nearest(wrong.places, loc)
+        kind, value = one["type"], one.get("input")
+        if kind == "extra_forbidden":
+            here = _model_at(model, one["loc"][:-1])
+            _extra(wrong, place, loc[-1], here, more_keys if len(one["loc"]) == 1 else ())
+        elif kind == "missing":
+            wrong.add(place, f"{place}: {_path(loc)} is missing")
+        elif kind == "value_error":
+            reason = str(one["ctx"]["error"])
+            told = "" if reason.startswith(("'", '"')) or loc[-1] in secrets else _shown(value) + " "
+            wrong.add(place, f"{place}: {_path(loc)}: {told}{reason}")
+        else:
+            told = "the value" if loc and loc[-1] in secrets else _shown(value)
+            wrong.add(place, f"{place}: {_path(loc)}: {told} {_told(kind, one.get('ctx') or {}, one['msg'], value)}")
 
-    def __init__(self, places: Dict[Loc, Place]):
-        self.places = places
-        self.found: List[Tuple[Place, str, str]] = []
 
-    def add(self, place: Place, message: str, hint: str = "") -> None:
-        self.found.append((place, message, hint))
-
-    def unknown(self, place: Place, word: str, known: Iterable[str], hint: str = "") -> None:
-        known = list(known)
-        close = difflib.get_close_matches(word, known, 1, 0.5)
-        guess = f', did you mean "{close[0]}"?' if close else ""
-        self.add(place, f'{place}: unknown key "{word}"{guess}', hint or "known here: " + ", ".join(sorted(known)))
-
-    def stop(self) -> None:
-        """Raises when something is wrong."""
-        if self.found:
-            unique = list(dict.fromkeys((message, hint) for _place, message, hint in sorted(self.found)))
-            raise ConfigErrors(unique) if len(unique) > 1 else ConfigError(*unique[0])
-
-    def add_all(self, error: ValidationError, model: type, base: Loc, secrets=(), more_keys=()) -> None:
-        """pydantic's findings in our words."""
-        for one in error.errors(include_url=False):
-            loc = (*base, *one["loc"])
-            place = _nearest(self.places, loc)
-            kind, value = one["type"], one.get("input")
-            if kind == "extra_forbidden":
-                here = _model_at(model, one["loc"][:-1])
-                self._extra(place, loc[-1], here, more_keys if len(one["loc"]) == 1 else ())
-            elif kind == "missing":
-                self.add(place, f"{place}: {_path(loc)} is missing")
-            elif kind == "value_error":
-                reason = str(one["ctx"]["error"])
-                told = "" if reason.startswith(("'", '"')) or loc[-1] in secrets else _shown(value) + " "
-                self.add(place, f"{place}: {_path(loc)}: {told}{reason}")
-            else:
-                told = "the value" if loc and loc[-1] in secrets else _shown(value)
-                self.add(place, f"{place}: {_path(loc)}: {told} {_told(kind, one.get('ctx') or {}, one['msg'], value)}")
-
-    def _extra(self, place: Place, word: Any, model: Any, more_keys: Iterable[str]) -> None:
-        if word in getattr(model, "later", ()):
-            self.add(place, f'{place}: "{word}" is not available in this version', "remove it until it is")
-            return
-        known = [*(_own_keys(model) if isinstance(model, type) else ()), *more_keys]
-        self.unknown(place, str(word), known)
+def _extra(wrong: Wrong, place: Place, word: Any, model: Any, more_keys: Iterable[str]) -> None:
+    if word in getattr(model, "later", ()):
+        wrong.add(place, f'{place}: "{word}" is not available in this version', "remove it until it is")
+        return
+    known = [*(_own_keys(model) if isinstance(model, type) else ()), *more_keys]
+    wrong.unknown(place, str(word), known)
 
 
 def _own_keys(model: type) -> List[str]:
@@ -376,15 +284,9 @@ def _path(loc: Loc) -> str:
     return text
 
 
-def _nearest(places: Mapping[Loc, Place], loc: Loc) -> Place:
-    while loc and loc not in places:
-        loc = loc[:-1]
-    return places[loc]
-
-
 def _warnings(root: schema.Root, places: Mapping[Loc, Place]) -> Iterable[str]:
     for name, policy in root.policies.items():
         for number, copy in enumerate(policy.copies or ()):
             if copy.keep.model_dump(exclude_none=True):
-                place = _nearest(places, ("policies", name, "copies", number, "keep"))
+                place = nearest(places, ("policies", name, "copies", number, "keep"))
                 yield f"{place}: keep is not carried out in this version: nothing is ever removed from {copy.target}"
