@@ -123,6 +123,18 @@ class ImageDamaged(StowageError):
     code = "image-damaged"
 
 
+class KeyMissing(StowageError):
+    """A dump is sealed, and no private key that opens it is at hand."""
+
+    code = "key-missing"
+
+
+class KeyLocked(StowageError):
+    """A private key is protected, and its passphrase is missing or wrong."""
+
+    code = "key-locked"
+
+
 class CatalogError(StowageError):
     """The catalog cannot be opened, is newer than this program, or is held by another."""
 

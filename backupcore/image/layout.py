@@ -16,6 +16,7 @@ SEALED = ".enc"  # what names of sealed files end in
 SUFFIXES = {"zstd": ".zst", "gzip": ".gz", "none": ""}
 # Four digits, so that a shell's * lists the parts in their order.
 MAX_PARTS = 10000
+_KEYS = re.compile(r"keys(?:-([2-9]|[1-9][0-9]{1,3}))?[.]tsv\Z")
 _PART = re.compile(r"image-([0-9]{4})\.([a-z0-9-]{1,16})(\.zst|\.gz|)(\.enc|)\Z")
 
 
@@ -34,6 +35,17 @@ def index_name(codec: str) -> str:
 def frames_name(codec: str) -> str:
     """`frames.tsv.zst`."""
     return "frames.tsv" + SUFFIXES[codec]
+
+
+def keys_name(renewal: int = 1) -> str:
+    """`keys.tsv`; renewed wrappings lie beside it as `keys-2.tsv`, `keys-3.tsv` and so on."""
+    return "keys.tsv" if renewal == 1 else "keys-%d.tsv" % renewal
+
+
+def parse_keys_name(name: str) -> Optional[int]:
+    """The number of a file of wrapped keys, None when the name is none."""
+    match = _KEYS.match(name)
+    return int(match.group(1) or 1) if match else None
 
 
 def parse_part_name(name: str) -> Optional[Tuple[int, str]]:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock, ids
 from ..errors import ImageDamaged
-from . import layout
+from . import layout, seal
 from .signing import Signer, fingerprint, load_public_keys, verify
 
 __all__ = [
@@ -87,6 +87,12 @@ class Manifest:
     format: int = FORMAT
 
     @property
+    def sealed(self) -> Optional[seal.Seal]:
+        """How the dump is sealed, None when it is not. Raises ImageDamaged."""
+        tables = (self.index.name, self.frames.name)
+        return seal.parse(self.seal, tuple(record.name for record in self.all_files()), tables)
+
+    @property
     def prefix(self) -> str:
         """The dump's folder below a holding disk or target."""
         return layout.dump_prefix(self.client, self.source, self.dump, self.segment)
@@ -123,9 +129,9 @@ class Manifest:
             )
         codec = _get(plain, "codec", str)
         tables = _get(plain, "files", dict)
-        seal = plain.get("seal")
         try:
-            names = [name(codec) + layout.SEALED * bool(seal) for name in (layout.index_name, layout.frames_name)]
+            ending = layout.SEALED if plain.get("seal") else ""
+            names = [name(codec) + ending for name in (layout.index_name, layout.frames_name)]
         except KeyError:
             raise _wrong("codec") from None
         index, frames = (_file({"name": name, **_get(tables, name, dict)}) for name in names)
@@ -141,7 +147,7 @@ class Manifest:
             agent=_get(plain, "agent", str), versions=versions,
             warnings=_get(plain, "warnings", int), suspects=_get(plain, "suspects", int),
             sums_sha256=_get(plain, "sums_sha256", str), restore_sha256=_get(plain, "restore_sha256", str),
-            signer=_get(plain, "signer", str), seal=seal,
+            signer=_get(plain, "signer", str), seal=plain.get("seal"),
         )  # fmt: skip
         manifest._check()
         return manifest
@@ -160,6 +166,7 @@ class Manifest:
         ):  # fmt: skip
             if not good:
                 raise _wrong(what)
+        self.sealed  # noqa: B018 - raises when it cannot be read
         for number, record in enumerate(self.parts):
             found = layout.parse_part_name(record.name)
             sealed = layout.SEALED if self.seal else ""

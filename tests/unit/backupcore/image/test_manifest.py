@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from backupcore.errors import ConfigError, ImageDamaged
 from backupcore.image import layout, manifest, signing
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
+from backupcore.image.seal import Seal
 
 SHA = "ab" * 32
 FULL = Manifest(
@@ -127,12 +128,15 @@ def test_a_sealed_dump_is_known_by_its_seal_and_its_names():
     def sealed(record):
         return replace(record, name=record.name + ".enc")
 
-    one = replace(
-        FULL, seal={"cipher": "later"}, parts=tuple(map(sealed, FULL.parts)), index=sealed(FULL.index),
-        frames=sealed(FULL.frames),
+    parts, index, frames = tuple(map(sealed, FULL.parts)), sealed(FULL.index), sealed(FULL.frames)
+    how = Seal(
+        "client", (("rsa", "0" * 64),), {record.name: "1" * 64 for record in (*parts, index, frames)},
+        {index.name: "2" * 64, frames.name: "3" * 64},
     )  # fmt: skip
+    one = replace(FULL, seal=how.as_dict(), parts=parts, index=index, frames=frames)
     assert Manifest.from_bytes(one.to_bytes()) == one
-    for half in (replace(one, seal=None), replace(one, parts=FULL.parts), replace(one, index=FULL.index)):
+    assert one.sealed == how and FULL.sealed is None
+    for half in (replace(one, seal=None), replace(one, seal={"cipher": "later"}), replace(one, parts=FULL.parts), replace(one, index=FULL.index)):
         with pytest.raises(ImageDamaged):
             Manifest.from_bytes(half.to_bytes())
 
