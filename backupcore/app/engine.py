@@ -52,9 +52,9 @@ class StageAnswer:
 class Engine:
     """All parts of one configuration. Close it, or use it as a context manager."""
 
-    def __init__(self, file: Union[str, Path] = config.DEFAULT):
+    def __init__(self, file: Union[str, Path] = config.DEFAULT, written: Optional[config.Written] = None):
         self.drivers = drivers.load()
-        self.configuration = config.load(file, self.drivers)
+        self.configuration = config.load(file, self.drivers, written)
         self.settings: Settings = self.configuration.settings
         self._targets: Dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -161,10 +161,11 @@ class Engine:
         return plain.plan(names, past, clock.now_ns(), self.settings.cycle_days, level)
 
     def run(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, progress: Progress = None,
-            copies: bool = True) -> RunAnswer:  # fmt: skip
+            copies: bool = True, ready: Any = None) -> RunAnswer:  # fmt: skip
         """One night, now: dumps what is asked for (None: all), copies what is due, reports. Raises Busy.
 
-        A failure of one source or copy costs that one; it stands in the answer.
+        A failure of one source or copy costs that one; it stands in the answer. ready: a dump.warm.Warm with
+        connections that were begun already.
         """
         from ..dump import driver, runlock, sweep, warm
 
@@ -172,7 +173,8 @@ class Engine:
         chosen = self.select() if everything else sources
         names = None if everything else [(source.client, source.name) for source in chosen]
         clients = [self.settings.clients[source.client] for source in chosen]
-        with runlock.hold(self.settings), warm.Warm(self.settings, clients, self.connector) as ready:
+        with runlock.hold(self.settings), ready or warm.Warm(self.connector) as ready:
+            ready.begin(self.settings, clients)
             swept = sweep.sweep(self.settings, self.catalog)
             planned = self.plan(chosen, level)
             run = self.catalog.begin_run("run")

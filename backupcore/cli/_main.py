@@ -133,12 +133,22 @@ class _Opener:
     def __init__(self) -> None:
         self.file = CONFIG
         self.engine: Any = None
+        self._written: Any = None
+
+    @property
+    def written(self) -> Any:
+        """What stands in the files of the configuration, unchecked: app.config_files.Written."""
+        if self._written is None:
+            from ..app import config_files
+
+            self._written = config_files.read(self.file)
+        return self._written
 
     def __call__(self) -> Any:
         if self.engine is None:
             from ..app.engine import Engine
 
-            self.engine = Engine(self.file)
+            self.engine = Engine(self.file, self.written)
         return self.engine
 
     def bugs(self) -> Optional[Path]:

@@ -6,6 +6,8 @@ import argparse
 from typing import Any, List
 
 from .. import text
+from ..app import early
+from ..dump.warm import Warm
 from . import _output, _progress
 
 
@@ -22,11 +24,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Runs now."""
-    engine = open_engine()
-    some = bool(args.client or args.source)
-    chosen = engine.select(args.client, args.source) if some else None
-    with _progress.progress(args.json) as progress:
-        done = engine.run(chosen, args.level, progress)
+    with Warm() as ready:
+        early.begin(ready, open_engine.written, args.client, args.source)
+        engine = open_engine()
+        some = bool(args.client or args.source)
+        chosen = engine.select(args.client, args.source) if some else None
+        with _progress.progress(args.json) as progress:
+            done = engine.run(chosen, args.level, progress, ready=ready)
     report = done.report
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
     lines += [f"WARN {text.escape(warning)}" for warning in done.warnings]
