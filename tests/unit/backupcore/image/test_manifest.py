@@ -136,7 +136,10 @@ def test_a_sealed_dump_is_known_by_its_seal_and_its_names():
     one = replace(FULL, seal=how.as_dict(), parts=parts, index=index, frames=frames)
     assert Manifest.from_bytes(one.to_bytes()) == one
     assert one.sealed == how and FULL.sealed is None
-    for half in (replace(one, seal=None), replace(one, seal={"cipher": "later"}), replace(one, parts=FULL.parts), replace(one, index=FULL.index)):
+    for half in (
+        replace(one, seal=None), replace(one, seal={"cipher": "later"}), replace(one, parts=FULL.parts),
+        replace(one, index=FULL.index),
+    ):  # fmt: skip
         with pytest.raises(ImageDamaged):
             Manifest.from_bytes(half.to_bytes())
 
