@@ -8,6 +8,7 @@ output. Imports that only one request needs stand inside functions: starting tak
 from __future__ import annotations
 
 import os
+import select
 import sys
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple
 
@@ -140,6 +141,8 @@ def _fail(channel: AgentChannel, error: BaseException) -> int:
 
 def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str], to: Optional[str]) -> int:
     config = read_config(path) if path is not None else None
+    if config is not None and not select.select([channel.reader], [], [], 0)[0]:
+        _load()
     try:
         kind, payload = channel.receive()
     except WireError as error:
@@ -179,6 +182,16 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     else:
         raise WireError("the server asks for %r, which this agent cannot do" % escape(str(what)[:40]))
     return 0
+
+
+def _load() -> None:
+    """Loads what a dump needs: the server, which still loads what it needs, has not spoken yet."""
+    import json  # noqa: F401
+
+    from ..image import codec, pax  # noqa: F401
+    from . import crew, dump, patterns, tree  # noqa: F401
+
+    codec.available()
 
 
 def _plan(source: Source, halves: Mapping[str, str]) -> Tuple[Any, Dict[str, Any]]:
