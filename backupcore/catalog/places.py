@@ -6,6 +6,7 @@
     state/<client>/<source>/<dump>.state         state blocks for the next incremental, as the agent made them
     runs/<run>.json, .sig                        signed records of runs
     pending/<dump>.json                          rows of dumps that are whole but not yet in the catalog
+    rebuild/                                     what a rebuild is at work on
     run.lock  status.json                        the run that is at work
 
 Here live names only (and the server's id, which is made once); nothing here opens the catalog.
@@ -60,6 +61,11 @@ def pending_folder(state: Path) -> Path:
     return Path(state) / "pending"
 
 
+def rebuild_folder(state: Path) -> Path:
+    """What a rebuild is at work on; whatever lies there while no run holds the lock is rubbish."""
+    return Path(state) / "rebuild"
+
+
 def lock_file(state: Path) -> Path:
     """Locked by the run that is at work."""
     return Path(state) / "run.lock"
@@ -85,6 +91,17 @@ def server_id(state: Path) -> str:
             raise CatalogError(f"{path} is no server id", "put the 16 hex digits back that stand in any manifest.json")
         return text
     raise CatalogError(f"{path} cannot be made")
+
+
+def known_server_id(state: Path) -> str | None:
+    """This server's id, None when it has none yet."""
+    return server_id(state) if (Path(state) / "server-id").exists() else None
+
+
+def take_server_id(state: Path, mine: str) -> None:
+    """From now on this server is the one of that id: a server that was lost is made again."""
+    files.make_folder(Path(state))
+    files.replace(Path(state) / "server-id", (mine + "\n").encode())
 
 
 def _make_server_id(path: Path) -> None:

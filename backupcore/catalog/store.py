@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import sqlalchemy as sa
 
@@ -266,6 +266,69 @@ class Catalog:
                 connection.execute(sa.insert(counters).values(client=row.client, source=row.source, last=row.counter))
             elif known < row.counter:
                 connection.execute(sa.update(counters).where(*where).values(last=row.counter))
+
+    def merge(self, found: Sequence[Tuple[DumpRow, CopyRow]]) -> List[Optional[str]]:
+        """Adds dumps that a target holds, with their copies there; what is known already stays as it is.
+
+        For each: None, or why it cannot be added. All or nothing; found: few enough for one transaction.
+        """
+        told: List[Optional[str]] = []
+        last: Dict[Tuple[str, str], int] = {}
+        with self._write() as connection:
+            for row, copy in found:
+                known = connection.execute(sa.select(dumps.c.manifest_sha256).where(dumps.c.id == row.id)).scalar()
+                if known is None:
+                    rival = connection.execute(
+                        sa.select(dumps.c.id).where(
+                            dumps.c.client == row.client, dumps.c.source == row.source,
+                            dumps.c.segment == row.segment, dumps.c.counter == row.counter,
+                        )
+                    ).scalar()  # fmt: skip
+                    if rival is not None:
+                        told.append(f"it has the number {row.counter}, as has {rival}, which the catalog knows")
+                        continue
+                    connection.execute(sa.insert(dumps).values(**_plain(row)))
+                elif known != row.manifest_sha256:
+                    told.append("the catalog knows another dump of this name")
+                    continue
+                where = (copies.c.dump == copy.dump, copies.c.target == copy.target)
+                state = connection.execute(sa.select(copies.c.state).where(*where)).scalar()
+                values = {**_plain(copy), "updated_ns": copy.updated_ns or clock.now_ns()}
+                if state is None:
+                    connection.execute(sa.insert(copies).values(**values))
+                elif state == "wanted" and copy.state == "done":
+                    connection.execute(sa.update(copies).where(*where).values(**values))
+                key = (row.client, row.source)
+                last[key] = max(last.get(key, 0), row.counter)
+                told.append(None)
+            for (client, source), counter in last.items():
+                where = (counters.c.client == client, counters.c.source == source)
+                known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
+                if known is None:
+                    connection.execute(sa.insert(counters).values(client=client, source=source, last=counter))
+                elif known < counter:
+                    connection.execute(sa.update(counters).where(*where).values(last=counter))
+        return told
+
+    def raise_counter(self, client: str, source: str, least: int) -> None:
+        """The next dump of this source gets a higher number than least."""
+        where = (counters.c.client == client, counters.c.source == source)
+        with self._write() as connection:
+            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
+            if known is None:
+                connection.execute(sa.insert(counters).values(client=client, source=source, last=least))
+            elif known < least:
+                connection.execute(sa.update(counters).where(*where).values(last=least))
+
+    def newest_on(self, target: str) -> Dict[Tuple[str, str, str], DumpRow]:
+        """(client, source, segment) -> the dump with the highest counter of which target has a whole copy."""
+        query = (
+            sa.select(dumps).join(copies, dumps.c.id == copies.c.dump)
+            .where(copies.c.target == target, copies.c.state.in_(("done", "verified"))).order_by(dumps.c.counter)
+        )  # fmt: skip
+        with self._read() as connection:
+            rows = (_record(DumpRow, row) for row in connection.execute(query).mappings())
+            return {(row.client, row.source, row.segment): row for row in rows}
 
     def dumps(self, client: str | None = None, source: str | None = None, until_ns: int | None = None) -> List[DumpRow]:
         """Dumps, newest last: of one source in the order of its counter, else by their begin."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Tuple
 from .. import ids
 from ..catalog import places
 from ..catalog.records import DumpRow
+from ..catalog.rows import row_of
 from ..errors import ImageDamaged, StowageError
 from ..image import layout
 from ..image.folder import check_folder
@@ -139,19 +140,6 @@ def _row(landing: Landing, manifest: Manifest, place: Path) -> DumpRow:
     if noted is not None and (noted.id, noted.counter) == (manifest.dump, manifest.counter):
         return replace(noted, manifest_sha256=sha256)
     return row_of(manifest, sha256, ("found on the holding disk, without a row in the catalog",))
-
-
-def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> DumpRow:
-    """The row of a dump of which only the manifest is known: no state, no options, the next dump is a full."""
-    return DumpRow(
-        id=manifest.dump, client=manifest.client, source=manifest.source, segment=manifest.segment or "",
-        type=manifest.type, path=manifest.path, level=manifest.level, counter=manifest.counter,
-        begun_ns=manifest.begun_ns, ended_ns=manifest.ended_ns,
-        base=manifest.base.dump if manifest.base else None,
-        previous=manifest.previous.dump if manifest.previous else None, run="", codec=manifest.codec,
-        archive_size=manifest.archive_size, stored_size=manifest.stored_size, entries=manifest.entries, files=0,
-        holding=None, manifest_sha256=sha256, warnings=manifest.warnings, suspects=manifest.suspects, notes=notes,
-    )  # fmt: skip
 
 
 def _manifest_digest(place: Path) -> str:

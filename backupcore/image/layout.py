@@ -16,6 +16,10 @@ SEALED = ".enc"  # what names of sealed files end in
 SUFFIXES = {"zstd": ".zst", "gzip": ".gz", "none": ""}
 # Four digits, so that a shell's * lists the parts in their order.
 MAX_PARTS = 10000
+# At a target's root, beside the folders of the clients.
+MARK = ".stowage"
+RUNS = MARK + "/runs/"  # <server id>/<run>.json, .sig: signed records of runs
+SIGNERS = MARK + "/keys/"  # <fingerprint>.pub: public keys that signed dumps there; the name proves the content
 _KEYS = re.compile(r"keys(?:-([2-9]|[1-9][0-9]{1,3}))?[.]tsv\Z")
 _PART = re.compile(r"image-([0-9]{4})\.([a-z0-9-]{1,16})(\.zst|\.gz|)(\.enc|)\Z")
 

@@ -86,22 +86,38 @@ class Signer:
 
 def load_public_keys(folder: Path) -> Dict[str, bytes]:
     """Fingerprint -> raw key of every *.pub in folder: this server's and those it trusts. Raises ConfigError."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-
     found = {}
     for path in sorted(folder.glob("*.pub")):
         try:
-            key = load_pem_public_key(path.read_bytes())
+            raw = read_public(path.read_bytes())
         except OSError as error:
             raise ConfigError("%s: %s" % (path, error.strerror)) from None
-        except ValueError:
-            raise ConfigError("%s: this is no public key" % path) from None
-        if not isinstance(key, Ed25519PublicKey):
-            raise ConfigError("%s: this is no Ed25519 key" % path)
-        raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        except ValueError as error:
+            raise ConfigError("%s: %s" % (path, error)) from None
         found[fingerprint(raw)] = raw
     return found
+
+
+def read_public(pem: bytes) -> bytes:
+    """The 32 raw bytes of an Ed25519 public key in PEM. Raises ValueError with a reason for people."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem)
+    except Exception:  # noqa: BLE001 - parsing of foreign bytes: ValueError, and OpenSSL's own
+        raise ValueError("this is no public key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("this is no Ed25519 key")
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def write_public(raw: bytes) -> bytes:
+    """The PEM of 32 raw bytes."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return Ed25519PublicKey.from_public_bytes(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def verify(data: bytes, signature: bytes, public_keys: Mapping[str, bytes]) -> str:

@@ -19,7 +19,9 @@ from ..catalog.records import CopyRow
 from ..catalog.store import Catalog
 from ..errors import StowageError, TargetRefused
 from ..hookspecs import Target, TargetError
+from ..image import layout
 from ..image.manifest import load_public_keys
+from ..image.signing import write_public
 from ..settings import Settings
 from .copy import Copying, HoldingDamaged
 from .wanted import Due, due
@@ -183,14 +185,26 @@ class _Place:
 
     def _made_ready(self) -> Target:
         target = self._open(self.name)
-        marker = f".stowage/{self.server}"
+        marker = f"{layout.MARK}/{self.server}"
         target.capabilities  # noqa: B018  asked here, so that a place that cannot be reached is found out once
         if target.stat(marker) is None:
             local = self.settings.state / "targets" / self.name / "marker"
             files.make_folder(local.parent)
             files.replace(local, (self.server + "\n").encode())
             target.put(marker, local)
+        self._put_signers(target)
         return target
+
+    def _put_signers(self, target: Target) -> None:
+        """The public keys that dumps here are signed by: who rebuilds a lost server has nothing but this place."""
+        there = {found.name for found in target.list(layout.SIGNERS)}
+        for fingerprint, raw in load_public_keys(self.settings.keys).items():
+            name = f"{layout.SIGNERS}{fingerprint}.pub"
+            if name not in there:
+                local = self.settings.state / "targets" / self.name / "signer.pub"
+                files.make_folder(local.parent)
+                files.replace(local, write_public(raw), 0o644)
+                target.put(name, local)
 
     def worked(self) -> None:
         """A copy was made."""
@@ -212,7 +226,7 @@ class _Place:
         folder = places.run_record(self.settings.state, "x").parent
         if self._target is None or self._error is not None:
             return
-        below = f".stowage/runs/{self.server}/"
+        below = f"{layout.RUNS}{self.server}/"
         with contextlib.suppress(TargetError):
             there: Dict[str, int] = {found.name: found.size for found in self._target.list(below)}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():

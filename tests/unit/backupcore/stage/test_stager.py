@@ -16,6 +16,7 @@ from backupcore.hookspecs import TargetError
 
 from backupcore.catalog.records import CopyRow
 from backupcore.errors import TargetRefused
+from backupcore.image.signing import Signer
 from backupcore.settings import CopyRule
 
 
@@ -60,7 +61,8 @@ def test_manifest_json_is_put_last_only_if_absent_and_only_after_all_others_are_
     world.policy(CopyRule("nas"))
     world.dump()
     world.stage()
-    order = [name for action, name, _ in log[1:] if action == "put"]
+    log = [one for one in log[1:] if not one[1].endswith(".pub")]
+    order = [name for action, name, _ in log if action == "put"]
     assert order == [
         "image-0000.tar.zst", "image-0001.tar.zst", "index.tsv.zst", "frames.tsv.zst", "SHA256SUMS", "RESTORE.txt",
         "manifest.sig", "manifest.json",
@@ -74,6 +76,15 @@ def test_each_server_leaves_its_marker(world):
     world.dump()
     world.stage()
     assert (world.root / "nas/.stowage" / world.server).read_text() == world.server + "\n"
+
+
+def test_the_public_keys_of_the_signers_lie_beside_the_dumps(world):
+    other = Signer.make(world.root / "other")
+    (world.settings.keys / "other.pub").write_bytes(other.public_pem)
+    world.dump()
+    world.stage()
+    keys = {path.name: path.read_bytes() for path in (world.root / "nas/.stowage/keys").iterdir()}
+    assert keys == {f"{one.fingerprint}.pub": one.public_pem for one in (world.signer, other)}
 
 
 def test_signed_records_of_runs_follow(world):
