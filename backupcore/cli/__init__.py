@@ -24,7 +24,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if argv is not None:
         return start(argv)
     # Loading makes 150,000 objects and no garbage: by the usual threshold a sixth of the time goes into looking.
-    gc.set_threshold(50_000, 10, 10)
+    gc.set_threshold(200_000, 10, 10)
     status = start(None)
     try:
         sys.stdout.flush()
