@@ -224,7 +224,7 @@ def load_private(data: bytes, passphrase: Optional[bytes] = None, name: str = ""
     what = name or "the private key"
     load = load_pem_private_key if b"-----BEGIN" in data else load_der_private_key
     # which of its exceptions says "a passphrase is needed" differs between releases; what is protected says so itself
-    locked = b"ENCRYPTED" in data or _OID_PBES2 in data
+    locked = is_protected(data)
     try:
         key = load(data, passphrase if locked else None)
     except Exception as error:  # noqa: BLE001 - parsing of foreign bytes: ValueError, TypeError and OpenSSL's own
@@ -238,9 +238,18 @@ def load_private(data: bytes, passphrase: Optional[bytes] = None, name: str = ""
     return PrivateKey(key, name)
 
 
+def is_protected(data: bytes) -> bool:
+    """Whether a private key in PEM or DER asks for a passphrase."""
+    return b"ENCRYPTED" in data or _OID_PBES2 in data
+
+
 def offered(lines: Iterable[KeyLine]) -> Mapping[str, bytes]:
-    """Fingerprint -> protected private key (DER) of the passphrase recipients in keys.tsv."""
-    return {line.fingerprint: line.value for line in lines if line.file == NOBODY and line.type == PASSPHRASE}
+    """Fingerprint -> protected private key (DER) of the passphrase recipients in keys.tsv.
+
+    keys.tsv is not signed: what would take minutes or gigabytes to open is passed over.
+    """
+    wanted = (line for line in lines if line.file == NOBODY and line.type == PASSPHRASE)
+    return {line.fingerprint: line.value for line in wanted if _is_modest(line.value)}
 
 
 def _public(pem: bytes, name: str) -> Any:
@@ -277,6 +286,39 @@ def _tag(tag: int, content: bytes) -> bytes:
         return bytes([tag, length]) + content
     size = length.to_bytes((length.bit_length() + 7) // 8, "big")
     return bytes([tag, 128 + len(size)]) + size + content
+
+
+def _is_modest(der: bytes) -> bool:
+    """Whether this is a private key as protect() makes it, with scrypt of at most 64 MiB and 16 rounds of them."""
+    try:
+        outer = _items(der, 0x30)
+        scheme, _sealed = _items(outer, 0x30, 4)
+        name, parameters = _items(scheme, 6, 0x30)
+        kdf, _cipher = _items(parameters, 0x30, 0x30)
+        kdf_name, numbers = _items(kdf, 6, 0x30)
+        _salt, n, r, p = (int.from_bytes(one, "big") for one in _items(numbers, 4, 2, 2, 2))
+    except ValueError:
+        return False
+    known = name == _OID_PBES2[2:] and kdf_name == _OID_SCRYPT[2:]
+    return known and len(der) < 1 << 16 and n * r * 128 <= 64 << 20 and 0 < p * r <= 256
+
+
+def _items(data: bytes, *tags: int) -> Any:
+    """The contents of DER values with exactly these tags, one after the other; of a single one just that."""
+    found = []
+    for tag in tags:
+        if len(data) < 2 or data[0] != tag:
+            raise ValueError
+        more = data[1] & 127 if data[1] & 128 else 0
+        length = int.from_bytes(data[2 : 2 + more], "big") if more else data[1]
+        start = 2 + more
+        if more > 4 or length > len(data) - start:
+            raise ValueError
+        found.append(data[start : start + length])
+        data = data[start + length :]
+    if data:
+        raise ValueError
+    return found if len(found) > 1 else found[0]
 
 
 def _integer(value: int) -> bytes:

@@ -1,0 +1,1 @@
+"""Keys of a backup server: for whom dumps are sealed, private keys that are here, and renewing what is wrapped."""
