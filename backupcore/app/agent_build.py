@@ -19,13 +19,17 @@ START = "backupcore.agent.serve"
 # What the agent looks for at run time and works without.
 OPTIONAL = frozenset(("compression", "zstandard"))
 _MAIN = '''"""Starts the agent."""
+import os
 import sys
 
 if sys.version_info < (3, 8):
     sys.exit("the agent of Stowage needs Python 3.8 or newer, this is %%d.%%d" %% sys.version_info[:2])
 from backupcore.agent.serve import main
 
-sys.exit(main(%s, sys.argv[1:]))
+status = main(%s, sys.argv[1:])
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)  # the server waits for this: all that was asked is done, and nothing needs to be taken apart
 '''
 _TIME = (1980, 1, 1, 0, 0, 0)
 
