@@ -1,4 +1,4 @@
-"""RESTORE.txt: the commands that open this very dump with sh, coreutils, GNU tar and zstd or gzip.
+"""RESTORE.txt: the commands that open this very dump with sh, coreutils, grep, GNU tar, zstd or gzip, and openssl.
 
 Here lives the text. Its commands stand in lines that begin with four blanks, in blocks that are pasted
 whole; tests/integration/test_image_by_hand.py runs them as they are.
@@ -9,10 +9,30 @@ from __future__ import annotations
 from typing import Sequence
 
 from .. import text
+from . import layout
 from .manifest import Manifest
 
 TAR = "LC_ALL=C tar -xp%s --numeric-owner --xattrs --xattrs-include='*' --acls --selinux -C \"$DEST\" -f -"
 _TOOL = {"zstd": "zstd", "gzip": "gzip", "none": ""}
+# How bytes are got out of a dump's files, without and with a seal: used in the blocks below.
+_PLAIN = {
+    "check_keys": "",
+    "get_part": 'cat "$part"', "get_table": 'cat "$table"',
+    "check_frame": 'echo "$digest  $temporary/frame" | sha256sum -c --quiet -',
+    "get_frame": 'cat "$temporary/frame"',
+}  # fmt: skip
+_SEALED = {
+    "check_keys": """\
+    for dump in {oldest_first}; do for part in "$dump"/image-*.enc; do
+        [ ! -e "$part" ] || file_key "$dump" "${{part##*/}}" > "$opened/checked" ||
+            {{ echo "$part: this key does not open it"; exit 1; }}
+    done; done
+""",
+    "get_part": 'stored "$dump" "${part##*/}"', "get_table": 'stored "$dump" "${table##*/}"',
+    "check_frame": """check_frame "$dump" "${image##*/}" "$part" "$number" "$stored" "$digest" "$flags" \\
+                        "$temporary/frame\"""",
+    "get_frame": 'open_frame "$dump" "${image##*/}" "$place" "$temporary/frame"',
+}  # fmt: skip
 
 _HEAD = """\
 This folder is a dump made by Stowage. Everything in it can be read without Stowage, by the commands below.
@@ -41,18 +61,72 @@ _CHECK = """
 
 """
 
+_KEYS = """\
+2. Open your private key, in the shell in which you go on. The dump is sealed for
+{recipients}
+   Set KEY to the file of one of these private keys (a protected one asks for its passphrase). Who has only the
+   passphrase of a recipient of type passphrase finds its protected key here:
+   grep -h '^-' keys*.tsv | cut -f 4 | base64 -d > key.der, and then KEY=key.der.
+   The opened key lies in a folder of your own until this shell ends; while openssl works, the keys of single files
+   (of this dump only) can be seen by root and by you in the list of processes.
+
+    export LC_ALL=C; tab=$(printf '\\t'); : "${{KEY:=/root/operations.pem}}"
+    opened=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d); trap 'rm -rf "$opened"' EXIT
+    openssl pkey -in "$KEY" -out "$opened/private" &&
+        me=$(openssl pkey -in "$opened/private" -pubout -outform DER | sha256sum | cut -c 1-64) && echo "key $me"
+    file_key() {{ # DUMP FILE: the file's key in hex, once it is the one that the manifest commits to
+        cat "$1"/keys*.tsv | grep -F -- "$2$tab" | grep -F -- "$tab$me$tab" | cut -f 4 > "$opened/wrapped"
+        while read -r wrapped; do
+            printf '%s' "$wrapped" | base64 -d | openssl pkeyutl -decrypt -inkey "$opened/private" \\
+                -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 > "$opened/key" 2>/dev/null || continue
+            sum=$({{ printf 'stowage seal 1 commitment\\n'; cat "$opened/key"; }} | sha256sum | cut -c 1-64)
+            grep -qF -- "\\"$2\\": \\"$sum\\"" "$1/manifest.json" && od -An -v -tx1 "$opened/key" | tr -d ' \\n' && return 0
+        done < "$opened/wrapped"
+        return 1
+    }}
+    stored() {{ # DUMP FILE: its bytes without the seal; only after sha256sum -c
+        case $2 in *.enc) ;; *) cat "$1/$2"; return ;; esac
+        hex=$(file_key "$1" "$2") || {{ echo "$1/$2: this key does not open it" >&2; return 1; }}
+        openssl enc -d -aes-256-ctr -K "$(echo "$hex" | cut -c 1-64)" -iv 0 -in "$1/$2" 2>"$opened/said"
+    }}
+    bytes() {{ # HEX: as bytes
+        left=$1; while [ -n "$left" ]; do
+            rest=${{left#??}}; printf "\\\\$(printf '%03o' "0x${{left%"$rest"}}")"; left=$rest
+        done
+    }}
+    check_frame() {{ # DUMP FILE PART NUMBER LENGTH DIGEST FLAGS FRAME: is it what was sealed?
+        case $2 in *.enc) ;; *) echo "$6  $8" | sha256sum -c --quiet -; return ;; esac
+        hex=$(file_key "$1" "$2") || return 1
+        name=${{1##*/}}; [ "$name" != . ] || name={dump}
+        last=0; case $7 in *l*) last=1 ;; esac
+        head=$(printf '%s' {prefix}/"$name" | sha256sum | cut -c 1-64)
+        head=$head$(printf '70%08x%016x%016x%02x' "$3" "$4" "$5" "$last")
+        {{ printf SWseal01; bytes "$head"; cat "$8"; }} |
+            openssl dgst -sha256 -mac HMAC -macopt "hexkey:$(echo "$hex" | cut -c 65-128)" | grep -qF -- "$6" ||
+            {{ echo "$1/$2: frame $4 FAILED, it is not what was sealed"; return 1; }}
+    }}
+    open_frame() {{ # DUMP FILE PLACE FRAME: its bytes without the seal
+        case $2 in *.enc) ;; *) cat "$4"; return ;; esac
+        hex=$(file_key "$1" "$2") || return 1
+        {{ head -c "$(($3 % 16))" /dev/zero; cat "$4"; }} |
+            openssl enc -d -aes-256-ctr -K "$(echo "$hex" | cut -c 1-64)" -iv "$(printf '%032x' "$(($3 / 16))")" |
+            tail -c +"$(($3 % 16 + 1))"
+    }}
+
+"""
+
 _ALL = """\
-2. Everything, as it was at {begun}, into an empty folder. Change /srv/restored, or set DEST before.
+{everything}. Everything, as it was at {begun}, into an empty folder. Change /srv/restored, or set DEST before.
    The block stops when the folder is not empty{why}.
 
     ( set -eu
     : "${{DEST:=/srv/restored}}"
     for dump in {oldest_first}; do ( cd "$dump" && sha256sum -c --quiet SHA256SUMS ); done
-    mkdir -p "$DEST"
+{check_keys}    mkdir -p "$DEST"
     [ -z "$(ls -A "$DEST")" ] || {{ echo "$DEST is not empty"; exit 1; }}
     for dump in {oldest_first}; do
         for part in "$dump"/image-*; do
-            case $part in *.zst) zstd -dc "$part" ;; *.gz) gzip -dc "$part" ;; *) cat "$part" ;; esac
+            {get_part} | case $part in *.zst|*.zst.enc) zstd -dc ;; *.gz|*.gz.enc) gzip -dc ;; *) cat ;; esac
         done | {tar_all}
     done
     echo "restored to $DEST" )
@@ -60,13 +134,13 @@ _ALL = """\
 """
 
 _ONE = """\
-3. One file. First find its name: names are written as below the source, without a slash before; a newline
+{one}. One file. First find its name: names are written as below the source, without a slash before; a newline
    stands as \\x0a, a backslash as \\\\.
 
     : "${{WORD:=passwd}}"
     for dump in {newest_first}; do for table in "$dump"/index.tsv*; do
         echo "$dump"
-        case $table in *.zst) zstd -dc "$table" ;; *.gz) gzip -dc "$table" ;; *) cat "$table" ;; esac |
+        {get_table} | case $table in *.zst|*.zst.enc) zstd -dc ;; *.gz|*.gz.enc) gzip -dc ;; *) cat ;; esac |
             grep -F -- "$WORD" | cut -f 1-7
     done; done
 
@@ -76,11 +150,12 @@ _ONE = """\
     ( set -eu; export LC_ALL=C
     : "${{FILE:=etc/passwd}}" "${{DEST:=/srv/restored}}"
     tab=$(printf '\\t'); temporary=$(mktemp -d); trap 'rm -rf "$temporary"' EXIT
-    unpack() {{ case $1 in *.zst) zstd -dc ;; *.gz) gzip -dc ;; *) cat ;; esac; }}
+    unpack() {{ case $1 in *.zst|*.zst.enc) zstd -dc ;; *.gz|*.gz.enc) gzip -dc ;; *) cat ;; esac; }}
     for dump in {newest_first}; do
         ( cd "$dump" && grep -E '  (index|frames)[.]tsv' SHA256SUMS | sha256sum -c --quiet - )
         for table in "$dump"/index.tsv*; do
-            unpack "$table" < "$table" | grep -F -- "$FILE$tab" > "$temporary/rows" || true
+            {get_table} > "$temporary/table"
+            unpack "$table" < "$temporary/table" | grep -F -- "$FILE$tab" > "$temporary/rows" || true
         done
         gone=
         while IFS=$tab read -r path kind mode uid gid size mtime ctime inode link digest start length flags; do
@@ -91,7 +166,8 @@ _ONE = """\
                 h) printf '%s\\n' "$FILE is a hard link: set FILE='$link' instead"; exit 1 ;;
             esac
             for table in "$dump"/frames.tsv*; do
-                unpack "$table" < "$table" > "$temporary/frames"
+                {get_table} > "$temporary/table"
+                unpack "$table" < "$temporary/table" > "$temporary/frames"
             done
             : > "$temporary/archive"; skip=
             while IFS=$tab read -r part number place stored offset bytes digest flags; do
@@ -100,8 +176,8 @@ _ONE = """\
                 : "${{skip:=$((start - offset))}}"
                 for image in "$dump/image-$(printf %04d "$part")".*; do
                     tail -c +"$((place + 1))" "$image" | head -c "$stored" > "$temporary/frame"
-                    echo "$digest  $temporary/frame" | sha256sum -c --quiet -
-                    unpack "$image" < "$temporary/frame" >> "$temporary/archive"
+                    {check_frame}
+                    {get_frame} | unpack "$image" >> "$temporary/archive"
                 done
             done < "$temporary/frames"
             mkdir -p "$DEST"
@@ -117,27 +193,39 @@ _ONE = """\
 
 _TAIL = """\
 Files: image-* the archive in parts, GNU tar can read it; index.tsv* a line per entry; frames.tsv* a line per
-frame; SHA256SUMS; manifest.json what this is, manifest.sig its Ed25519 signature. Columns and rules:
-docs/format.md of Stowage. Not kept: sockets, inode flags, birth times.
+frame; SHA256SUMS; keys*.tsv, in a sealed dump, the keys of its files, wrapped for each recipient; manifest.json what
+this is, manifest.sig its Ed25519 signature. Columns and rules: docs/format.md of Stowage.
+Not kept: sockets, inode flags, birth times.
 """
 
 
-def restore_text(manifest: Manifest, begun: str, ended: str, bases: Sequence[str] = ()) -> bytes:
+def restore_text(
+    manifest: Manifest, begun: str, ended: str, bases: Sequence[str] = (), sealed_base: bool = False
+) -> bytes:
     """RESTORE.txt of a dump; begun, ended: its times for people; bases: names of the dumps it needs, the full
-    first, which lie beside it."""
+    first, which lie beside it; sealed_base: one of them is sealed, even when this dump is not."""
     needed = ["../" + name for name in bases]
     oldest, newest = " ".join([*needed, "."]), " ".join([".", *reversed(needed)])
-    tool = _TOOL[manifest.codec]
+    seal = manifest.sealed
+    sealed = seal is not None or sealed_base
+    tools = [tool for tool in (_TOOL[manifest.codec], "openssl 3" if sealed else "") if tool]
     values = {
         "client": text.escape(manifest.client), "source": text.escape(manifest.source),
         "path": text.escape(manifest.path), "dump": manifest.dump, "begun": begun, "ended": ended,
         "level": "0, a full: nothing else is needed" if not bases else
         "%d, what changed since %s" % (manifest.level, bases[-1]),
-        "chain": _chain(bases), "tool": ", " + tool if tool else "",
+        "chain": _chain(bases), "tool": "".join(", " + tool for tool in tools),
         "why": "" if not bases else ": in it, what later dumps say is gone gets deleted",
         "oldest_first": oldest, "newest_first": newest, "tar_all": TAR % "G", "tar_one": TAR % "",
+        "recipients": "".join("   - %s, fingerprint %s\n" % one for one in seal.recipients).rstrip("\n") if seal else
+        "   - those that the keys*.tsv beside the sealed dumps name",
+        "prefix": layout.source_prefix(manifest.client, manifest.source, manifest.segment),
+        "everything": 3 if sealed else 2, "one": 4 if sealed else 3,
     }  # fmt: skip
-    return "".join(block.format(**values) for block in (_HEAD, _CHECK, _ALL, _ONE, _TAIL)).encode("utf-8")
+    ways = _SEALED if sealed else _PLAIN
+    values.update(ways, check_keys=ways["check_keys"].format(**values))
+    blocks = (_HEAD, _CHECK, *([_KEYS] if sealed else []), _ALL, _ONE, _TAIL)
+    return "".join(block.format(**values) for block in blocks).encode("utf-8")
 
 
 def _chain(bases: Sequence[str]) -> str:

@@ -21,14 +21,14 @@ from dump_lab import Lab
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 import tree
 
-from backupcore.image import codec, dumpdir, folder, frames, index, layout, order, pax
+from backupcore.image import codec, dumpdir, folder, frames, index, layout, order, pax, recipients, seal
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
 from backupcore.settings import Policy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners, devices and capabilities need root")
 
-TOOLS = """sh basename cat cut dirname dd echo grep head ls mkdir mktemp printf rm sha256sum sort tail tar tr true
-    zstd gzip""".split()
+TOOLS = """sh base64 basename cat cut dirname dd echo grep head ls mkdir mktemp od openssl printf rm sha256sum sort tail
+    tar tr true zstd gzip""".split()
 FRAME, PART = 64 << 10, 1 << 20
 KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFCHR: "c", stat.S_IFBLK: "b",
          stat.S_IFIFO: "p", stat.S_IFSOCK: "n"}  # fmt: skip
@@ -37,9 +37,9 @@ KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFCHR: 
 class Dumper:
     """Dumps of one tree into folders below `store`, the way the agent and the server do it together."""
 
-    def __init__(self, root, store, spec, exclude=()):
+    def __init__(self, root, store, spec, exclude=(), recipients=()):
         self.root, self.store, self.codec = os.fsencode(root), store, codec.get(spec)
-        self.exclude = exclude
+        self.exclude, self.recipients = exclude, recipients
         self.signer = Signer.load_or_make(store / "keys")
         self.made, self.before, self.names = [], {}, {}
 
@@ -49,6 +49,7 @@ class Dumper:
         self.path = self.store / name
         self.path.mkdir()
         self.rows, self.frames, self.buffer, self.offset = [], [], bytearray(), 0
+        self.name, self.keys, self.macs = name, {}, {}
         self.parts, self.out, self.flags = [], None, 0
         seen, names, self.inodes = {}, {}, {}
         self._folder(order.ROOT, level, seen, names)
@@ -60,9 +61,14 @@ class Dumper:
         self._close()
         self.rows.sort(key=index.Entry.key)
         tables = [
-            self._file(layout.index_name(self.codec.name), b"".join(index.format_entry(*row) for row in self.rows)),
-            self._file(layout.frames_name(self.codec.name), b"".join(frames.write(self.frames))),
+            self._file(
+                layout.index_name(self.codec.name), b"".join(index.format_entry(*row) for row in self.rows), seal.INDEX
+            ),
+            self._file(layout.frames_name(self.codec.name), b"".join(frames.write(self.frames)), seal.FRAMES),
         ]
+        keys = [*recipients.private_lines(self.recipients)]
+        for file, key in self.keys.items():
+            keys.extend(recipients.key_lines(file, key, self.recipients))
         before = self.made[-1] if self.made else None
         done = folder.finish(
             self.path,
@@ -71,18 +77,32 @@ class Dumper:
                 level=level, counter=len(self.made) + 1, begun_ns=10**18 + 5, ended_ns=10**18 + 6,
                 codec=self.codec.name, archive_size=self.offset, entries=len(self.rows), parts=tuple(self.parts),
                 index=tables[0], frames=tables[1], base=Link(*before) if level else None,
-                previous=Link(*before) if before else None,
+                previous=Link(*before) if before else None, seal=self._seal(),
             ),
             self.signer,
-            [made[0] for made in self.made] if level else [],
+            [made[0] for made in self.made] if level else [], b"".join(keys),
         )  # fmt: skip
         self.made.append((name, done.manifest_sha256))
         self.before, self.names = seen, names
         folder.check_folder(self.path, {self.signer.fingerprint: self.signer.public}, full=True)
         return self.path
 
-    def _file(self, name, data):
+    def _seal(self):
+        named = tuple((one.type, one.fingerprint) for one in self.recipients)
+        commitments = {file: key.commitment for file, key in self.keys.items()}
+        return seal.Seal("server", named, commitments, self.macs).as_dict() if named else None
+
+    def _sealer(self, name, kind, part=0):
+        key = self.keys[name] = seal.FileKey.make()
+        return seal.Sealer(key, "web1/all/" + self.name, kind, part)
+
+    def _file(self, name, data, kind):
         packed = self.codec.compress(data)
+        if self.recipients:
+            name += layout.SEALED
+            sealer = self._sealer(name, kind)
+            packed = sealer.seal(packed)
+            self.macs[name] = sealer.table_mac(len(packed), hashlib.sha256(packed).digest()).hex()
         (self.path / name).write_bytes(packed)
         return FileRecord(name, len(packed), hashlib.sha256(packed).hexdigest())
 
@@ -103,11 +123,17 @@ class Dumper:
         packed = self.codec.compress(bytes(self.buffer))
         if self.out is None or (self.out.tell() and self.out.tell() + len(packed) > PART):
             self._close()
-            self.out = open(self.path / layout.part_name(len(self.parts), self.codec.name), "wb")
+            name = layout.part_name(len(self.parts), self.codec.name) + layout.SEALED * bool(self.recipients)
+            self.out = open(self.path / name, "wb")
+            self.sealer = self._sealer(name, seal.PART, len(self.parts)) if self.recipients else None
+        digest = hashlib.sha256(packed).digest()
+        if self.sealer:
+            packed = self.sealer.seal(packed)
+            digest = self.sealer.mac(len(self.frames), packed, bool(flags & frames.LAST))
         self.frames.append(
             frames.Frame(
                 len(self.parts), len(self.frames), self.out.tell(), len(packed), self.offset - len(self.buffer),
-                len(self.buffer), hashlib.sha256(packed).digest(), self.flags | flags,
+                len(self.buffer), digest, self.flags | flags,
             )
         )  # fmt: skip
         self.out.write(packed)
@@ -240,6 +266,109 @@ def run(tools):
 
 
 CHECK, EVERYTHING, FIND, ONE = range(4)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return recipients.generate("operations", 3072)
+
+
+@pytest.fixture(scope="module")
+def rescue(tmp_path_factory):
+    """A root with a shell, coreutils, grep, GNU tar, zstd, gzip and openssl, and nothing else: no Python."""
+    root = tmp_path_factory.mktemp("rescue")
+    for name in ("bin", "tmp", "dev", "srv", "root", "etc"):
+        (root / name).mkdir()
+    os.chmod(root / "tmp", 0o1777)
+    needed = set()
+    for name in TOOLS:
+        program = shutil.which(name)
+        shutil.copy(program, root / "bin" / name)
+        for word in subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout.split():
+            if word.startswith("/"):
+                needed.add(word)
+    for library in needed:
+        (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, root / library[1:])
+    for name, minor in (("null", 3), ("zero", 5), ("urandom", 9)):
+        os.mknod(root / "dev" / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+    return root
+
+
+KEYS = 1  # a sealed dump has one block more
+
+
+@pytest.mark.parametrize("spec", ["zstd", "gzip", "none"])
+@pytest.mark.parametrize("protected", ["key file", "passphrase alone"])
+def test_a_sealed_chain_comes_back_in_a_root_without_python(tmp_path, rescue, pair, spec, protected):
+    source = tmp_path / "source"
+    (source / "etc").mkdir(parents=True)
+    (source / "etc" / "passwd").write_bytes(b"root:x:0:0\n")
+    (source / "etc" / "big").write_bytes(os.urandom(1_500_000))
+    (source / "etc" / "gone").write_bytes(b"gone")
+    for number in range(30):
+        (source / ("file %d" % number)).write_bytes(os.urandom(9001))
+    store = rescue / "srv" / ("%s %s" % (spec, protected)).replace(" ", "-")
+    store.mkdir()
+    who = [recipients.generate("escrow", 3072).recipient]
+    if protected == "key file":
+        (rescue / "root" / "operations.pem").write_bytes(pair.protect_pem(b"two words"))
+        who.append(pair.recipient)
+    else:
+        who.append(recipients.load_recipient(pair.recipient.public, "paper", pair.protect(b"two words")))
+    dumper = Dumper(source, store, spec, recipients=who)
+    dumper.dump(0)
+    (source / "etc" / "passwd").write_bytes(b"root:x:0:0\nadded\n")
+    (source / "etc" / "gone").unlink()
+    path = dumper.dump(1)
+    assert len(list(dumper.path.parent.glob("*/image-*.enc"))) > 2
+    for file in store.rglob("*"):
+        assert file.name in ("RESTORE.txt", "keys") or file.is_dir() or b"passwd" not in file.read_bytes()
+
+    def paste(*numbers, expected=0, **values):
+        # a terminal would be asked for the passphrase; here it comes the way that a test can give it
+        key = "KEY=/root/operations.pem"
+        if protected != "key file":
+            key = "grep -h '^-' keys*.tsv | cut -f 4 | base64 -d > /root/key.der; KEY=/root/key.der"
+        text = "".join(blocks(path)[number] for number in numbers)
+        text = text.replace('openssl pkey -in "$KEY" -out', 'openssl pkey -passin pass:"two words" -in "$KEY" -out')
+        (rescue / "root" / "pasted").write_text(key + "\n" + text)
+        here = "/" + str(path.relative_to(rescue))
+        done = subprocess.run(
+            [shutil.which("chroot"), str(rescue), "/bin/sh", "-c", 'cd "$1" && . /root/pasted', "sh", here],
+            env={"PATH": "/bin", **values}, capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode != 0) == bool(expected), (done.stdout, done.stderr)
+        assert not list((rescue / "tmp").iterdir())
+        return done.stdout.decode() + done.stderr.decode()
+
+    everything, find, one = 2, 3, 4
+    assert "OK" in paste(CHECK)
+    where = "/srv/to-%s" % store.name
+    assert "restored to" in paste(KEYS, everything, DEST=where)
+    assert same(source, rescue / where[1:]) == []
+    assert "is not empty" in paste(KEYS, everything, DEST=where, expected=1)
+    found = paste(KEYS, find, WORD="big")
+    assert [line for line in found.splitlines() if line.startswith("etc/big\tf\t")]
+    for number, name in enumerate(("etc/passwd", "etc/big", "file 17")):
+        alone = "/srv/one-%s-%d" % (store.name, number)
+        assert "restored" in paste(KEYS, one, DEST=alone, FILE=name)
+        assert (rescue / alone[1:] / name).read_bytes() == (source / name).read_bytes()
+
+    # frames of another place in the image are refused although their part is whole; and another key opens nothing
+    full = next(store.glob("*-L0-*"))
+    image = full / ("image-0000.tar" + layout.SUFFIXES[spec] + ".enc")
+    data = image.read_bytes()
+    image.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    assert "FAILED" in paste(KEYS, one, DEST="/srv/none", FILE="file 0", expected=1)
+    assert "FAILED" in paste(KEYS, everything, DEST="/srv/none", expected=1)
+    image.write_bytes(data)
+    for keys in store.glob("*/keys.tsv"):
+        kept = keys.read_bytes()
+        spoiled = [line for line in kept.splitlines(True) if pair.recipient.fingerprint.encode() not in line]
+        keys.write_bytes(b"".join(spoiled + [line for line in kept.splitlines(True) if line.startswith(b"-")]))
+    assert "does not open" in paste(KEYS, everything, DEST="/srv/none", expected=1)
+    assert not (rescue / "srv/none").exists() or not os.listdir(rescue / "srv/none")
 
 
 def same(source, restored):
@@ -419,7 +548,6 @@ def test_the_commands_of_the_format_tell_what_the_server_signed(tmp_path, tools,
     command = "".join(line[4:] + "\n" for line in block.splitlines())
     place = tmp_path / "bin"
     shutil.copytree(tools, place, symlinks=True)
-    (place / "openssl").symlink_to(shutil.which("openssl"))
     path = tmp_path / chain[1][0].name
     shutil.copytree(chain[1][0], path)
 
