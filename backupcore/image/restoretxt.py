@@ -80,7 +80,8 @@ _KEYS = """\
             printf '%s' "$wrapped" | base64 -d | openssl pkeyutl -decrypt -inkey "$opened/private" \\
                 -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 > "$opened/key" 2>/dev/null || continue
             sum=$({{ printf 'stowage seal 1 commitment\\n'; cat "$opened/key"; }} | sha256sum | cut -c 1-64)
-            grep -qF -- "\\"$2\\": \\"$sum\\"" "$1/manifest.json" && od -An -v -tx1 "$opened/key" | tr -d ' \\n' && return 0
+            grep -qF -- "\\"$2\\": \\"$sum\\"" "$1/manifest.json" || continue
+            od -An -v -tx1 "$opened/key" | tr -d ' \\n' && return 0
         done < "$opened/wrapped"
         return 1
     }}
