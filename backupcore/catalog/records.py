@@ -13,7 +13,13 @@ from typing import Any, Mapping, Optional, Tuple
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 # The life of a copy (design, "Staging").
-COPY_STATES = ("wanted", "copying", "done", "verified", "failed", "expired")
+COPY_STATES = ("wanted", "copying", "done", "verified", "failed", "expired", "damaged")
+
+# In the place of a target's name: the image on the holding disk. It has a row of a copy only while it is damaged.
+HOLDING = "holding"
+
+# What a proof was: sizes, signature and small files; every frame and file; some of the bytes; a restore.
+PROOF_KINDS = ("quick", "full", "sample", "drill")
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,30 @@ class CopyRow:
 
 
 @dataclass(frozen=True)
+class ProofRow:
+    """What was read of one dump at one place, when, and whether it was right: the newest of its kind and range.
+
+    place: a target's name or HOLDING. kind: one of PROOF_KINDS. part: of the image, -1 for the whole dump; start,
+    length: of the range in it (length: bytes read, when it is the whole dump). note: what was wrong, for people.
+    """
+
+    dump: str
+    place: str
+    kind: str
+    ok: bool
+    when_ns: int = 0
+    part: int = -1
+    start: int = 0
+    length: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class RunRow:
-    """One night's work, or one stage or restore. kind: run, stage or restore. ended_ns None: at work, or killed."""
+    """One night's work, or one stage, restore and so on. kind: run, stage, restore, verify or drill.
+
+    ended_ns None: at work, or killed.
+    """
 
     id: str
     kind: str

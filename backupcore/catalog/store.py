@@ -13,13 +13,13 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import sqlalchemy as sa
 
 from .. import clock, files, ids, text
 from ..errors import CatalogError
-from .records import COPY_STATES, CopyRow, DumpRow, ResultRow, RunRow
+from .records import COPY_STATES, PROOF_KINDS, CopyRow, DumpRow, ProofRow, ResultRow, RunRow
 
 BUSY_SECONDS = 60.0
 
@@ -78,14 +78,28 @@ counters = sa.Table(
     sa.Column("last", _int, nullable=False),
 )  # fmt: skip
 
+proofs = sa.Table(
+    "proofs", meta,
+    sa.Column("dump", _text, sa.ForeignKey("dumps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("place", _text, primary_key=True), sa.Column("kind", _text, primary_key=True),
+    sa.Column("part", _int, primary_key=True), sa.Column("start", _int, primary_key=True),
+    sa.Column("length", _int, nullable=False), sa.Column("when_ns", _int, nullable=False),
+    sa.Column("ok", _bool, nullable=False), sa.Column("note", _text, nullable=False),
+    sa.Index("proofs_by_time", "kind", "when_ns"),
+)  # fmt: skip
+
 
 def _first(connection: sa.Connection) -> None:
     # the tables as they are above; a later migration alters what this one made, and new catalogs run all of them
     meta.create_all(connection, tables=[runs, dumps, copies, results, counters], checkfirst=False)
 
 
+def _second(connection: sa.Connection) -> None:
+    proofs.create(connection)
+
+
 # Version n is reached by running the first n. Never edit one that was released: append.
-MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first]
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second]
 
 _JSON_COLUMNS = {"summary", "notes", "options", "upload"}
 
@@ -320,6 +334,11 @@ class Catalog:
             elif known < least:
                 connection.execute(sa.update(counters).where(*where).values(last=least))
 
+    def has_dumps(self) -> bool:
+        """Whether there is any."""
+        with self._read() as connection:
+            return connection.execute(sa.select(dumps.c.id).limit(1)).scalar() is not None
+
     def newest_on(self, target: str) -> Dict[Tuple[str, str, str], DumpRow]:
         """(client, source, segment) -> the dump with the highest counter of which target has a whole copy."""
         query = (
@@ -407,6 +426,46 @@ class Catalog:
         if target is not None:
             query = query.where(copies.c.target == target)
         return self._all(CopyRow, query.order_by(dumps.c.begun_ns, copies.c.dump, copies.c.target))
+
+    def remove_copy(self, dump: str, target: str) -> None:
+        """Forgets the row of one dump on one target; no error when there is none."""
+        with self._write() as connection:
+            connection.execute(sa.delete(copies).where(copies.c.dump == dump, copies.c.target == target))
+
+    # proofs
+
+    def add_proofs(self, rows: Iterable[ProofRow]) -> None:
+        """What was proven, in one transaction; each takes the place of the one before of its kind and range.
+
+        when_ns 0 becomes now. A dump that is not in the catalog any more is passed over.
+        """
+        now = clock.now_ns()
+        values = []
+        for row in rows:
+            if row.kind not in PROOF_KINDS:
+                raise ValueError(f"{row.kind!r} is no kind of a proof")
+            values.append({**_plain(row), "when_ns": row.when_ns or now})
+        if not values:
+            return
+        with self._write() as connection:
+            named = {one["dump"] for one in values}
+            there = set(connection.execute(sa.select(dumps.c.id).where(dumps.c.id.in_(named))).scalars())
+            values = [one for one in values if one["dump"] in there]
+            if values:
+                connection.execute(sa.insert(proofs).prefix_with("OR REPLACE"), values)
+
+    def proofs(
+        self, dump: str | None = None, place: str | None = None, kind: str | None = None, since_ns: int | None = None
+    ) -> List[ProofRow]:
+        """Proofs of one dump, at one place, of one kind, not older than since_ns, by dump, place, part and range."""
+        query = sa.select(proofs)
+        for column, value in ((proofs.c.dump, dump), (proofs.c.place, place), (proofs.c.kind, kind)):
+            if value is not None:
+                query = query.where(column == value)
+        if since_ns is not None:
+            query = query.where(proofs.c.when_ns >= since_ns)
+        order = (proofs.c.dump, proofs.c.place, proofs.c.kind, proofs.c.part, proofs.c.start)
+        return self._all(ProofRow, query.order_by(*order))
 
     def _all(self, cls: type, query: sa.Select) -> list:
         with self._read() as connection:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from backupcore.catalog import store
-from backupcore.catalog.records import CopyRow, DumpRow, ResultRow
+from backupcore.catalog.records import CopyRow, DumpRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
 
@@ -224,7 +224,8 @@ def test_an_older_schema_is_migrated_in_order_and_keeps_its_rows(catalog, monkey
         assert migrated.dump(dump_row().id) == dump_row()
         with migrated._read() as connection:
             assert connection.exec_driver_sql("SELECT colour FROM dumps").scalar() == "green"
-            assert connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar() == 3
+            newest = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar()
+            assert newest == len(store.MIGRATIONS)
 
 
 def test_a_migration_that_fails_leaves_the_catalog_as_it_was(catalog, monkeypatch):
@@ -274,3 +275,43 @@ def test_processes_that_open_a_new_catalog_at_once_all_get_it(tmp_path):
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
         assert catalog.next_counter("web1", "etc") == 5
+
+
+def test_a_proof_takes_the_place_of_the_one_before_of_its_kind_and_range(catalog):
+    first, second = dump_row(), dump_row("20261122T120000Z-L0-00000002")
+    catalog.add_dump(first)
+    catalog.add_dump(second)
+    catalog.add_proofs([
+        ProofRow(first.id, "nas", "sample", True, 10, 0, 0, 100),
+        ProofRow(first.id, "nas", "sample", True, 10, 0, 100, 50),
+        ProofRow(first.id, "holding", "full", False, 20, length=150, note="part 0 is damaged"),
+        ProofRow(second.id, "nas", "drill", True, 30),
+        ProofRow("20260101T000000Z-L0-00000000", "nas", "quick", True, 5),
+    ])  # fmt: skip
+    catalog.add_proofs([ProofRow(first.id, "nas", "sample", False, 40, 0, 100, 60, "other bytes")])
+    assert [(one.start, one.length, one.ok, one.when_ns) for one in catalog.proofs(first.id, "nas")] == [
+        (0, 100, True, 10), (100, 60, False, 40),
+    ]  # fmt: skip
+    assert [one.kind for one in catalog.proofs(since_ns=20)] == ["full", "sample", "drill"]
+    assert catalog.proofs(kind="drill") == [ProofRow(second.id, "nas", "drill", True, 30)]
+    with pytest.raises(ValueError):
+        catalog.add_proofs([ProofRow(first.id, "nas", "look", True)])
+
+
+def test_a_catalog_of_the_version_before_gets_the_new_table(tmp_path):
+    with Catalog(tmp_path / "c.sqlite") as catalog:
+        catalog.add_dump(dump_row())
+    with sqlite3.connect(tmp_path / "c.sqlite") as database:
+        database.execute("DROP TABLE proofs")
+        database.execute("DELETE FROM schema_version WHERE version = 2")
+    with Catalog(tmp_path / "c.sqlite") as catalog:
+        catalog.add_proofs([ProofRow(dump_row().id, "nas", "quick", True)])
+        assert catalog.proofs()[0].when_ns > 0
+
+
+def test_a_copy_that_is_forgotten_is_gone(catalog):
+    catalog.add_dump(dump_row())
+    catalog.put_copy(CopyRow(dump_row().id, "nas", "damaged"))
+    catalog.remove_copy(dump_row().id, "nas")
+    catalog.remove_copy(dump_row().id, "nas")
+    assert catalog.copies() == []
