@@ -20,12 +20,14 @@ when the folder's content is restored; other mounts, and names listed as `N`, st
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import time
 from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from ..errors import AgentRefused, RequestError, StowageError, WireError
 from ..image import codec as codecs
+from ..image.quick import plain_files
 from ..image.unpax import Member, Reader
 from ..text import escape
 from ..wire import DONE, NOTE, PROTOCOL, START, Channel
@@ -35,10 +37,11 @@ from .folders import Blocked, Folder, Tree
 from .inflow import Inflow
 from .linux import raise_limits
 from .linux_write import OPEN_FOLDER, drop_inherited_acl, has_default_acl, rights_of_caller, sync_file_system
-from .writers import Batch, How, Pool, Problem, put_files, what
+from .writers import BATCH_BYTES, BATCH_FILES, Batch, How, Pool, Problem, put_files, what
 
 SMALL = 1 << 20  # files up to this size are written whole
 _MUCH = 16 << 10  # more xattrs than this do not go to another process
+_TEXT = 164  # at most this much of a batch's text is a file whose name fits its header
 _NOTHING = 1 << 62
 
 
@@ -47,12 +50,15 @@ def extract(
 ) -> None:
     """Serves one restore request. workers: processes beside this one; None: by the number of processors."""
     plan = _Plan(request, config)
-    before = os.umask(0)
+    before, collecting = os.umask(0), gc.get_threshold()
     try:
+        # nothing here makes cycles by the thousand; in the processes beside, a collection would copy shared pages
+        gc.set_threshold(100_000, 50, 50)
         raise_limits()
         restore = _Restore(channel, plan, _processes() if workers is None else workers)
         restore.run()
     finally:
+        gc.set_threshold(*collecting)
         os.umask(before)
 
 
@@ -179,8 +185,11 @@ class _Restore:
         self._inflow.start()
         done = False
         try:
-            for member in Reader(self._read, many=True):
+            reader = Reader(self._read, many=True)
+            for member in reader:
                 self._put(member)
+                if self._inflow.slot >= 0:
+                    self._put_plain(reader)
             self._wait(_NOTHING)
             if self._inflow.unused_digests():
                 raise WireError("%s sent digests without their files" % self._channel.peer)
@@ -283,6 +292,35 @@ class _Restore:
             place = self.tree.open(folder)
             self._told(member, put_big_file(place, folder.inherits, name, member, digest, self.how, self.lost))
 
+    def _put_plain(self, reader: Reader) -> None:
+        """Gives the files that come next in the current folder to the processes, as far as they are like most."""
+        folder, slot, permit = self.tree.current, self._inflow.slot, self._plan.permit
+        if permit and not permit.covers(self._original_path(folder.path)):
+            return
+        try:
+            self.tree.open(folder)
+        except OSError:
+            return  # told for each file
+        while True:
+            batch = self._batch
+            if batch is None or batch.full:
+                batch, count, room = None, BATCH_FILES, BATCH_BYTES
+            else:
+                count, room = BATCH_FILES - len(batch.jobs), BATCH_BYTES - batch.bytes
+            found, total, extra = plain_files(reader, folder.path, count, SMALL, room)
+            if not found:
+                return
+            batch = batch or self._new_batch(slot)
+            number = self._number_of(folder, batch)
+            digest = self._inflow.digest
+            batch.jobs += [
+                (number, name, start, size, digest() if size else None, mode, uid, gid, mtime_ns, xattrs)
+                for name, start, size, (mode, uid, gid), mtime_ns, xattrs in found
+            ]
+            batch.bytes += total
+            batch.text += _TEXT * len(found) + extra
+            self._progress["entries"] = self._progress.get("entries", 0) + len(found)
+
     def _told(self, member: Member, problem: Optional[Problem]) -> None:
         """Counts an entry that was put in place here, or tells why it was not."""
         if problem is None:
@@ -304,16 +342,21 @@ class _Restore:
         batch = self._batch
         if batch is None or batch.full:
             batch = self._new_batch(slot)
+        number = self._number_of(folder, batch)
+        batch.jobs.append((number, name, start, size, digest, member.mode, member.uid, member.gid, member.mtime_ns,
+                           member.xattrs or None))  # fmt: skip
+        batch.bytes += size
+        batch.text += text
+
+    def _number_of(self, folder: Folder, batch: Batch) -> int:
+        """The number of a folder in a batch. Raises OSError when it cannot be opened again."""
         number = self._numbers.get(id(folder))
         if number is None:
             self.tree.open(folder)
             number = self._numbers[id(folder)] = len(batch.folders)
             batch.folders.append(folder)
             folder.last = batch.number
-        batch.jobs.append((number, name, start, size, digest, member.mode, member.uid, member.gid, member.mtime_ns,
-                           member.xattrs or None))  # fmt: skip
-        batch.bytes += size
-        batch.text += text
+        return number
 
     def _write_here(
         self, folder: Folder, name: bytes, member: Member, digest: Optional[bytes], data: memoryview
