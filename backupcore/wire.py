@@ -7,7 +7,7 @@ length is checked before a byte of it is read. The conversation is written down 
 A message is one byte of kind, four bytes of length (big endian), the payload. The server speaks first,
 HELLO then REQUEST at once, so that a dump costs one round trip.
 
-    dump      S: HELLO REQUEST [STATE… END]     A: HELLO START (INDEX|FRAME|STATE|NOTE|PROGRESS)… DONE
+    dump      S: HELLO REQUEST [STATE… END]     A: HELLO START (INDEX|[KEY] FRAME|STATE|NOTE|PROGRESS)… DONE
     restore   S: HELLO REQUEST                  A: HELLO START
               S: (EXPECT|FRAME|ARCHIVE)… END    A: (NOTE|PROGRESS)… DONE
     survey    S: HELLO REQUEST                  A: HELLO DONE
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from .errors import StowageError, WireError, by_code
 
@@ -29,7 +29,8 @@ REQUEST = b"Q"  # JSON {"request": "dump"|"restore"|"survey", …}
 START = b"S"  # JSON, the agent accepts; for a dump: {"codec", "begun_ns", "source"}
 STATE = b"s"  # one or more whole state blocks, compressed; opaque to the server
 INDEX = b"i"  # one compressed frame of whole index lines
-FRAME = b"f"  # FrameHead, then the stored bytes of the frame
+FRAME = b"f"  # FrameHead, of a dump that the agent seals 32 bytes of MAC, then the stored bytes of the frame
+KEY = b"k"  # JSON {"part", "commitment": hex, "wrapped": {fingerprint: base64}}; before a sealed part's first frame
 ARCHIVE = b"a"  # plain bytes of an archive
 EXPECT = b"x"  # SHA-256 digests, 32 bytes each, of the next regular files with content in the archive
 NOTE = b"n"  # JSON {"level": "warning"|"info", "path": escaped, "message": …}
@@ -40,10 +41,11 @@ ERROR = b"e"  # JSON {"code", "message", "hint"}
 
 JSON_LIMIT = 4 << 20
 DATA_LIMIT = 16 << 20
-_JSON = frozenset((HELLO, REQUEST, START, NOTE, PROGRESS, DONE, ERROR))
+_JSON = frozenset((HELLO, REQUEST, START, KEY, NOTE, PROGRESS, DONE, ERROR))
 _DATA = frozenset((STATE, INDEX, FRAME, ARCHIVE, EXPECT))
 _HEAD = struct.Struct(">cI")
 _FRAME = struct.Struct(">HIQIB")
+FRAME_HEAD = _FRAME.size
 
 CONTINUES = 1  # FrameHead.flags: the frame begins inside a member
 LAST = 2  # FrameHead.flags: the last frame of the archive
@@ -64,11 +66,16 @@ def pack_frame_head(head: FrameHead) -> bytes:
     return _FRAME.pack(*head)
 
 
+def unpack_frame_head(data: bytes) -> FrameHead:
+    """The head from the first FRAME_HEAD bytes of a FRAME message. Raises WireError."""
+    if len(data) < _FRAME.size:
+        raise WireError("a frame without its head came over the wire")
+    return FrameHead(*_FRAME.unpack_from(data))
+
+
 def unpack_frame(payload: bytes) -> Tuple[FrameHead, memoryview]:
     """Head and stored bytes of a FRAME message. Raises WireError."""
-    if len(payload) < _FRAME.size:
-        raise WireError("a frame without its head came over the wire")
-    return FrameHead(*_FRAME.unpack_from(payload)), memoryview(payload)[_FRAME.size :]
+    return unpack_frame_head(payload), memoryview(payload)[_FRAME.size :]
 
 
 class Channel:
@@ -100,16 +107,33 @@ class Channel:
 
     def receive(self) -> Tuple[bytes, bytes]:
         """The next message (kind, payload). Raises WireError for garbage, a wrong length or an early end."""
-        head = self._read(_HEAD.size)
+        kind, length = self.receive_head()
+        return kind, self.read(length)
+
+    def receive_head(self) -> Tuple[bytes, int]:
+        """Kind and length of the next message, whose payload the caller takes by read() and pieces()."""
+        head = self.read(_HEAD.size)
         kind, length = _HEAD.unpack(head)
         limit = JSON_LIMIT if kind in _JSON else DATA_LIMIT if kind in _DATA else 0 if kind == END else -1
         if limit < 0:
             raise WireError("%s sent something that is not Stowage's protocol" % self.peer)
         if length > limit:
             raise WireError("%s sent a message of %d bytes, the limit is %d" % (self.peer, length, limit))
-        return kind, self._read(length)
+        return kind, length
 
-    def _read(self, count: int) -> bytes:
+    def pieces(self, count: int, room: memoryview) -> Iterator[memoryview]:
+        """count bytes of a payload, through room: a piece is gone when the next is asked for."""
+        while count:
+            with room[:count] as wanted:
+                got = self.reader.readinto(wanted)  # type: ignore[attr-defined]
+            if not got:
+                raise WireError("the line to %s was cut" % self.peer)
+            count -= got
+            with room[:got] as piece:
+                yield piece
+
+    def read(self, count: int) -> bytes:
+        """count bytes of a payload."""
         data = self.reader.read(count) if count else b""
         while data is not None and 0 < len(data) < count:  # unbuffered streams read less
             more = self.reader.read(count - len(data))

@@ -5,7 +5,8 @@
     index/<client>/<source>/<dump>.tsv[.zst|.gz] the index of each dump, as it is in the image
     state/<client>/<source>/<dump>.state         state blocks for the next incremental, as the agent made them
     runs/<run>.json, .sig                        signed records of runs
-    pending/<dump>.json                          rows of dumps that are whole but not yet in the catalog
+    pending/<client>/<source>/<dump>.state, .index, .row
+                                                 what of a sealed dump must not lie on the holding disk while it comes
     rebuild/                                     what a rebuild is at work on
     run.lock  status.json                        the run that is at work
 
@@ -57,7 +58,7 @@ def run_record(state: Path, run: str) -> Path:
 
 
 def pending_folder(state: Path) -> Path:
-    """Rows of dumps on their way into the catalog."""
+    """What belongs to sealed dumps on their way into the catalog."""
     return Path(state) / "pending"
 
 

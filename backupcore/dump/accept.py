@@ -7,6 +7,8 @@
     state and index into <state>    synced; a dump without them can still be restored
     the catalog row
 
+Of a sealed dump, state, row and the index in the clear never lie on the holding disk: they wait in <state>/pending.
+
 A kill between any two leaves either nothing that counts or a whole dump, whose row sweep.py adds by the same
 steps. Here live those after finish.
 """
@@ -26,7 +28,7 @@ from ..catalog import places
 from ..catalog.records import DumpRow
 from ..image import layout
 from ..settings import Settings
-from .holding import Landing, again, remove_empty, writing
+from .holding import Landing, again, writing
 
 if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
     from ..catalog.store import Catalog
@@ -73,14 +75,14 @@ def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow)
     kept = places.index_folder(settings.state, row.client, row.source, row.segment) / (row.id + _suffix(row.codec))
     if not _keep(settings, landing.state, state, notes, "the next dump will be a full"):
         state = None
-    _keep(settings, index, kept, notes, "find has to fetch it again", link=True)
+    if landing.private is not None:
+        index = landing.index
+    _keep(settings, index, kept, notes, "find has to fetch it again", link=landing.private is None)
     done = replace(
         row, holding=os.fspath(landing.final), state=None if state is None else state.name, notes=tuple(notes)
     )
     catalog.add_dump(done)
-    for path in (landing.state, landing.row):
-        path.unlink(missing_ok=True)
-    remove_empty(landing.folder.parent, landing.disk)
+    landing.remove_beside()
     _drop_old_states(settings, catalog, done)
     return done
 

@@ -14,6 +14,7 @@ from ..catalog import places
 from ..catalog.records import FAIL, OK, WARN, ResultRow, RunRow
 from ..errors import ClientUnreachable, StowageError
 from ..image.manifest import Signer, sign_run_record
+from ..image.recipients import Recipient
 from ..schedule.plain import Planned
 from ..settings import Client, Settings
 from ..text import escape
@@ -44,10 +45,12 @@ def run_dumps(
     """Makes the planned dumps, settings.dumps_at_once at once. Call while runlock.hold() holds.
 
     Results come in the order of planned, stand in the catalog, and whatever happens to one, the others are made.
-    Raises only what makes every dump impossible: no holding disk at all, no signing key.
+    Raises only what makes every dump impossible: no holding disk at all, no signing key, recipients that nobody
+    can read.
     """
     server = places.server_id(settings.state)
     signer = Signer.load_or_make(settings.keys)
+    recipients = _recipients(settings, planned)
     usable, problems = [], []
     for disk in settings.holding:
         try:
@@ -60,13 +63,24 @@ def run_dumps(
     with Status(settings, run.id, progress) as status:
         driver = _Driver(settings, catalog, planned, run, [error.message for error in problems])
         driver.shared = Run(
-            settings, catalog, run.id, server, signer, Space(usable), connect, status.event, driver.track
+            settings, catalog, run.id, server, signer, Space(usable), connect, status.event, driver.track, recipients
         )  # fmt: skip
         try:
             driver.work()
         finally:
             write_record(settings, catalog, run, server, signer, driver.done())
     return driver.done()
+
+
+def _recipients(settings: Settings, planned: Sequence[Planned]) -> Tuple[Recipient, ...]:
+    """For whom tonight's dumps are sealed; nobody when none is."""
+    clients = {one.client for one in planned} & set(settings.clients)
+    sources = (source for name in clients for source in settings.clients[name].sources.values())
+    if all(source.policy.encrypt == "none" for source in sources):
+        return ()
+    from ..keys import store
+
+    return tuple(one.recipient for one in store.active(settings.keys))
 
 
 def status_of(results: Sequence[ResultRow]) -> str:

@@ -2,6 +2,7 @@
 
     <holding>/.stowage                                   the id of the server this disk belongs to
     <holding>/.incoming/<client>/<source>/<dump>/        a dump on its way; <dump>.state and <dump>.row beside it
+                                                         (of a sealed one in <state>/pending: no name is on this disk)
     <holding>/<client>/<source>/<dump>/                  a dump that is whole
 
 Here live reservations and names; when a dump is whole is decided in accept.py, what killed runs left is
@@ -16,7 +17,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Sequence
+from typing import Callable, List, Optional, Sequence
 
 from .. import files
 from ..catalog.places import source_folder
@@ -34,39 +35,64 @@ SLACK = 1 << 20  # manifest, RESTORE.txt and such
 
 @dataclass(frozen=True)
 class Landing:
-    """The places of one dump on one holding disk. folder: while it comes in. final: when it is whole."""
+    """The places of one dump on one holding disk. folder: while it comes in. final: when it is whole.
+
+    private: a folder on the state disk for what a sealed dump must not put on the holding disk in the clear.
+    """
 
     disk: Path
     folder: Path
     final: Path
+    private: Optional[Path] = None
+
+    def _beside(self, ending: str) -> Path:
+        return (self.private or self.folder.parent) / (self.folder.name + ending)
 
     @property
     def state(self) -> Path:
         """Its state blocks while it comes in."""
-        return self.folder.with_name(self.folder.name + ".state")
+        return self._beside(".state")
 
     @property
     def row(self) -> Path:
         """Its row for the catalog, once all of it is known."""
-        return self.folder.with_name(self.folder.name + ".row")
+        return self._beside(".row")
+
+    @property
+    def index(self) -> Path:
+        """Of a sealed dump the index as it was before it was sealed, while it comes in."""
+        return self._beside(".index")
 
     def make(self) -> None:
-        """Makes the folder."""
+        """Makes the folders."""
         with writing(self.disk):
             again(lambda: files.make_folder(self.folder))
+        if self.private is not None:
+            private = self.private
+            with writing(private):
+                again(lambda: files.make_folder(private))
 
     def remove(self) -> None:
         """Removes all that came in; what is not there is no error."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for path in (self.state, self.row):
+        self.remove_beside()
+
+    def remove_beside(self) -> None:
+        """Removes what lies beside the folder, and folders that are empty then."""
+        for path in (self.state, self.row, self.index):
             path.unlink(missing_ok=True)
         remove_empty(self.folder.parent, self.disk)
+        if self.private is not None:
+            remove_empty(self.private, self.private.parents[1])
 
 
-def landing(disk: Path, client: str, source: str, dump: str, segment: str = "") -> Landing:
-    """The places of a dump on a holding disk."""
-    below = Path(client) / source_folder(source, segment) / dump
-    return Landing(disk, disk / INCOMING / below, disk / layout.dump_prefix(client, source, dump, segment or None))
+def landing(
+    disk: Path, client: str, source: str, dump: str, segment: str = "", private: Optional[Path] = None
+) -> Landing:  # fmt: skip
+    """The places of a dump on a holding disk; private: places.pending_folder(), for a sealed one."""
+    below = Path(client) / source_folder(source, segment)
+    final = disk / layout.dump_prefix(client, source, dump, segment or None)
+    return Landing(disk, disk / INCOMING / below / dump, final, private / below if private else None)
 
 
 def again(step: Callable[[], None]) -> None:

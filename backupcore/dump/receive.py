@@ -1,12 +1,13 @@
 """One dump from the wire into the files of an image: every byte is touched once, every length is checked.
 
-Here live the checks of what an agent sends and the files it becomes: parts, index, frame table, state. The
-agent is hostile until checked: whatever it sends, it costs its own dump only. What a whole dump needs besides
-(sums, manifest, its place, its row) is accept.py.
+Here live the checks of what an agent sends and the files it becomes: parts, index, frame table, state, sealed
+before they are written when the policy says so. The agent is hostile until checked: whatever it sends, it costs
+its own dump only. What a whole dump needs besides (sums, manifest, its place, its row) is accept.py.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -14,20 +15,23 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from .. import files, wire
-from ..errors import ImageDamaged, WireError
+from ..errors import ImageDamaged, StowageError, WireError
 from ..image import codec as codecs
-from ..image import frames, layout
+from ..image import frames, layout, seal
 from ..image.manifest import FileRecord
 from ..text import escape
 from . import statefile
 from .holding import Landing, Room, writing
+from .sealing import Sealing
 
 FLUSH = 16 << 20  # written bytes after which the kernel is told to begin, so that the last sync is quick
+PIECE = 256 << 10  # of a frame taken at once: small enough to be hashed and written while the processor has it at hand
 TABLE_LINES = 4096  # lines in a frame of the frame table
 INDEX_LIMIT = 256 << 20  # unpacked bytes in one INDEX message: no bomb, but 2048 lines of paths of any length
 NOTES_KEPT = 200
 NOTES_LIMIT = 1_000_000
 IDLE_LIMIT = 100_000  # messages in a row that bring nothing of the dump; a heartbeat of 5 s lasts six days
+SPARE = 64 << 20  # bytes that state and index of a sealed dump leave free on the state disk
 _COUNT_LIMIT = 1 << 62
 
 
@@ -54,12 +58,14 @@ def receive(
     codec: str,
     part_size: int,
     progress: Callable[[int, int], None] = lambda entries, size: None,
+    sealing: Optional[Sealing] = None,
 ) -> Received:
     """Takes the stream after START up to DONE. progress(entries, bytes stored) is called for every message.
+    sealing: the dump is sealed, and landing has a private folder.
 
     Raises WireError, HoldingFull or the agent's own error; what came until then is the caller's to remove.
     """
-    receiver = Receiver(channel, landing, room, codec, part_size, progress)
+    receiver = Receiver(channel, landing, room, codec, part_size, progress, sealing)
     try:
         return receiver.run()
     finally:
@@ -77,28 +83,53 @@ class Receiver:
         codec: str,
         part_size: int,
         progress: Callable[[int, int], None],
+        sealing: Optional[Sealing] = None,
     ):
         self.channel, self.landing, self.codec, self.part_size = channel, landing, codec, part_size
         self.peer, self.progress = channel.peer, progress
         self._codec = codecs.get(codec)
-        self._open = functools.partial(HashedFile, disk=landing.disk, room=room)
-        self._index = self._open(landing.folder / layout.index_name(codec))
-        self._table = self._open(landing.folder / layout.frames_name(codec))
-        self._state: Optional[HashedFile] = None
+        self._room, self._sealing = room, sealing
+        self._by_client = sealing is not None and sealing.by_client
+        self._suffix = layout.SEALED if sealing else ""
+        self._sealers: Dict[str, seal.Sealer] = {}  # of the files this server seals that are being written
+        self._notes: List[str] = []
+        self._index = self._open(layout.index_name(codec), seal.INDEX)
+        self._table = self._open(layout.frames_name(codec), seal.FRAMES)
+        self._plain_index = self._beside(landing.index, "find has to fetch it again") if sealing else None
+        self._state: Any = None
         self._part: Optional[HashedFile] = None
+        self._key_of = -1  # the part whose key came last, when the agent seals
         self._parts: List[FileRecord] = []
         self._lines: List[bytes] = []
         self._number = self._offset = self._stored = self._entries = self._agent_entries = 0
         self._last = False
-        self._notes: List[str] = []
+        self._passing = memoryview(bytearray(PIECE))
         self._said = self._warnings = 0
+
+    def _open(self, name: str, kind: bytes, part: int = 0) -> HashedFile:
+        """A new file of the image; one that this server seals gets its key."""
+        name += self._suffix
+        if self._sealing is not None and not (kind == seal.PART and self._by_client):
+            self._sealers[name] = self._sealing.sealer(name, kind, part)
+        return HashedFile(self.landing.folder / name, self.landing.disk, self._room)
+
+    def _beside(self, path: Path, loss: str) -> Beside:
+        return Beside(path, lambda why: self._notes.append(f"{path.parent} cannot be written: {why}; {loss}"))
 
     def run(self) -> Received:
         """Receives until DONE."""
         idle = 0
-        take = {wire.FRAME: self._frame, wire.INDEX: self._index_lines, wire.STATE: self._state_blocks}
+        take = {wire.INDEX: self._index_lines, wire.STATE: self._state_blocks}
+        if self._by_client:
+            take[wire.KEY] = self._key
         while True:
-            kind, payload = self.channel.receive()
+            kind, length = self.channel.receive_head()
+            if kind == wire.FRAME:
+                idle = 0
+                self._frame(length)
+                self.progress(max(self._entries, self._agent_entries), self._stored)
+                continue
+            payload = self.channel.read(length)
             if kind in take:
                 idle = 0
                 take[kind](payload)
@@ -119,8 +150,24 @@ class Receiver:
                 raise WireError(f"{self.peer} sent {kind!r} in the middle of a dump")
             self.progress(max(self._entries, self._agent_entries), self._stored)
 
-    def _frame(self, payload: bytes) -> None:
-        head, stored = wire.unpack_frame(payload)
+    def _key(self, payload: bytes) -> None:
+        """The key of the part that comes next, sealed by the agent."""
+        value = self.channel.json(payload)
+        part = len(self._parts) + (self._part is not None)
+        if value.get("part") != part or type(value["part"]) is not int or self._key_of >= part or self._last:
+            raise WireError(f"{self.peer} sent a key that is not the next part's")
+        if part >= layout.MAX_PARTS:
+            raise WireError(f"{self.peer} sent the key of one part too many")
+        self._sealing.take(layout.part_name(part, self.codec) + self._suffix, value, self.peer)
+        self._key_of = part
+
+    def _frame(self, size: int) -> None:
+        head = wire.unpack_frame_head(self.channel.read(min(size, wire.FRAME_HEAD)))
+        stored = size - wire.FRAME_HEAD
+        mac = b""
+        if self._by_client:
+            mac = bytes(self.channel.read(max(0, min(stored, seal.MAC_LENGTH))))
+            stored -= len(mac)
         part = self._part
         number = len(self._parts)  # of the part that is open, or comes next
         wrong = ""
@@ -128,34 +175,52 @@ class Receiver:
             wrong = "comes after the last"
         elif head.number != self._number or head.offset != self._offset:
             wrong = "is not the next"
-        elif not 0 < head.length <= frames.MAX_LENGTH or not len(stored):
+        elif not 0 < head.length <= frames.MAX_LENGTH or not stored:
             wrong = "has an impossible length"
         elif head.flags & ~(wire.CONTINUES | wire.LAST) or (not self._number and head.flags & wire.CONTINUES):
             wrong = "has impossible flags"
-        elif self.codec == "none" and len(stored) != head.length:
+        elif self.codec == "none" and stored != head.length:
             wrong = "is longer or shorter than it says"
-        elif part is not None and part.size + len(stored) > self.part_size:
+        elif part is not None and part.size + stored > self.part_size:
             number += 1
             if number >= layout.MAX_PARTS:
                 wrong = "would be in one part too many"
         if not wrong and head.part != number:
             wrong = f"is in part {head.part} where part {number} goes on"
+        if not wrong and self._by_client and number != self._key_of:
+            wrong = f"comes without the key of part {number}, or behind that of another"
         if wrong:
             raise WireError(f"{self.peer} sent a frame that {wrong} (frame {head.number} at {head.offset})")
         if part is None or number != len(self._parts):
             self._close_part()
-            part = self._part = self._open(self.landing.folder / layout.part_name(number, self.codec))
-        digest = hashlib.sha256(stored).digest()
+            part = self._part = self._open(layout.part_name(number, self.codec), seal.PART, number)
+        sealer = self._sealers.get(part.name)
         place = part.size
-        part.write(stored)
+        if sealer is not None:
+            authenticated = sealer.hasher(head.number, stored, bool(head.flags & wire.LAST))
+            for piece in self.channel.pieces(stored, self._passing):
+                sealed = sealer.seal(piece)
+                authenticated.update(sealed)
+                part.write(sealed)
+            digest = authenticated.digest()
+        elif mac:
+            for piece in self.channel.pieces(stored, self._passing):
+                part.write(piece)
+            digest = mac
+        else:
+            hashed = hashlib.sha256()
+            for piece in self.channel.pieces(stored, self._passing):
+                hashed.update(piece)
+                part.write(piece)
+            digest = hashed.digest()
         self._lines.append(
             frames.format_frame(
-                frames.Frame(number, head.number, place, len(stored), head.offset, head.length, digest, head.flags)
+                frames.Frame(number, head.number, place, stored, head.offset, head.length, digest, head.flags)
             )
         )
         self._number += 1
         self._offset += head.length
-        self._stored += len(stored)
+        self._stored += stored
         self._last = bool(head.flags & wire.LAST)
         if len(self._lines) >= TABLE_LINES:
             self._flush_table()
@@ -163,11 +228,23 @@ class Receiver:
     def _close_part(self) -> None:
         if self._part is not None:
             self._parts.append(self._part.finish())
+            self._sealers.pop(self._part.name, None)
             self._part = None
+
+    def _write_table(self, file: HashedFile, data: Any) -> None:
+        """Appends to index or frame table."""
+        sealer = self._sealers.get(file.name)
+        file.write(data if sealer is None else sealer.seal(data))
+
+    def _finish_table(self, file: HashedFile) -> FileRecord:
+        record = file.finish()
+        if self._sealing is not None:
+            self._sealing.table(self._sealers[file.name], record)
+        return record
 
     def _flush_table(self) -> None:
         if self._lines:
-            self._table.write(self._codec.compress(b"".join(self._lines)))
+            self._write_table(self._table, self._codec.compress(b"".join(self._lines)))
             self._lines = []
 
     def _index_lines(self, payload: bytes) -> None:
@@ -185,13 +262,21 @@ class Receiver:
         if not piece.endswith(b"\n"):
             raise WireError(f"{self.peer} sent a piece of an index line")
         self._entries += count
-        self._index.write(payload)
+        self._write_index(payload)
+
+    def _write_index(self, data: bytes) -> None:
+        self._write_table(self._index, data)
+        if self._plain_index is not None:
+            self._plain_index.write(data)
 
     def _state_blocks(self, payload: bytes) -> None:
         if not payload:
             raise WireError(f"{self.peer} sent an empty state")
         if self._state is None:
-            self._state = self._open(self.landing.state)
+            if self._sealing is None:
+                self._state = HashedFile(self.landing.state, self.landing.disk, self._room)
+            else:
+                self._state = self._beside(self.landing.state, "the next dump will be a full")
             self._state.write(statefile.MAGIC)
         self._state.write(statefile.head(payload))
         self._state.write(payload)
@@ -216,8 +301,10 @@ class Receiver:
         self._close_part()
         self._flush_table()
         if not self._index.size:
-            self._index.write(self._codec.compress(b""))  # nothing changed; an empty file is none that unpacks
-        index, table = self._index.finish(), self._table.finish()
+            self._write_index(self._codec.compress(b""))  # nothing changed; an empty file is none that unpacks
+        index, table = self._finish_table(self._index), self._finish_table(self._table)
+        if self._plain_index is not None:
+            self._plain_index.finish()
         state = self._state
         if state is not None:
             state.write(statefile.END)
@@ -233,7 +320,7 @@ class Receiver:
 
     def close(self) -> None:
         """Closes what is still open."""
-        for file in (self._index, self._table, self._state, self._part):
+        for file in (self._index, self._table, self._plain_index, self._state, self._part):
             if file is not None:
                 file.close()
 
@@ -284,6 +371,57 @@ class HashedFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Beside:
+    """A file on the state disk while a sealed dump comes. The dump is good without it: an error ends the file only,
+    and is told once."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None]):
+        self._path, self._tell = path, tell
+        self._file: Optional[HashedFile] = None
+        self._do(self._begin)
+
+    def _begin(self) -> None:
+        self._file = HashedFile(self._path, self._path.parent, self)
+
+    def take(self, count: int) -> None:
+        """As a Room's: a client that sends an endless index or state must not fill the disk of the catalog."""
+        if self._file is None or self._file.size % FLUSH + count < FLUSH and self._file.size:
+            return
+        found = os.statvfs(self._path.parent)
+        if count + FLUSH > found.f_bavail * found.f_frsize - SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _do(self, step: Callable[[], Any]) -> None:
+        try:
+            step()
+        except (OSError, StowageError) as error:
+            cause = error.__context__ if isinstance(error, StowageError) else error
+            self._tell(getattr(cause, "strerror", None) or str(error))
+            self.close()
+            self._file = None
+            self._path.unlink(missing_ok=True)
+
+    def write(self, data: Any) -> None:
+        """Appends data."""
+        file = self._file
+        if file is not None:
+            self._do(lambda: file.write(data))
+
+    def digest(self) -> bytes:
+        """SHA-256 of what was written."""
+        return self._file.digest() if self._file is not None else b""
+
+    def finish(self) -> None:
+        """Syncs and closes."""
+        if self._file is not None:
+            self._do(self._file.finish)
+
+    def close(self) -> None:
+        """Closes without syncing."""
+        if self._file is not None:
+            self._file.close()
 
 
 @functools.lru_cache(maxsize=None)

@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
 
 from .. import __version__, clock, ids, wire
+from ..catalog import places
 from ..catalog.records import DumpRow
 from ..errors import AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
 from ..image import codec as codecs
-from ..image import folder, state
+from ..image import folder, layout, state
 from ..image.manifest import Link, Manifest, Signer
+from ..image.recipients import Recipient
 from ..schedule.plain import Planned
 from ..settings import Client, Policy, Settings, Source
 from ..text import escape
 from . import accept, history, statefile
 from .holding import Landing, Room, Space, landing, writing
 from .receive import Received, receive
+from .sealing import CLIENT, Sealing
 from .transport import AgentConnection
 
 if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
@@ -32,6 +35,7 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
 OPTIONS_LIMIT = 1 << 20
+NO_KEY, KEYS = "there is no proven, active key to seal for", "stowage key generate"
 PROGRESS_EVERY = 0.2
 SENDER_GRACE = 5.0
 
@@ -49,6 +53,7 @@ class Run:
     connect: Callable[[Settings, Client], ContextManager[AgentConnection]]
     emit: Callable[[Dict[str, Any]], None]
     track: Callable[[Optional[AgentConnection], str], None] = lambda agent, source: None
+    recipients: Tuple[Recipient, ...] = ()  # for whom dumps are sealed
 
 
 class NeedsFull(Exception):
@@ -74,11 +79,9 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
         source = client.sources[planned.source]
     except KeyError:
         raise ConfigError(f"{planned.client} has no source {planned.source}") from None
-    if source.policy.encrypt != "none":
+    if source.policy.encrypt != "none" and not run.recipients:
         # never in the clear against the policy's word
-        raise ConfigError(
-            f"policy {source.policy.name} asks for encrypt: {source.policy.encrypt}, which is not made yet"
-        )
+        raise ConfigError(f"policy {source.policy.name} asks for encrypt: {source.policy.encrypt}, and {NO_KEY}", KEYS)
     level, base, looked = planned.level, planned.base, []
     try:
         return OneDump(run, client, source, level, base, looked).make()
@@ -112,12 +115,17 @@ class OneDump:
         begun = self._begun()
         name = ids.new_dump_name(clock.stamp(begun), self.level)
         room = self.run.space.reserve(self.expected)
-        place = landing(room.disk.path, self.client.name, self.source.name, name)
+        sealing, private = None, None
+        if self.source.policy.encrypt != "none":
+            prefix = layout.dump_prefix(self.client.name, self.source.name, name)
+            sealing = Sealing(self.source.policy.encrypt, prefix, self.run.recipients)
+            private = places.pending_folder(self.run.settings.state)
+        place = landing(room.disk.path, self.client.name, self.source.name, name, private=private)
         try:
             place.make()
-            hello, start, received = self._converse(place, room, blocks)
+            hello, start, received = self._converse(place, room, blocks, sealing)
             self.emit("finishing", received.entries, received.stored_size, force=True)
-            row = self._finish(place, name, begun, hello, start, received)
+            row = self._finish(place, name, begun, hello, start, received, sealing)
         except BaseException:
             if not place.final.exists():  # whole, but the catalog failed: the next run gives it its row
                 place.remove()
@@ -166,7 +174,9 @@ class OneDump:
             )
         return last.begun_ns + clock.NS
 
-    def _converse(self, place: Landing, room: Room, blocks: Any) -> Tuple[Dict, Dict, Received]:
+    def _converse(
+        self, place: Landing, room: Room, blocks: Any, sealing: Optional[Sealing]
+    ) -> Tuple[Dict, Dict, Received]:
         """The whole conversation: (HELLO, START, what came)."""
         policy = self.source.policy
         request = {
@@ -174,6 +184,9 @@ class OneDump:
             "gzip_fallback": policy.gzip_fallback, "part_size": policy.part_size, "state": blocks is not None,
             "encrypt": "none",
         }  # fmt: skip
+        if sealing is not None and sealing.by_client:
+            named = [one.fingerprint for one in sealing.recipients]
+            request.update({"encrypt": CLIENT, "recipients": named, "prefix": sealing.prefix})
         try:
             agent = self.run.connect(self.run.settings, self.client)
         except StowageError as error:
@@ -193,7 +206,7 @@ class OneDump:
                     with Sender(agent, blocks, hello) as sender:
                         received = receive(
                             agent.channel, place, room, codec, policy.part_size,
-                            lambda entries, size: self.emit("dumping", entries, size),
+                            lambda entries, size: self.emit("dumping", entries, size), sealing,
                         )  # fmt: skip
                         sender.done = True
                 except (WireError, OSError) as error:
@@ -240,7 +253,8 @@ class OneDump:
                 raise NeedsFull(f"{words} of the source changed on {self.client.name} since {base.id}")
 
     def _finish(
-        self, place: Landing, name: str, begun: int, hello: Mapping, start: Mapping, received: Received
+        self, place: Landing, name: str, begun: int, hello: Mapping, start: Mapping, received: Received,
+        sealing: Optional[Sealing],
     ) -> DumpRow:  # fmt: skip
         """Signs the dump and hands it to accept()."""
         client, source, run = self.client.name, self.source.name, self.run
@@ -269,10 +283,12 @@ class OneDump:
             base=Link(base.id, base.manifest_sha256) if base else None,
             previous=Link(previous.id, previous.manifest_sha256) if previous else None,
             agent=_word(hello.get("version")), versions={name: word for name, word in versions.items() if word},
-            warnings=received.warnings, suspects=row.suspects,
+            warnings=received.warnings, suspects=row.suspects, seal=sealing.record() if sealing else None,
         )  # fmt: skip
         with writing(place.disk):
-            finished = folder.finish(place.folder, draft, run.signer, [one.id for one in self.chain])
+            finished = folder.finish(
+                place.folder, draft, run.signer, [one.id for one in self.chain], sealing.keys() if sealing else b""
+            )
         row = replace(row, manifest_sha256=finished.manifest_sha256)
         taken = accept.accept(run.settings, run.catalog, place, row)
         self.looked += [note for note in taken.notes if note not in row.notes]

@@ -92,6 +92,14 @@ class Reader(_Stream):
         del whole[done:]
         return whole
 
+    def readinto(self, room: memoryview) -> int:
+        """Fills room from its begin; how many bytes, 0 at the end of the stream."""
+        if self._buffer:
+            got = min(len(self._buffer), len(room))
+            room[:got], self._buffer = self._buffer[:got], self._buffer[got:]
+            return got
+        return self._when_ready(os.readv, [room], "sent nothing")
+
 
 class Writer(_Stream):
     """Writes, small pieces together; a peer that takes nothing for `timeout` seconds is a WireError."""

@@ -45,6 +45,7 @@ def sweep(settings: Settings, catalog: Catalog) -> Swept:
     server = places.server_id(settings.state)
     known: Dict[str, DumpRow] = {}
     keys = None
+    waiting = _waiting(places.pending_folder(settings.state))
     for disk in settings.holding:
         try:
             claim(disk.path, server)
@@ -57,9 +58,20 @@ def sweep(settings: Settings, catalog: Catalog) -> Swept:
             known = {row.id: row for row in catalog.dumps()}
             keys = load_public_keys(settings.keys)
         for one in landings:
+            if one.final.name in waiting:
+                one = replace(one, private=waiting[one.final.name])
             _clear(settings, catalog, one, server, keys or {}, known, swept)
         _clear_rest(disk.path / INCOMING, swept)
+    if not swept.problems:  # else its dump may be on the disk that is not there
+        _clear_rest(places.pending_folder(settings.state), swept)
     return swept
+
+
+def _waiting(pending: Path) -> Dict[str, Path]:
+    """Names of sealed dumps that were on their way, and the folder of their state, row and index."""
+    return {
+        entry.name.partition(".")[0]: source for source in _folders(pending, 2) for entry in source.iterdir()
+    }  # fmt: skip
 
 
 def _found(disk: Path) -> Iterator[Landing]:
@@ -147,14 +159,15 @@ def _manifest_digest(place: Path) -> str:
 
 
 def _remove(landing: Landing, swept: Swept) -> None:
-    left = [str(path) for path in (landing.folder, landing.state, landing.row) if os.path.lexists(path)]
+    beside = (landing.state, landing.row, landing.index)
+    left = [str(path) for path in (landing.folder, *beside) if os.path.lexists(path)]
     if left:
         swept.removed.extend(left)
         landing.remove()
 
 
 def _clear_rest(incoming: Path, swept: Swept) -> None:
-    """Whatever else is in .incoming: nobody's, since the lock is held."""
+    """Whatever else is in .incoming or pending: nobody's, since the lock is held."""
     if not incoming.is_dir():
         return
     for path in [*sorted(incoming.rglob("*"), reverse=True), incoming]:

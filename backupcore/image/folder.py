@@ -11,11 +11,11 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from .. import clock, files
 from ..errors import ImageDamaged
-from . import layout
+from . import layout, recipients
 from .manifest import SIZE_LIMIT, FileRecord, Manifest, Signer, digest, open_manifest
 from .restoretxt import restore_text
 
@@ -27,13 +27,17 @@ class Finished(NamedTuple):
     manifest_sha256: str
 
 
-def finish(folder: Path, draft: Manifest, signer: Signer, bases: Sequence[str] = ()) -> Finished:
-    """Writes SHA256SUMS, RESTORE.txt, manifest.json and manifest.sig, each synced, then syncs the folder.
+def finish(
+    folder: Path, draft: Manifest, signer: Signer, bases: Sequence[str] = (), keys: bytes = b""
+) -> Finished:  # fmt: skip
+    """Writes keys.tsv, SHA256SUMS, RESTORE.txt, manifest.json and manifest.sig, each synced, then syncs the folder.
 
     draft: all but the fields that only this knows (sums_sha256, restore_sha256, signer); its files are in
     the folder and synced, their digests known from receiving them: nothing is read again. bases: names of
-    the dumps that draft needs, the full first; empty for a full.
+    the dumps that draft needs, the full first; empty for a full. keys: the lines of keys.tsv when it is sealed.
     """
+    if bool(draft.seal) != bool(keys):
+        raise ValueError("keys.tsv belongs to a sealed dump, and to no other")
     sums = sums_text(draft.all_files())
     restore = restore_text(draft, clock.iso(draft.begun_ns), clock.iso(draft.ended_ns), bases)
     manifest = replace(
@@ -41,6 +45,10 @@ def finish(folder: Path, draft: Manifest, signer: Signer, bases: Sequence[str] =
     )  # fmt: skip
     data = manifest.to_bytes()
     Manifest.from_bytes(data)  # what nobody could read must not be signed
+    if keys:
+        # what nobody could open must not be signed either
+        _check_keys(draft, [keys])
+        files.write_synced(folder / layout.keys_name(), keys)
     for name, content in (
         (layout.SUMS, sums),
         (layout.RESTORE, restore),
@@ -59,7 +67,8 @@ def sums_text(records: Iterable[FileRecord]) -> bytes:
 
 def check_folder(path: Path, public_keys: Mapping[str, bytes], full: bool = False) -> Manifest:
     """The manifest of the dump in path; raises ImageDamaged unless its signature is by one of public_keys, its
-    small files are what it says and all others are there in their size; full: reads them all."""
+    small files are what it says and all others are there in their size; full: reads them all. Of a sealed one
+    each file's key must be there for somebody; whether it opens shows only who has a private key."""
     try:
         manifest = open_manifest(
             read_small(path / layout.MANIFEST, SIZE_LIMIT), read_small(path / layout.SIGNATURE, 64), public_keys
@@ -72,9 +81,26 @@ def check_folder(path: Path, public_keys: Mapping[str, bytes], full: bool = Fals
             raise ImageDamaged("RESTORE.txt is not what the manifest says")
         for record in manifest.all_files():
             _check_file(path / record.name, record, full)
+        if manifest.seal:
+            _check_keys(manifest, [read_small(path / name, recipients.SIZE_LIMIT) for name in key_files(path)])
     except ImageDamaged as error:
         raise ImageDamaged("%s: %s" % (path, error.message), error.hint) from None
     return manifest
+
+
+def key_files(path: Path) -> Tuple[str, ...]:
+    """Names of the files of wrapped keys in a dump's folder, the oldest first. Raises ImageDamaged."""
+    try:
+        found = [(layout.parse_keys_name(name), name) for name in os.listdir(path)]
+    except OSError as error:
+        raise ImageDamaged("%s: %s" % (path, error.strerror)) from None
+    return tuple(name for number, name in sorted((number, name) for number, name in found if number is not None))
+
+
+def _check_keys(manifest: Manifest, texts: List[bytes]) -> None:
+    missing = sorted({one.name for one in manifest.all_files()} - {line.file for line in recipients.read_keys(texts)})
+    if missing:
+        raise ImageDamaged("%s has no line for %s" % (layout.keys_name(), missing[0]))
 
 
 def read_small(path: Path, limit: int) -> bytes:

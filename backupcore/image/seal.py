@@ -84,13 +84,18 @@ class _Bound:
         """What authenticates frame `number` of the dump."""
         return self._mac(number, len(ciphertext), last, ciphertext)
 
+    def hasher(self, number: int, length: int, last: bool) -> Any:
+        """For a frame that comes in pieces: update() with its ciphertext, length bytes in all; digest() is its mac."""
+        state = self._hmac.copy()
+        state.update(_HEAD.pack(_MAGIC, self._dump, self._kind, self._part, number, length, 1 if last else 0))
+        return state
+
     def table_mac(self, length: int, sha256: bytes) -> bytes:
         """What authenticates an index or a frame table: over the SHA-256 of its sealed bytes."""
         return self._mac(0, length, True, sha256)
 
     def _mac(self, number: int, length: int, last: bool, over: Any) -> bytes:
-        state = self._hmac.copy()
-        state.update(_HEAD.pack(_MAGIC, self._dump, self._kind, self._part, number, length, 1 if last else 0))
+        state = self.hasher(number, length, last)
         state.update(over)
         return state.digest()
 
