@@ -7,7 +7,6 @@ knows what the bytes mean. Files are made 0600, folders 0700.
 from __future__ import annotations
 
 import os
-import secrets
 from typing import Union
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -51,7 +50,7 @@ def write_synced(path: PathLike, data: bytes) -> None:
 
 def replace(path: PathLike, data: bytes, mode: int = 0o600) -> None:
     """Puts data at path at once or not at all, for good: temporary name, fsync, rename, fsync of the folder."""
-    temporary = "%s.%s.tmp" % (os.fspath(path), secrets.token_hex(4))
+    temporary = "%s.%s.tmp" % (os.fspath(path), os.urandom(4).hex())
     try:
         write_synced(temporary, data)
         os.chmod(temporary, mode)

@@ -6,8 +6,8 @@ inside a dump (image.layout).
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from typing import NamedTuple, Optional
 
 from .errors import RequestError
@@ -39,7 +39,7 @@ def check_name(text: str, what: str) -> str:
 
 def new_dump_name(stamp: str, level: int) -> str:
     """`<UTC time>-L<level>-<8 random hex>`, the name and folder of a dump; stamp from clock.stamp()."""
-    return f"{stamp}-L{level}-{secrets.token_hex(4)}"
+    return f"{stamp}-L{level}-{os.urandom(4).hex()}"
 
 
 def parse_dump_name(text: str) -> Optional[DumpName]:
@@ -50,9 +50,9 @@ def parse_dump_name(text: str) -> Optional[DumpName]:
 
 def new_run_id(stamp: str) -> str:
     """`<UTC time>-<4 random hex>`."""
-    return f"{stamp}-{secrets.token_hex(2)}"
+    return f"{stamp}-{os.urandom(2).hex()}"
 
 
 def new_server_id() -> str:
     """16 random hex digits."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
@@ -132,6 +131,8 @@ def say(line: str) -> None:
 
 def tell_bug(error: BaseException, argv: List[str], folder: Optional[Path], as_json: bool) -> int:
     """A failure that no error class stands for: one line on the screen, the traceback in a file."""
+    import traceback
+
     trace = "".join(traceback.format_exception(error))
     told = f"{type(error).__name__} in {_where(error)}"
     file = _keep_trace(folder, f"stowage {__version__}, python {sys.version}\n{argv}\n\n{trace}")
@@ -142,6 +143,8 @@ def tell_bug(error: BaseException, argv: List[str], folder: Optional[Path], as_j
 
 
 def _where(error: BaseException) -> str:
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if os.sep + "backupcore" + os.sep in frame.filename] or frames
     return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
