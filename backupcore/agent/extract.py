@@ -146,7 +146,7 @@ class _Restore:
         rights = rights_of_caller(plan.scratch)
         self.how = How(plan.existing, plan.exact, rights, time.time_ns())
         self.lost: Set[str] = set()
-        self.files = self.bytes = self.skipped = self.failed = 0
+        self.files = self.others = self.bytes = self.skipped = self.failed = 0  # others: links, fifos, devices
         self._place = b"/".join([plan.destination.rstrip(b"/"), *plan.prefix])
         self._original = b"/" + b"/".join(plan.prefix)
         root, made = plan.open_root()
@@ -216,8 +216,10 @@ class _Restore:
         stop = getattr(self._channel, "stop_heartbeat", None)
         if stop:
             stop()
+        files = self.files + self.tree.links  # as the index counts them: each name of a file
         self._channel.send_json(DONE, {
-            "files": self.files + self.tree.links, "bytes": self.bytes, "folders": self.tree.folders,
+            "files": files, "bytes": self.bytes, "folders": self.tree.folders,
+            "entries": files + self.others + self.tree.folders,
             "skipped": self.skipped, "failed": self.failed, "not_kept": sorted(self.lost),
             "destination": escape(self._plan.destination), "root": self.how.rights.root,
         })  # fmt: skip
@@ -324,7 +326,10 @@ class _Restore:
     def _told(self, member: Member, problem: Optional[Problem]) -> None:
         """Counts an entry that was put in place here, or tells why it was not."""
         if problem is None:
-            self.files += 1
+            if member.kind == "f":
+                self.files += 1
+            else:
+                self.others += 1
             self._add_bytes(member.size)
         else:
             self.problem(member.path, problem[2], problem[3])
