@@ -168,6 +168,7 @@ class Engine:
         connections that were begun already.
         """
         from ..dump import driver, runlock, sweep, warm
+        from . import listing
 
         everything = sources is None
         chosen = self.select() if everything else sources
@@ -200,6 +201,7 @@ class Engine:
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems]
         warnings += self._tell(report) if everything else []
+        warnings += listing.refresh_search(self)
         status = "WARN" if warnings and report.status == "OK" else report.status
         return RunAnswer(
             report, status, tuple(results), staged.copies, staged.released, tuple(notes), tuple(warnings)

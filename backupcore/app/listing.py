@@ -1,12 +1,17 @@
-"""What the catalog holds, as JSON-ready records: runs, dumps, copies, newest last."""
+"""What the catalog holds, as JSON-ready records: runs, dumps, copies, newest last; and the search over all dumps."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import clock, text
 from ..errors import RequestError
 from .engine import Engine, unknown
+from .restoring import images
+
+_DAY = re.compile(r"\s*(today|yesterday|\d{4}-\d{2}-\d{2})\s*\Z", re.IGNORECASE)
 
 
 def runs(engine: Engine, limit: Optional[int]) -> List[Dict[str, Any]]:
@@ -87,3 +92,68 @@ def check_limit(limit: int) -> Optional[int]:
     if limit < 0:
         raise RequestError(f"--limit {limit}: must be 0 (all) or more")
     return limit or None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `stowage find` was asked, in a person's words. limit: so many paths, 0 for all."""
+
+    pattern: str
+    client: Optional[str] = None
+    source: Optional[str] = None
+    substring: bool = False
+    ignore_case: bool = False
+    larger: Optional[str] = None
+    smaller: Optional[str] = None
+    newer: Optional[str] = None
+    older: Optional[str] = None
+    deleted: bool = False
+    limit: Optional[int] = None
+
+
+def find(engine: Engine, asked: Search, tell: Callable[[str], None]) -> Tuple[Iterator[Any], List[str]]:
+    """All versions of what matches (restore.report.Version), and what a person should know, which is complete when
+    the last version is out."""
+    from ..restore import find as finding
+
+    limit = finding.LIMIT if asked.limit is None else check_limit(asked.limit)
+    wanted = finding.Asked(
+        asked.pattern, asked.client, asked.source, asked.substring, asked.ignore_case, _size("larger", asked.larger),
+        _size("smaller", asked.smaller), _since(asked.newer), _since(asked.older, -1), asked.deleted, limit,
+    )  # fmt: skip
+    readable = images(engine)
+    return finding.find(engine.settings, engine.catalog, readable, wanted, tell), readable.notes
+
+
+def _size(option: str, value: Optional[str]) -> Optional[int]:
+    if value is None:
+        return None
+    try:
+        return text.parse_size(value)
+    except ValueError as error:
+        raise RequestError(f"--{option}: {error}") from None
+
+
+def _since(value: Optional[str], shift: int = 0) -> Optional[int]:
+    """The moment in ns; a bare date is its begin."""
+    if value is None:
+        return None
+    moment = clock.parse_moment(value)
+    return (moment + 1 - 86400 * clock.NS if _DAY.match(value) else moment) + shift
+
+
+def refresh_search(engine: Engine) -> List[str]:
+    """Brings the search up to date with the catalog, so that find need not; what it could not read, as warnings."""
+    from ..restore import find as finding
+
+    readable = images(engine)
+    rows = engine.catalog.dumps()
+    try:
+        done = finding.bring(engine.settings.state, readable, rows)
+    except OSError as error:
+        return [f"find was not brought up to date: {error.strerror}"]
+    by_id = {row.id: row for row in rows}
+    return [
+        f"{by_id[dump].client}:{by_id[dump].source} {dump} is not in find: {text.escape(why)}"
+        for dump, why in done.failed
+    ]

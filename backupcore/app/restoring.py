@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from .. import clock, ids
 from ..errors import RequestError, StowageError
@@ -134,15 +134,3 @@ def files(engine: Engine, words: Sequence[str], at: Optional[str], recursive: bo
     from ..restore import find
 
     return find.list_files(images(engine), wanted(engine, words, at), recursive=recursive)
-
-
-def find(
-    engine: Engine, pattern: str, client: Optional[str], source: Optional[str]
-) -> Tuple[Iterator[Any], List[str]]:
-    """All versions of what the pattern names (restore.report.Version), and what could not be searched, which is
-    known when the last version is out."""
-    from ..restore import find as finding
-
-    readable = images(engine)
-    found = finding.find(engine.settings, engine.catalog, readable, pattern, client=client, source=source)
-    return found, readable.notes

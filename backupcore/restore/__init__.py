@@ -28,7 +28,8 @@ What app/ calls; opened targets and connections are handed in:
         connect() -> context manager of an AgentConnection (`.channel`, `.hello()`); called once per source
         progress(dict): {"client", "source", "phase": "restore", "entries", "bytes", "total"}
     deliver.cat(images, wanted) -> Iterator[bytes]: the content of the one file asked for; checked to its end
-    find.find(settings, catalog, images, pattern, client=None, source=None) -> Iterator[report.Version]
+    find.find(settings, catalog, images, find.Asked(pattern, …)) -> Iterator[report.Version]
+    find.bring(state, images, rows) -> search.store.Updated: the search is up to date with the catalog
     find.list_files(images, wanted, recursive=False) -> Iterator[report.Listed]
 
 Errors: RequestError (2) for what is unknown, also a path that was not there at that moment; NothingThatOld (1);

@@ -1,19 +1,25 @@
-"""Find by name, path or glob over the indexes of all dumps; list the files of a moment.
+"""Find over all dumps; list the files of a moment.
 
-Here live the search and the histories it finds: which versions of a path there were, and since when it is gone.
-Chunks of an index are searched by bytes.find; only lines that hold what is looked for are parsed.
+Here lives what a person asks and what is told: the search itself is search/, which keeps each path once. A dump that
+no history has yet is read into one first, so that an answer is never older than the catalog; one that cannot be read
+is named in images.notes.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
 
 from ..catalog.records import DumpRow
-from ..errors import RequestError, StowageError
+from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import index
-from ..image.escape import escape
+from ..image.escape import unescape
+from ..search import browse, query, scan, store
+from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SIZE, STALE, UID
 from ..settings import Settings
 from ..text import escape as shown
 from . import view
@@ -22,139 +28,224 @@ from .fetch import Images
 from .report import Listed, Version
 from .request import ROOT, Wanted, glob_regex, parse_pattern, unknown
 
-LIMIT = 100_000  # versions of one source that are kept in memory
+LIMIT = 1000  # paths told when nobody says how many
+MANY = 2_000_000  # entries that a person is told of before they are read
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is looked for. regex: matches absolute paths; needle: bytes that every line of a match holds, or b""."""
+class Asked:
+    """What is looked for. substring: pattern is a part of a name or, with a slash, of a path.
 
-    client: str | None
-    regex: re.Pattern
-    needle: bytes
+    larger, smaller: bytes; newer, older: ns since 1970, of the file's own time. deleted: only what the newest dump of
+    its source does not have. limit: so many paths, None for all.
+    """
+
+    pattern: str
+    client: str | None = None
+    source: str | None = None
+    substring: bool = False
+    ignore_case: bool = False
+    larger: int | None = None
+    smaller: int | None = None
+    newer_ns: int | None = None
+    older_ns: int | None = None
+    deleted: bool = False
+    limit: int | None = LIMIT
 
 
-def parse(pattern: str) -> Query:
-    """A query from a pattern: `NAME` anywhere, `/ABSOLUTE/PATH`, `some/path` at the end of one, `CLIENT:/PATH`."""
-    client, path = parse_pattern(pattern)
-    if not path:
+def compiled(asked: Asked) -> tuple[str | None, query.Query]:
+    """(client or None, query) of what is asked. Raises RequestError."""
+    client, pattern = parse_pattern(asked.pattern)
+    if not pattern:
         raise RequestError("nothing to find was named", "stowage find NAME   or   stowage find '*.conf'")
-    whole = path if path.startswith(b"/") else b"**/" + path
-    # an absolute path begins with a slash: so that **/ can stand for no folder at all
-    regex = glob_regex(whole if path.startswith(b"/") else b"/" + whole, below=False)
-    runs = [run for run in re.split(rb"\*+|\?|\[[^\]]*\]|\\|/", path) if run]
-    needle = max(runs, key=len, default=b"")
-    # a name that is just - stands as something else in an index
-    return Query(client, regex, escape(b"x" + needle)[1:] if needle.strip(b"-") else b"")
+    if asked.client and client and client != asked.client:
+        raise RequestError(f"{asked.client} and {client} in one search", "name one client")
+
+    def glob(text: bytes) -> Any:
+        return glob_regex(text, below=False)
+
+    how = query.SUBSTRING if asked.substring else query.GLOB
+    second = 1_000_000_000
+    bounds = {
+        "larger": asked.larger, "smaller": asked.smaller, "deleted": asked.deleted,
+        "newer": None if asked.newer_ns is None else asked.newer_ns // second,
+        "older": None if asked.older_ns is None else asked.older_ns // second,
+    }  # fmt: skip
+    return asked.client or client, query.compile_query(pattern, how, glob, asked.ignore_case, **bounds)
 
 
 def find(
-    settings: Settings, catalog: Any, images: Images, pattern: str, client: str | None = None, source: str | None = None
+    settings: Settings, catalog: Any, images: Images, asked: Asked, tell: Callable[[str], None] = lambda message: None
 ) -> Iterator[Version]:
-    """The versions of everything that matches, by path, newest first; also when it went.
+    """The versions of everything that matches, path by path, the newest first; each content of a path once.
 
-    What could not be searched stands in images.notes.
+    What could not be searched, and that there is more, stands in images.notes when the last one is out.
     """
-    query = parse(pattern)
-    if client and query.client and client != query.client:
-        raise RequestError(f"{client} and {query.client} in one search", "name one client")
-    client = client or query.client
+    client, wanted = compiled(asked)
     rows = catalog.dumps(client=client)
     if client and not rows and client not in settings.clients:
         raise unknown("client", client, {*settings.clients, *(row.client for row in catalog.dumps())})
-    by_source: dict[tuple[str, str], list[DumpRow]] = {}
-    for row in rows:
-        if source in (None, row.source):
-            by_source.setdefault((row.client, row.source), []).append(row)
-    if not by_source:
-        named = ":".join(filter(None, (client, source)))
+    rows = [row for row in rows if asked.source in (None, row.source)]
+    if not rows:
+        named = ":".join(filter(None, (client, asked.source)))
         raise RequestError(f"no dump of {shown(named) or 'any client'} is known", "stowage list dumps")
-    for key in sorted(by_source):
-        yield from _history(images, sorted(by_source[key], key=lambda row: row.counter), query)
-
-
-def _history(images: Images, dumps: Sequence[DumpRow], query: Query) -> Iterator[Version]:
-    bases = {row.base for row in dumps}
-    views: dict[str, dict[bytes, index.Entry]] = {}  # of dumps that others build on: what was there
-    before: dict[bytes, tuple[index.Entry, DumpRow]] = {}
-    found: dict[bytes, list[Version]] = {}
-    count = 0
-    for row in dumps:
-        there = dict(views.get(row.base, {})) if row.base else {}
-        try:
-            for entry in _matches(images.chunks(row), row, query):
-                if entry.kind == "-":
-                    old = there.get(entry.path)
-                    if old is not None and (old.kind == "d") == (entry.link == b"d"):
-                        del there[entry.path]
-                elif entry.kind != "n":
-                    there[entry.path] = entry
-        except StowageError as error:
-            images.note(f"{row.client}:{row.source} {row.id} was not searched: {error.message}")
-            continue
-        if row.id in bases:
-            views[row.id] = there
-        for path, entry in there.items():
-            old = before.get(path)
-            if old is None or _identity(old[0]) != _identity(entry):
-                found.setdefault(path, []).append(_version(row, entry, False))
-                before[path] = (entry, row)
-                count += 1
-        for path in [path for path in before if path not in there]:
-            old = before.pop(path)
-            found[path].append(_version(row, old[0], True))
+    by_id = {row.id: row for row in rows}
+    with ExitStack() as stack:
+        opened = _up_to_date(settings, images, rows, tell, stack)
+        lives = [[by_id[one.lineage.members[number].id] for number in one.live] for one in opened]
+        hits = scan.search(opened, wanted)
+        stack.callback(hits.close)
+        count = 0
+        for hit in hits:
             count += 1
-        if count > LIMIT:
-            images.note(f"{row.client}:{row.source}: more than {LIMIT} versions; name a longer pattern")
-            break
-    for path in sorted(found):
-        yield from reversed(found[path])
+            if asked.limit is not None and count > asked.limit:
+                images.note(f"there is more: the first {asked.limit} paths are shown; --limit 0 shows all")
+                break
+            one = opened[hit.history]
+            path = one.root if hit.path == ROOT else one.root.rstrip(b"/") + b"/" + hit.path
+            for version in hit.versions:
+                yield _version(lives[hit.history], path, version)
 
 
-def _identity(entry: index.Entry) -> tuple:
-    return entry.kind, entry.size, entry.mtime_ns, entry.sha256, entry.link if entry.kind != "h" else b""
-
-
-def _absolute(row: DumpRow, path: bytes) -> bytes:
-    root = row.path.encode("utf-8", "surrogateescape").rstrip(b"/")
-    return (root or b"/") if path == ROOT else root + b"/" + path
-
-
-def _version(row: DumpRow, entry: index.Entry, gone: bool) -> Version:
-    digest = entry.sha256.hex() if entry.sha256 else ""
+def _version(live: Sequence[DumpRow], path: bytes, one: scan.Version) -> Version:
+    first, last = live[one.first], live[one.last]
     return Version(
-        row.client, row.source, _absolute(row, entry.path), entry.kind, entry.size, entry.mtime_ns, row.id,
-        row.begun_ns, gone, "s" in entry.flags, digest,
+        last.client, last.source, path, one.kind, one.size, one.mtime_ns, one.link, one.sha256, one.suspect,
+        first.id, first.begun_ns, last.id, last.begun_ns, one.dumps,
+        None if one.until < 0 else live[one.until].id, None if one.until < 0 else live[one.until].begun_ns,
     )  # fmt: skip
 
 
-def _matches(chunks: Iterable[bytes], row: DumpRow, query: Query) -> Iterator[index.Entry]:
-    match = query.regex.match
-    # the needle may stand in the path of the source itself, which the lines do not hold
-    needle = query.needle if query.needle not in escape(_absolute(row, ROOT)) else b""
-    for chunk in chunks:
-        for line in _lines_with(chunk, needle):
-            entry = index.parse(line)
-            if match(_absolute(row, entry.path)):
-                yield entry
+def _up_to_date(
+    settings: Settings, images: Images, rows: Sequence[DumpRow], tell: Callable[[str], None], stack: ExitStack
+) -> list[store.Opened]:
+    """The histories of rows, all of them in; those that cannot be are noted."""
+    opened, absent = store.open_all(settings.state, rows)
+    if absent:
+        entries = sum(row.entries for row in absent)
+        if entries > MANY:
+            tell(f"{entries} entries of {len(absent)} dumps are read before the search, which then keeps them")
+        _close(opened)
+        state = settings.state
+        try:
+            done = bring(state, images, rows, clean=False)
+        except OSError as error:
+            # a full disk, or a person who may only read: searched all the same, but not kept
+            images.note(f"the search could not be brought up to date: {error.strerror}")
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stowage-")))
+            keys = {store.Key(row.client, row.source, row.segment, row.path) for row in absent}
+            mine = [row for row in rows if store.Key(row.client, row.source, row.segment, row.path) in keys]
+            done = bring(state, images, mine, clean=False)
+            opened, _absent = store.open_all(state, mine)
+            more, _absent = store.open_all(settings.state, [row for row in rows if row not in mine])
+            opened = sorted(opened + more, key=lambda one: one.key)
+        else:
+            opened, absent = store.open_all(state, rows)
+        by_id = {row.id: row for row in rows}
+        for dump, why in done.failed:
+            row = by_id[dump]
+            images.note(f"{row.client}:{row.source} {dump} was not searched: {why}")
+    stack.callback(_close, opened)
+    return opened
 
 
-def _lines_with(chunk: bytes, needle: bytes) -> Iterator[bytes]:
-    if not needle:
-        yield from chunk[:-1].split(b"\n")
-        return
-    at = chunk.find(needle)
-    while at >= 0:
-        start = chunk.rfind(b"\n", 0, at) + 1
-        end = chunk.index(b"\n", at)
-        # only in the path, which is the first column
-        if chunk.find(b"\t", start, end) >= at + len(needle):
-            yield chunk[start:end]
-        at = chunk.find(needle, end)
+def _close(opened: Sequence[store.Opened]) -> None:
+    for one in opened:
+        os.close(one.history.fd)
+
+
+def bring(state: Path, images: Images, rows: Sequence[DumpRow], clean: bool = True) -> store.Updated:
+    """Brings the search up to date with rows: all of the catalog, or (clean False) some. Raises OSError.
+
+    An index that rotted on this server is fetched again from an image.
+    """
+    repaired: set[str] = set()
+
+    def chunks(row: DumpRow) -> Iterator[bytes]:
+        images.index(row)
+        return images.chunks(row)
+
+    done = store.update(state, rows, chunks, clean=clean)
+    by_id = {row.id: row for row in rows}
+    for dump, _why in done.failed:
+        try:
+            images.checked_index(by_id[dump])
+            repaired.add(dump)
+        except StowageError:
+            continue
+    if repaired:
+        again = store.update(state, rows, chunks, clean=False)
+        done.failed = again.failed
+        done.dumps += again.dumps
+        done.entries += again.entries
+    return done
 
 
 def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False) -> Iterator[Listed]:
-    """The entries of wanted as they were. Of a folder what is in it, recursive: all below it; else the entry itself."""
+    """The entries of wanted as they were. Of a folder what is in it, recursive: all below it; else the entry itself.
+
+    One folder or one file comes out of the search's history without a look at what lies below; the rest, and what no
+    history has yet, out of the indexes.
+    """
+    if not recursive and all(pattern.glob is None for one in wanted for pattern in one.patterns):
+        with ExitStack() as stack:
+            moments = [_moment(images, one, stack) for one in wanted]
+            if all(moments):
+                try:
+                    found = [list(_level(one, moment)) for one, moment in zip(wanted, moments)]
+                except ImageDamaged:
+                    found = []
+                if found and _all_matched(wanted, found):
+                    for one, entries in zip(wanted, found):
+                        yield from (_listed(one, entry) for entry in entries)
+                    return
+    yield from _from_indexes(images, wanted, recursive)
+
+
+def _moment(images: Images, one: Wanted, stack: ExitStack) -> browse.Moment | None:
+    row = one.dump
+    opened, absent = store.open_all(images.settings.state, [row])
+    stack.callback(_close, opened)
+    return None if absent or not opened else browse.Moment(opened[0], row.id)
+
+
+def _level(one: Wanted, moment: browse.Moment) -> Iterator[browse.Entry]:
+    without = frozenset(one.without)
+    given: set[tuple[bytes, bool]] = set()
+    for pattern in one.patterns:
+        path = pattern.literal
+        inside = path != ROOT or pattern.text == one.root
+        found = moment.entries(path)
+        entries = [entry for entry in found if not (entry.is_dir and entry.row[KIND] == b"d" and inside)]
+        if inside and len(entries) < len(found):
+            entries += moment.level(path)
+        for entry in entries:
+            key = (entry.path, entry.is_dir)
+            if key not in given and not (without and view.inside(entry.path, without)):
+                given.add(key)
+                yield entry
+
+
+def _all_matched(wanted: Sequence[Wanted], found: Sequence[Sequence[browse.Entry]]) -> bool:
+    """Whether something was found for each; what was not found is told by who knows the words for it."""
+    return all(found) and all(len(one.patterns) == 1 for one in wanted)
+
+
+def _listed(one: Wanted, entry: browse.Entry) -> Listed:
+    row = entry.row
+
+    def number(field: bytes, base: int = 10) -> int:
+        return 0 if field == b"-" else int(field, base)
+
+    link = b"" if row[LINK] == b"-" else unescape(row[LINK])
+    mtime = 0 if row[MTIME] == b"-" else int(row[MTIME].replace(b".", b""))
+    return Listed(
+        one.absolute(entry.path), row[KIND].decode("ascii"), number(row[MODE], 8), number(row[UID]),
+        number(row[GID]), number(row[SIZE]), mtime, link, entry.dump, STALE in row[FLAGS] or b"s" in row[FLAGS],
+    )  # fmt: skip
+
+
+def _from_indexes(images: Images, wanted: Sequence[Wanted], recursive: bool) -> Iterator[Listed]:
     selections = [Selection(images, one) for one in wanted]
     check_matched(selections)
     for selection in selections:
@@ -170,7 +261,11 @@ def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False
             inside = parent in folders
             itself = bool(top(entry.path)) and not (entry.kind == "d" and entry.path in folders)
             if recursive or inside or itself:
-                yield Listed(
-                    one.absolute(entry.path), entry.kind, entry.mode, entry.uid, entry.gid, entry.size,
-                    entry.mtime_ns, entry.link, one.chain[row.level].id, row.stale or "s" in entry.flags,
-                )  # fmt: skip
+                yield _told(one, row, entry)
+
+
+def _told(one: Wanted, row: view.Row, entry: index.Entry) -> Listed:
+    return Listed(
+        one.absolute(entry.path), entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns,
+        entry.link, one.chain[row.level].id, row.stale or "s" in entry.flags,
+    )  # fmt: skip

@@ -137,7 +137,11 @@ class RestoreReport:
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a path that find met. event: there, or gone since this dump."""
+    """One content of a path, over all dumps.
+
+    first, last: the oldest and the newest dump that holds it; dumps: how many do.
+    gone: the first dump without the path, None while the newest dump has it or when another content came after this.
+    """
 
     client: str
     source: str
@@ -145,14 +149,19 @@ class Version:
     kind: str
     size: int
     mtime_ns: int
-    dump: str
-    begun_ns: int
-    gone: bool
-    suspect: bool
+    link: bytes
     sha256: str
+    suspect: bool
+    first: str
+    first_ns: int
+    last: str
+    last_ns: int
+    dumps: int
+    gone: str | None = None
+    gone_ns: int | None = None
 
     def as_dict(self) -> dict:
-        """JSON-ready; the path escaped, and the command that restores this version."""
+        """JSON-ready; names escaped, and the command that restores this version. dump: the newest that holds it."""
         return {
             "client": self.client,
             "source": self.source,
@@ -160,12 +169,18 @@ class Version:
             "kind": self.kind,
             "size": self.size,
             "mtime_ns": self.mtime_ns,
-            "dump": self.dump,
-            "begun": clock.iso(self.begun_ns),
-            "gone": self.gone,
-            "suspect": self.suspect,
+            "link": text.escape(self.link),
             "sha256": self.sha256,
-            "next": "" if self.gone else restore_command(self.client, self.path, self.dump),
+            "suspect": self.suspect,
+            "dump": self.last,
+            "first": clock.iso(self.first_ns),
+            "first_dump": self.first,
+            "last": clock.iso(self.last_ns),
+            "dumps": self.dumps,
+            "gone": self.gone is not None,
+            "gone_since": None if self.gone_ns is None else clock.iso(self.gone_ns),
+            "gone_dump": self.gone,
+            "next": restore_command(self.client, self.path, self.last),
         }
 
 

@@ -217,6 +217,8 @@ class Searcher:
     def _bounded(self, one: Version) -> bool:
         query = self.query
         time = one.mtime_ns // 1_000_000_000
+        if one.kind not in "fh" and (query.larger is not None or query.smaller is not None):
+            return False
         return (
             (query.larger is None or one.size >= query.larger)
             and (query.smaller is None or one.size <= query.smaller)
