@@ -202,10 +202,7 @@ class PrivateKey:
 
     def protect_pem(self, passphrase: bytes) -> bytes:
         """The same as PEM."""
-        text = base64.encodebytes(self.protect(passphrase)).replace(b"\n", b"")
-        lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-        kind = b"ENCRYPTED PRIVATE KEY-----\n"
-        return b"-----BEGIN " + kind + b"\n".join(lines) + b"\n-----END " + kind
+        return to_pem(self.protect(passphrase))
 
 
 def generate(name: str = "", bits: int = BITS) -> PrivateKey:
@@ -236,6 +233,14 @@ def load_private(data: bytes, passphrase: Optional[bytes] = None, name: str = ""
     if not isinstance(key, RSAPrivateKey) or key.key_size < LEAST_BITS:
         raise ConfigError("%s is no RSA key of %d bits or more" % (what, LEAST_BITS))
     return PrivateKey(key, name)
+
+
+def to_pem(protected: bytes) -> bytes:
+    """A protected private key in DER as PEM."""
+    text = base64.b64encode(protected)
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    kind = b"ENCRYPTED PRIVATE KEY-----\n"
+    return b"-----BEGIN " + kind + b"\n".join(lines) + b"\n-----END " + kind
 
 
 def is_protected(data: bytes) -> bool:
