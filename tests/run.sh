@@ -7,12 +7,15 @@ python=.venv/bin/python
 failed=0
 if [ "$mode" = all ]; then
     "$python" -m pytest tests/unit tests/integration || failed=1
+    # here and not in requirements-dev.txt: it has no wheel for the newest Pythons, which make test does not need
+    "$python" -m pip install --quiet --disable-pip-version-check "atheris>=2.3" || failed=1
+    "$python" tests/fuzz/run.py --seconds 30 || failed=1
     tests/molecule.sh || failed=1
     tests/sanity.sh || failed=1
     not_run="nothing of this repository; never tried anywhere: other systems than Linux, SELinux labels in force, AWS itself"
 else
     "$python" -m pytest -m "not slow" tests/unit tests/integration || failed=1
-    not_run="tests marked slow (other Pythons), molecule, ansible-lint, ansible-test sanity: make test-all"
+    not_run="tests marked slow (other Pythons), fuzzing by coverage, molecule, ansible-lint, ansible-test sanity: make test-all"
 fi
 echo "not run: $not_run"
 exit $failed

@@ -179,6 +179,8 @@ def check_path(path: bytes) -> bool:
 def _check(entry: Entry, line: bytes) -> None:
     good = entry.kind in KINDS and FLAGS.match(entry.flags) and check_path(entry.path) and entry.mode <= 0o7777
     good = good and (entry.sha256 is None or (len(entry.sha256) == 32 and entry.kind == "f"))
+    if entry.kind in "-n":
+        good = good and not entry.offset and not entry.length
     if entry.kind == "-":
         good = good and entry.link in (b"f", b"d")
     elif entry.kind == "n":

@@ -115,3 +115,11 @@ def test_lines_with_too_few_or_many_columns_are_refused():
 def test_a_link_that_does_not_fit_its_kind_is_refused(kind, link):
     with pytest.raises(ImageDamaged):
         index.parse(index.format_entry(b"a", kind, link=link)[:-1])
+
+
+@pytest.mark.parametrize("place", [b"-\t8", b"8\t-"])
+def test_what_is_gone_has_no_place_in_the_archive(place):
+    line = b"gone\t" + b"-\t" * 8 + b"f\t-\t" + place + b"\t-"
+    index.parse(line.replace(b"8", b"-"))
+    with pytest.raises(ImageDamaged):
+        index.parse(line)
