@@ -18,8 +18,8 @@ from . import layout, seal
 from .signing import Signer, fingerprint, load_public_keys, verify
 
 __all__ = [
-    "FORMAT", "FileRecord", "Link", "Manifest", "Signer", "fingerprint", "load_public_keys", "open_manifest",
-    "sign_run_record", "verify",
+    "FORMAT", "FileRecord", "Link", "Manifest", "RunRecord", "Signer", "fingerprint", "load_public_keys",
+    "open_manifest", "open_run_record", "sign_run_record", "verify",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -205,6 +205,56 @@ def sign_run_record(
         "status": status, "manifests": made, "signer": signer.fingerprint,
     })  # fmt: skip
     return data, signer.sign(data)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A dump that a run record names."""
+
+    client: str
+    source: str
+    dump: str
+    counter: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run of a server made, as it signed it."""
+
+    server: str
+    run: str
+    begun_ns: int
+    ended_ns: int
+    status: str
+    manifests: Tuple[Made, ...]
+    signer: str
+
+
+def open_run_record(data: bytes, signature: bytes, public_keys: Mapping[str, bytes]) -> RunRecord:
+    """The record in data, its signature checked first. Raises ImageDamaged."""
+    if len(data) > SIZE_LIMIT:
+        raise ImageDamaged("the record is larger than %d bytes" % SIZE_LIMIT)
+    signer = verify(data, signature, public_keys)
+    plain = _load(data, "the record")
+    if _get(plain, "format", int) != FORMAT or _get(plain, "signer", str) != signer:
+        raise ImageDamaged("the record is of another format, or names another signer")
+    made = []
+    for one in _get(plain, "manifests", list):
+        if not isinstance(one, dict):
+            raise _wrong("manifests")
+        named = Made(
+            _get(one, "client", str), _get(one, "source", str), _get(one, "dump", str), _get(one, "counter", int),
+            _get(one, "manifest_sha256", str),
+        )  # fmt: skip
+        known = ids.is_name(named.client) and ids.is_name(named.source) and ids.parse_dump_name(named.dump)
+        if not known or not _HEX.match(named.manifest_sha256):
+            raise _wrong("manifests")
+        made.append(named)
+    return RunRecord(
+        _get(plain, "server", str), _get(plain, "run", str), _moment(plain, "begun"), _moment(plain, "ended"),
+        _get(plain, "status", str), tuple(made), signer,
+    )  # fmt: skip
 
 
 def digest(data: bytes) -> str:

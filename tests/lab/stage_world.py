@@ -67,12 +67,14 @@ class World:
             content = hashlib.shake_256(f"{name} {number}".encode()).digest(size)
             files.write_synced(place / file, content)
             records.append(FileRecord(file, size, hashlib.sha256(content).hexdigest()))
-        base = self.last.get((client, source)) if level else None
+        before = self.last.get((client, source))
+        base = before if level else None
         draft = Manifest(
             server=self.server, client=client, source=source, type="tree", path="/etc", dump=name, level=level,
             counter=counter, begun_ns=begun, ended_ns=begun + 5, codec="zstd", archive_size=9, entries=1,
             parts=tuple(records[:-2]), index=records[-2], frames=records[-1],
             base=Link(base.id, base.manifest_sha256) if base else None,
+            previous=Link(before.id, before.manifest_sha256) if before else None,
         )  # fmt: skip
         done = folder.finish(place, draft, self.signer)
         row = DumpRow(
