@@ -180,6 +180,7 @@ class Engine:
             planned = self.plan(chosen, level)
             run = self.catalog.begin_run("run")
             stopped = "FAIL the run was stopped -> stowage run"
+            threading.Thread(target=_load_rest, name="load", daemon=True).start()
             try:
                 results = driver.run_dumps(
                     self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
@@ -320,6 +321,13 @@ class Engine:
             return now
         # between two steps of a run nothing keeps the file
         return {"alive": True, "dumps": []} if self._at_work() else None
+
+
+def _load_rest() -> None:
+    """Loads what a run needs after its dumps, while they wait for their clients."""
+    from ..report import night  # noqa: F401
+    from ..restore import find  # noqa: F401
+    from ..stage import release, stager  # noqa: F401
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
