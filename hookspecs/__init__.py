@@ -23,6 +23,7 @@ from .targets import (  # noqa: E402
     TargetContext,
     TargetDriver,
     TargetError,
+    Unreadable,
     WrongDigest,
     safe_name,
 )
@@ -30,5 +31,5 @@ from .targets import (  # noqa: E402
 __all__ = [
     "PROJECT", "Event", "EventDriver", "EventError", "Finding", "SourceDriver", "SourceError", "Stored",
     "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
-    "WrongDigest", "hookimpl", "hookspec", "safe_name",
+    "Unreadable", "WrongDigest", "hookimpl", "hookspec", "safe_name",
 ]  # fmt: skip

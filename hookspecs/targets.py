@@ -27,6 +27,10 @@ class WrongDigest(TargetError):
     """The file to put has not the digest it must have: nothing was stored under its name."""
 
 
+class Unreadable(TargetError):
+    """The place answers and has the file, but cannot give its bytes (a bad sector): that copy of it is lost."""
+
+
 _PART_OF_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}\Z")
 
 
@@ -53,7 +57,8 @@ class TargetCapabilities:
     ranged_reads: read() of a range costs about that range. overwrite_protection: put(if_absent=True) is
     refused by the place itself. own_checksums: the place was seen to refuse bytes that do not match their
     checksum, so that a put can be proven (see Stored); else the engine reads the copy back. delete:
-    delete() works. lock: files can be locked against deletion for a time.
+    delete() works. lock: files can be locked against deletion for a time. kept_checksums: kept_sha256() gives
+    what the place keeps. metered: reading costs money, so that the nightly sample takes little of it.
     """
 
     ranged_reads: bool = True
@@ -61,6 +66,8 @@ class TargetCapabilities:
     own_checksums: bool = False
     delete: bool = True
     lock: bool = False
+    kept_checksums: bool = False
+    metered: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,12 @@ class Target(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[Stored]:
         """All files whose name begins with prefix, in order of their names' bytes."""
+        ...
+
+    def kept_sha256(self, name: str) -> Optional[str]:
+        """The hex SHA-256 that the place keeps of the whole file and has checked when it was put; None when it keeps
+        none. Asked only of a target whose capabilities say kept_checksums; others need no such method.
+        """
         ...
 
     def delete(self, name: str) -> None:

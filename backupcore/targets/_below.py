@@ -11,9 +11,11 @@ import hashlib
 import os
 from typing import Iterator, List, Optional, Tuple
 
-from backupcore.hookspecs import TargetError, WrongDigest, safe_name
+from backupcore.hookspecs import TargetError, Unreadable, WrongDigest, safe_name
 
 PIECE = 1 << 20
+_LOST = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)
+_FAR = (" nfs", " cifs", " smb", " fuse", " ceph", " 9p", " afs", " gluster")  # types in mountinfo, behind ` - `
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -115,6 +117,28 @@ _HINTS = {
     errno.ENOENT: "it is not there",
 }
 _RETRY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.EHOSTDOWN)
+
+
+def read_at(fd: int, count: int, offset: int, what: str) -> bytes:
+    """Some of the bytes from offset. Raises Unreadable when a disk here has lost them: the same error of a file
+    system behind a network says only that the other side is away."""
+    try:
+        return os.pread(fd, count, offset)
+    except OSError as error:
+        if error.errno in _LOST and not _is_far(os.fstat(fd).st_dev):
+            raise Unreadable(f"{what}: {os.strerror(error.errno)}", "look at the disk: smartctl -a") from None
+        raise
+
+
+def _is_far(device: int) -> bool:
+    """Whether a file system is not on a disk of this machine; when nobody can tell, it is taken as far."""
+    number = f" {os.major(device)}:{os.minor(device)} "
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            kinds = [line.partition(" - ")[2] for line in mounts if number in line]
+    except OSError:
+        return True
+    return not kinds or any((" " + kind).startswith(_FAR) for kind in kinds)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from backupcore.hookspecs import (
     safe_name,
 )
 
-from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, told
+from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, read_at, told
 
 MARK = ".stowage"
 INCOMING = MARK + "/incoming"
@@ -99,7 +99,7 @@ class DirectoryTarget:
                 left = os.fstat(fd).st_size - offset if length is None else length
             while left > 0:
                 with told(f"cannot read {name} in {self._root}"):
-                    data = os.pread(fd, min(PIECE, left), offset)
+                    data = read_at(fd, min(PIECE, left), offset, f"cannot read {name} in {self._root}")
                 if not data:
                     raise TargetError(f"{name} in {self._root} ends {left} bytes too early")
                 offset += len(data)

@@ -7,6 +7,8 @@ Here lives the contract's face: what is there, reading by ranges, removing. Not 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import json
 import threading
@@ -61,6 +63,8 @@ class S3Target:
             overwrite_protection=facts.if_none_match == "honoured",
             own_checksums=facts.put_checked and facts.part_checked,
             delete=True,
+            kept_checksums=facts.sha256,
+            metered=True,
         )
 
     def facts(self, anew: bool = False) -> probing.Facts:
@@ -147,6 +151,23 @@ class S3Target:
             except self.client().exceptions.ClientError as error:
                 if code_of(error) not in ("NoSuchKey", "404"):
                     raise
+
+    def kept_sha256(self, name) -> Optional[str]:
+        """Of an object put in one request; what was put in upload parts has only a checksum of checksums."""
+        safe_name(name)
+        with told(f"cannot look at {name} in {self.place}"):
+            try:
+                found = self.client().head_object(Bucket=self.bucket, Key=self.prefix + name, ChecksumMode="ENABLED")
+            except self.client().exceptions.ClientError as error:
+                if code_of(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+        kept = found.get("ChecksumSHA256") or ""
+        try:
+            raw = base64.b64decode(kept, validate=True)
+        except binascii.Error:  # `...-5`: of five upload parts
+            return None
+        return raw.hex() if len(raw) == 32 else None
 
     def probe(self) -> Iterator[Finding]:
         """Finds the facts anew and proves write, read, ranges, list and delete."""
