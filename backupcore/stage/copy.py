@@ -18,8 +18,8 @@ from ..catalog.records import CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import ImageDamaged, StowageError, TargetRefused
 from ..hookspecs import Target, TargetError, WrongDigest
-from ..image import layout
-from ..image.folder import check_folder, read_small
+from ..image import layout, recipients
+from ..image.folder import check_folder, key_files, read_small
 from ..image.manifest import SIZE_LIMIT, Manifest, digest
 from ..image.signing import LENGTH
 
@@ -98,6 +98,7 @@ class Copying:
             manifest = check_folder(self.folder, self.public_keys)
             content = read_small(self.folder / layout.MANIFEST, SIZE_LIMIT)
             signature = read_small(self.folder / layout.SIGNATURE, LENGTH)
+            keys = {name: read_small(self.folder / name, recipients.SIZE_LIMIT) for name in key_files(self.folder)}
         except ImageDamaged as error:
             raise HoldingDamaged(error.message, self._again()) from None
         if digest(content) != self.dump.manifest_sha256 or manifest.prefix != self.prefix:
@@ -105,6 +106,9 @@ class Copying:
         items = [Item(record.name, record.size, record.sha256) for record in manifest.all_files()]
         for name, sha256 in ((layout.SUMS, manifest.sums_sha256), (layout.RESTORE, manifest.restore_sha256)):
             items.append(Item(name, (self.folder / name).stat().st_size, sha256))
+        if manifest.seal:
+            # not signed: the bytes on the holding disk are all there is to go by
+            items += [Item(name, len(text), digest(text)) for name, text in keys.items()]
         items.append(Item(layout.SIGNATURE, len(signature), digest(signature)))
         items.append(Item(layout.MANIFEST, len(content), self.dump.manifest_sha256))
         return items
