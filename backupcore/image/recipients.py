@@ -212,9 +212,11 @@ def generate(name: str = "", bits: int = BITS) -> PrivateKey:
     return PrivateKey(rsa.generate_private_key(public_exponent=65537, key_size=bits), name)
 
 
-def load_private(data: bytes, passphrase: Optional[bytes] = None, name: str = "") -> PrivateKey:
+def load_private(
+    data: bytes, passphrase: Optional[bytes] = None, name: str = "", trusted: bool = False
+) -> PrivateKey:  # fmt: skip
     """A private key in PEM or DER. Raises KeyLocked when the passphrase is missing or wrong, ConfigError when it is
-    none, or no RSA key of 3072 bits or more."""
+    none, or no RSA key of 3072 bits or more. trusted: a file of our own, whose numbers need no test (0.25 s)."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
     from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
@@ -222,8 +224,9 @@ def load_private(data: bytes, passphrase: Optional[bytes] = None, name: str = ""
     load = load_pem_private_key if b"-----BEGIN" in data else load_der_private_key
     # which of its exceptions says "a passphrase is needed" differs between releases; what is protected says so itself
     locked = is_protected(data)
+    more = {"unsafe_skip_rsa_key_validation": True} if trusted else {}
     try:
-        key = load(data, passphrase if locked else None)
+        key = load(data, passphrase if locked else None, **more)
     except Exception as error:  # noqa: BLE001 - parsing of foreign bytes: ValueError, TypeError and OpenSSL's own
         if locked and not passphrase:
             raise KeyLocked("%s is protected by a passphrase" % what, "give it by --passphrase-file FILE") from None

@@ -121,16 +121,16 @@ class KeyRing:
         offered = {**offered, **{name: data for name, data in self._own.items() if name in named}}
         for name in sorted(set(offered) - given):
             known = self._names.get(name)
-            key = self._ask(f"key {known or name[:16]} of type passphrase", offered[name])
+            key = self._ask(f"key {known or name[:16]} of type passphrase", offered[name], name in self._own)
             if key is not None and key.recipient.fingerprint == name:
                 yield key
 
-    def _ask(self, what: str, data: bytes) -> Optional[PrivateKey]:
+    def _ask(self, what: str, data: bytes, trusted: bool = True) -> Optional[PrivateKey]:
         with self._lock:
             if what not in self._tried:
                 self._tried.add(what)
                 try:
-                    self._opened[what] = store.open_private(data, what, self.ask)
+                    self._opened[what] = store.open_private(data, what, self.ask, trusted)
                 except (KeyLocked, ConfigError) as error:
                     self._locked[what] = error
             return self._opened.get(what)
@@ -147,11 +147,11 @@ class KeyRing:
             if recipients.is_protected(data):
                 given.append((str(path), data))
             else:
-                silent.append(recipients.load_private(data, None, str(path)))
+                silent.append(recipients.load_private(data, None, str(path), trusted=True))
         for name in self._private_names():
             data = store.read_private(self.folder, name)
             if data is not None and not recipients.is_protected(data):
-                silent.append(recipients.load_private(data, None, f"key {name}"))
+                silent.append(recipients.load_private(data, None, f"key {name}", trusted=True))
         self._given, self._silent = given, silent
 
     def _private_names(self) -> List[str]:

@@ -244,14 +244,14 @@ def revoke(folder: Path, name: str) -> Record:
     return record
 
 
-def open_private(data: bytes, what: str, ask: Any) -> PrivateKey:
+def open_private(data: bytes, what: str, ask: Any, trusted: bool = False) -> PrivateKey:
     """The private key in data; ask(what, wrong) is asked until its passphrase is right or it gives None.
 
     Raises KeyLocked, ConfigError.
     """
     keep_secret()
     if not wrapping.is_protected(data):
-        return wrapping.load_private(data, None, what)
+        return wrapping.load_private(data, None, what, trusted)
     wrong = False
     while True:
         passphrase = ask(what, wrong) if ask else None
@@ -259,7 +259,7 @@ def open_private(data: bytes, what: str, ask: Any) -> PrivateKey:
             told = "does not open with this passphrase" if wrong else "is protected by a passphrase"
             raise KeyLocked(f"{what} {told}", "give it by --passphrase-file FILE, or type it on a terminal")
         try:
-            return wrapping.load_private(data, passphrase, what)
+            return wrapping.load_private(data, passphrase, what, trusted)
         except KeyLocked:
             wrong = True
 
