@@ -33,7 +33,8 @@ def dumps(
     """The newest dumps, each with the places that hold it."""
     found = _dumps(engine, client, source)
     if target is not None:
-        there = {row.dump for row in engine.catalog.copies(target=_target(engine, target)) if row.state == "verified"}
+        rows = engine.catalog.copies(target=_target(engine, target))
+        there = {row.dump for row in rows if row.state in ("verified", "done")}  # done: whole, found by a rebuild
         found = [one for one in found if one.id in there]
     records = []
     for one in found[-limit:] if limit else found:

@@ -48,6 +48,13 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     return request.resolve(engine.settings, engine.catalog, words, moment, place)
 
 
+def client_of(words: Sequence[str]) -> str:
+    """The client that the words name. Raises RequestError."""
+    from ..restore import request
+
+    return request.parse_words(words)[0]
+
+
 def _moment(engine: Engine, at: str) -> int:
     """The moment in ns; the name of a dump means that very dump, not its second."""
     if ids.parse_dump_name(at) is None:

@@ -135,6 +135,7 @@ class _Opener:
     def __init__(self) -> None:
         self.file = CONFIG
         self.engine: Any = None
+        self.lasting = True
         self._written: Any = None
 
     @property
@@ -153,9 +154,14 @@ class _Opener:
             self.engine = Engine(self.file, self.written)
         return self.engine
 
+    def take(self, engine: Any) -> Any:
+        """An engine that a verb made otherwise, with a state that is thrown away; closed at the end."""
+        self.engine, self.lasting = engine, False
+        return engine
+
     def bugs(self) -> Optional[Path]:
         """Where tracebacks are kept."""
-        return self.engine.settings.state / "bugs" if self.engine else None
+        return self.engine.settings.state / "bugs" if self.engine and self.lasting else None
 
     def __enter__(self) -> "_Opener":
         return self

@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 from .. import clock, text
 from ..errors import RequestError
 from ..restore.report import shell_word
-from . import _output
+from . import _output, _place
 
 NEWEST = 100
 _KINDS = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "c": stat.S_IFCHR, "b": stat.S_IFBLK,
@@ -28,6 +28,10 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help=f"runs, dumps, copies: the newest N, 0 for all (default: {NEWEST})")  # fmt: skip
     parser.add_argument("--at", metavar="TIME", help="files: at this moment (default: now)")
     parser.add_argument("--recursive", action="store_true", help="files: all that lies below, too")
+    parser.add_argument("--from", metavar="PLACE", dest="place",
+                        help="dumps, copies, files: those of s3://BUCKET/PREFIX, file:///FOLDER or a folder, without "
+                        "any server")  # fmt: skip
+    _place.add_options(parser)
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         raise RequestError(f"list {args.what} takes no {text.escape(args.words[0])!r}", "stowage list --help")
     if args.what == "files" and not args.words:
         raise RequestError("list files of what?", "stowage list files CLIENT:/PATH")
-    engine = open_engine()
+    engine = _place_or_server(args, open_engine)
     limit = listing.check_limit(args.limit)
     if args.what == "files":
         return _files(args, engine)
@@ -48,10 +52,27 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     chosen = (args.client, args.source, args.target, limit)
     if args.what == "dumps":
         head = ("dump", "source", "level", "begun", "stored", "files", "where")
-        after = ["stowage list files CLIENT:/PATH --at DUMP", "stowage restore CLIENT:/PATH --at DUMP"]
+        place, to = _place.again(args), " --to DIR" if args.place else ""
+        after = [f"stowage list files CLIENT:/PATH --at DUMP{place}",
+                 f"stowage restore CLIENT:/PATH --at DUMP{place}{to}"]  # fmt: skip
         return _table("dumps", listing.dumps(engine, *chosen), _dump_row, head, after, limit)
     head = ("dump", "source", "level", "target", "state", "bytes", "verified", "error")
     return _table("copies", listing.copies(engine, *chosen), _copy_row, head, ["stowage stage"], limit)
+
+
+def _place_or_server(args: argparse.Namespace, open_engine: Any) -> Any:
+    if not _place.given(args):
+        if args.place is not None:
+            raise RequestError(f"--from {text.escape(args.place)!r} is no place; for a target: --target", _place.HINT)
+        return open_engine()
+    if args.what == "runs":
+        raise RequestError("list runs knows no --from", "stowage list dumps --from PLACE")
+    clients = [args.client] if args.client else []
+    if args.what == "files":
+        from ..app import restoring
+
+        clients = [restoring.client_of(args.words)]
+    return _place.open_loose(args, open_engine, tuple(clients))
 
 
 def _table(name: str, records: List[Dict[str, Any]], row: Any, head: tuple, after: List[str], limit: Any) -> Any:
@@ -94,7 +115,7 @@ def _files(args: argparse.Namespace, engine: Any) -> _output.Answer:
     return _output.Answer(
         items=("files", (one.as_dict() for one in found)),
         item_line=_file_line,
-        next=[f"stowage restore {words}{at}"],
+        next=[f"stowage restore {words}{at}{_place.again(args)}" + (" --to DIR" if args.place else "")],
     )
 
 

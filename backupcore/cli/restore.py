@@ -10,7 +10,7 @@ from .. import text
 from ..errors import RequestError
 from ..report.night import count
 from ..restore.report import shell_word
-from . import _output, _progress
+from . import _output, _place, _progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="TIME", help="the newest dump begun at or before: 2026-11-22, yesterday, "
                         "'3 days ago', or the name of a dump (default: now)")  # fmt: skip
     parser.add_argument("--from", metavar="PLACE", dest="place",
-                        help="read only from this target, or holding (default: the nearest good copy)")  # fmt: skip
+                        help="read only from this target, or holding (default: the nearest good copy); or from "
+                        "s3://BUCKET/PREFIX, file:///FOLDER or a folder, without any server")  # fmt: skip
+    _place.add_options(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--to", metavar="DEST", help="a folder DIR of this server, or CLIENT:DIR "
                     "(default: the scratch folder of the client)")  # fmt: skip
@@ -39,9 +41,15 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
 
     if args.stdout and (args.json or args.plan or args.exact):
         raise RequestError("--stdout goes with neither --json, --plan nor --exact", "stowage restore --help")
-    engine = open_engine()
+    place = args.place
+    if _place.given(args):
+        if not args.stdout and not _place.is_folder(args.to):
+            raise RequestError("a restore from a place without a server needs --to DIR or --stdout", _place.HINT)
+        engine, place = _place.open_loose(args, open_engine, (restoring.client_of(args.words),)), None
+    else:
+        engine = open_engine()
     asked = restoring.Request(
-        args.words, args.at, args.place, args.to, args.in_place, args.existing, args.exact, args.permit
+        args.words, args.at, place, args.to, args.in_place, args.existing, args.exact, args.permit
     )
     if args.stdout:
         for piece in restoring.cat(engine, asked):
@@ -70,12 +78,14 @@ def _plan(plan: Any, args: argparse.Namespace) -> _output.Answer:
 def _again(args: argparse.Namespace) -> str:
     """The command that does what was planned."""
     words = ["stowage", "restore", *args.words]
-    for option, value in (("--at", args.at), ("--from", args.place), ("--to", args.to), ("--permit", args.permit)):
+    loose = _place.again(args)
+    place = None if loose else args.place
+    for option, value in (("--at", args.at), ("--from", place), ("--to", args.to), ("--permit", args.permit)):
         words += [option, value] if value is not None else []
     words += ["--in-place"] if args.in_place else []
     words += ["--existing", args.existing] if args.existing != "refuse" else []
     words += ["--exact"] if args.exact else []
-    return " ".join(shell_word(word) for word in words)
+    return " ".join(shell_word(word) for word in words) + loose
 
 
 def _answer(report: Any) -> _output.Answer:

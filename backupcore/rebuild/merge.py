@@ -39,7 +39,8 @@ Progress = Optional[Callable[[dict], None]]
 @dataclass(frozen=True)
 class Request:
     """What is to be rebuilt. signers: fingerprints that alone are believed; keys: public keys given by the operator,
-    fingerprint -> raw. server: which of several. last_run: the newest run that somebody remembers."""
+    fingerprint -> raw. server: which of several. last_run: the newest run that somebody remembers. clients: only their
+    dumps, all when empty. bare: no index and no record of a run, for who wants to restore and nothing else."""
 
     place: str
     command: str
@@ -47,6 +48,8 @@ class Request:
     keys: Mapping[str, bytes] = field(default_factory=dict)
     server: Optional[str] = None
     last_run: Optional[str] = None
+    clients: Tuple[str, ...] = ()
+    bare: bool = False
 
 
 @dataclass
@@ -169,9 +172,13 @@ class _Rebuild:
         chosen = judge.choose_signers(self.spool.signers(), list(known), asked.signers, asked.place, asked.command)
         self.signers = {name: pool[name] for name in chosen}
         report.signers = sorted(chosen)
-        report.server = judge.choose_server(
-            self.spool.servers(chosen), self.mine, not self.catalog.has_dumps(), asked.server, asked.place
-        )  # fmt: skip
+        servers, which = self.spool.servers(chosen), asked.server
+        if asked.bare and len(servers) > 1:
+            which = self.spool.newest_server(chosen)
+            told = f"{asked.place} has dumps of {len(servers)} backup servers, only the newest is looked at: {which}"
+            report.tell(Finding(WARN, "", told))
+        fresh = not self.catalog.has_dumps()
+        report.server = judge.choose_server(servers, self.mine, fresh, which, asked.place)
         newest = self._claim(self.spool, self.target, report)
         self._contradict(witness, pool, newest)
 
@@ -180,7 +187,7 @@ class _Rebuild:
     ) -> Spool:  # fmt: skip
         spool = Spool(self.work / f"spool-{len(self.spools)}.sqlite")
         self.spools.append(spool)
-        for found in scan.scan(target, pool, seen, told=lambda count: self._tell(phase, count)):
+        for found in scan.scan(target, pool, seen, self.asked.clients, lambda count: self._tell(phase, count)):
             spool.add(found)
         return spool
 
@@ -188,6 +195,8 @@ class _Rebuild:
         """Says which of what was found is this server's, and reads the records of its runs; the newest run."""
         server, newest = self.report.server, ""
         spool.claim(list(self.signers), server)
+        if self.asked.bare:
+            return newest
         for run, record in scan.run_records(target, server, self.signers):
             if record is not None:
                 spool.add_record(record)
@@ -246,10 +255,11 @@ class _Rebuild:
             self.catalog.raise_counter(client, source, counter)
         for prefix, state, why, server in self.spool.left():
             self._leave(prefix, state, why, server)
-        report.indexes = indexes.bring(
-            self.settings.state, self.target, self._manifests(), self.keys,
-            lambda count: self._tell("indexes", count),
-        )  # fmt: skip
+        if not self.asked.bare:
+            report.indexes = indexes.bring(
+                self.settings.state, self.target, self._manifests(), self.keys,
+                lambda count: self._tell("indexes", count),
+            )  # fmt: skip
 
     def _adopt(self) -> None:
         for name, raw in sorted(self.signers.items()):

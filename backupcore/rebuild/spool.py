@@ -119,6 +119,12 @@ class Spool:
         query = f"SELECT server, count(*) FROM found WHERE state = ? AND signer IN ({marks}) GROUP BY server"
         return dict(self._base.execute(query, (GOOD, *signers)))
 
+    def newest_server(self, signers: List[str]) -> str:
+        """The server whose dump is the newest."""
+        marks = ", ".join("?" * len(signers))
+        query = f"SELECT server FROM found WHERE state = ? AND signer IN ({marks}) ORDER BY begun_ns DESC LIMIT 1"
+        return self._base.execute(query, (GOOD, *signers)).fetchone()[0]
+
     def claim(self, signers: List[str], server: str) -> int:
         """From here on these dumps are ours; of two of one name none is. How many."""
         marks = ", ".join("?" * len(signers))

@@ -17,6 +17,7 @@ from ..settings import Client, Settings, Source
 RANK = {FAIL: 0, WARN: 1, OK: 2}
 # How many runs back a source's last result is looked for: a month of nights and some by hand.
 RUNS_BACK = 60
+READABLE = ("verified", "done")  # of copies: done are those that a rebuild found whole
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _restorable(catalog: Any, dump: DumpRow) -> bool:
     except CatalogError:
         return False
     return all(
-        not one.damaged and (one.holding or any(copy.state == "verified" for copy in catalog.copies(dump=one.id)))
+        not one.damaged and (one.holding or any(copy.state in READABLE for copy in catalog.copies(dump=one.id)))
         for one in chain
     )
 
@@ -253,7 +254,8 @@ class _Copies:
             if rule.dumps == "full" and dump.level or rule.dumps == "incremental" and not dump.level:
                 continue
             row = rows.get(rule.target)
-            if row is not None and row.state == "verified":
+            if row is not None and (row.state == "verified" or row.state == "done" and dump.holding is None):
+                # done and on no holding disk: a rebuild found it whole, staging has nothing to do; verify reads it
                 self.verified[rule.target].append(name)
             elif row is not None and row.state == "failed":
                 self.failed[rule.target].append((name, row.error))

@@ -206,7 +206,9 @@ def test_a_dump_that_left_the_holding_disk_counts_when_a_copy_is_verified(house)
     house.dump("web1:etc", 1, holding=None, copies={"nas": "verified"})
     house.run(1, good("web1:etc"))
     assert house.report().status == "OK"
-    house.dump("web1:etc", 0.5, holding=None, copies={"nas": "done"})
+    house.dump("web1:etc", 0.6, holding=None, copies={"nas": "done"})  # as a rebuild finds it: whole, but not read
+    assert house.report().status == "OK"
+    house.dump("web1:etc", 0.5, holding=None, copies={"nas": "copying"})
     assert house.report().status == "FAIL"
 
 
