@@ -101,7 +101,7 @@ def _first(facts: Facts) -> List[str]:
         "A new backup server: set it up with the playbook stowage.backup.site, then",
         "",
         f"    stowage rebuild --from {first} \\",
-        f"        --signer {facts.signing_fingerprint}",
+        f"      --signer {facts.signing_fingerprint}",
         "",
         "Without Stowage: RESTORE.txt beside each dump, after the checks of 2.",
         *_about_keys(facts),
