@@ -14,7 +14,7 @@ FLOORS = {
     "image": 2, "wire": 2,
     "agent": 3, "catalog": 3, "schedule": 3, "search": 3,
     "sources": 3, "snapshots": 3, "targets": 3, "events": 3, "keys": 3,
-    "dump": 4, "stage": 4, "restore": 4, "report": 4, "rebuild": 4,
+    "dump": 4, "stage": 4, "restore": 4, "report": 4, "rebuild": 4, "verify": 4,
     "app": 5,
     "cli": 6,
 }  # fmt: skip

@@ -1,0 +1,126 @@
+"""The quick look at a copy: is all there, in its size, signed, and the dump that the catalog knows.
+
+Here live manifest, signature, sizes, the small files, wrapped keys, and the checksums that a place keeps by itself;
+what stands in parts and tables is read by full.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Optional
+
+from ..errors import ImageDamaged, StowageError
+from ..image import layout, recipients
+from ..image.manifest import SIZE_LIMIT, Manifest, digest
+from ..image.signing import LENGTH, verify
+from .verdict import Verdict
+
+
+def check(
+    copy: Any, verdict: Verdict, public_keys: Mapping[str, bytes], noted: Mapping[str, str]
+) -> Optional[Manifest]:
+    """The manifest of the copy, None when it is not there or not this dump's. What is wrong is in the verdict.
+
+    noted: name -> hex SHA-256 of files of wrapped keys, as they were when the copy was made. Raises TargetRefused when
+    the place cannot be asked, StowageError when no key here vouches for the signer.
+    """
+    sizes = copy.sizes()
+    if layout.MANIFEST not in sizes:
+        gone = "it is gone" if not sizes else f"{layout.MANIFEST} is missing"
+        verdict.damaged(layout.MANIFEST, gone)
+        return None
+    manifest = _manifest(copy, verdict, public_keys)
+    if manifest is None:
+        return None
+    for record in manifest.all_files():
+        found = sizes.get(record.name)
+        if found != record.size:
+            has = "is missing" if found is None else f"has {found} bytes, not {record.size}"
+            verdict.damaged(record.name, f"{record.name} {has}")
+    for name, sha256 in ((layout.SUMS, manifest.sums_sha256), (layout.RESTORE, manifest.restore_sha256)):
+        data = _small(copy, verdict, name, SIZE_LIMIT)
+        if data is not None and _right(verdict, name, data, sha256):
+            verdict.is_good(name, len(data), sha256)
+    if manifest.seal is not None:
+        _keys(copy, verdict, manifest, sizes, noted)
+    return manifest
+
+
+def kept(copy: Any, verdict: Verdict, manifest: Manifest) -> None:
+    """Compares what the place itself keeps of each file; how many it keeps nothing of is noted."""
+    silent = 0
+    for record in manifest.all_files():
+        if record.name in verdict.damage:
+            continue
+        sha256 = copy.kept_sha256(record.name)
+        silent += sha256 is None
+        if sha256 is not None and sha256 != record.sha256:
+            verdict.damaged(record.name, f"{record.name}: the place keeps another checksum than the manifest's")
+    if silent:
+        verdict.notes.append("sizes only: the place keeps no checksums of large files")
+
+
+def _manifest(copy: Any, verdict: Verdict, public_keys: Mapping[str, bytes]) -> Optional[Manifest]:
+    data = _small(copy, verdict, layout.MANIFEST, SIZE_LIMIT)
+    if data is None or not _right(verdict, layout.MANIFEST, data, verdict.dump.manifest_sha256):
+        return None
+    # from here on it is the one that the catalog knows, whatever the signature file has become
+    manifest = Manifest.from_bytes(data)
+    dump = verdict.dump
+    if manifest.prefix != layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None):
+        verdict.is_wrong(f"{layout.MANIFEST} is that of {manifest.prefix}")
+        return None
+    verdict.is_good(layout.MANIFEST, len(data), dump.manifest_sha256)
+    if manifest.signer not in public_keys:
+        raise StowageError(
+            f"{manifest.prefix} was signed by {manifest.signer[:16]}, whose key is not trusted here",
+            "put that server's signing.pub into the folder of the keys as NAME.pub",
+        )
+    signature = _small(copy, verdict, layout.SIGNATURE, LENGTH)
+    if signature is not None:
+        try:
+            verify(data, signature, {manifest.signer: public_keys[manifest.signer]})
+            verdict.is_good(layout.SIGNATURE, len(signature), digest(signature))
+        except ImageDamaged:
+            verdict.damaged(layout.SIGNATURE, f"{layout.SIGNATURE} does not fit")
+    return manifest
+
+
+def _small(copy: Any, verdict: Verdict, name: str, limit: int) -> Optional[bytes]:
+    try:
+        data = copy.small(name, limit)
+    except ImageDamaged as error:
+        verdict.damaged(name, error.message)
+        return None
+    verdict.bytes += len(data)
+    return data
+
+
+def _right(verdict: Verdict, name: str, data: bytes, sha256: str) -> bool:
+    if digest(data) == sha256:
+        return True
+    verdict.damaged(name, f"{name} is not what was signed")
+    return False
+
+
+def _keys(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, int], noted: Mapping[str, str]) -> None:
+    """Each sealed file must have its key wrapped for every recipient; whether it opens shows only a private key."""
+    numbered = sorted((layout.parse_keys_name(name) or 0, name) for name in sizes)
+    names = [name for number, name in numbered if number]
+    texts: Dict[str, bytes] = {}
+    for name in names:
+        data = _small(copy, verdict, name, recipients.SIZE_LIMIT)
+        if data is not None:
+            texts[name] = data
+            if noted.get(name) not in (None, digest(data)):
+                verdict.damaged(name, f"{name} is not what it was when this copy was made")
+            elif name in noted:
+                verdict.is_good(name, len(data), digest(data))
+    for name in sorted(set(noted) - set(names)):
+        verdict.damaged(name, f"{name} is missing")
+    seal = manifest.sealed
+    there: List[tuple] = [(line.file, line.fingerprint) for line in recipients.read_keys(texts.values())]
+    wanted = {fingerprint for _type, fingerprint in seal.recipients}
+    has = {file for file, fingerprint in there if fingerprint in wanted}
+    missing = sorted(set(seal.commitments) - has)
+    if missing:
+        verdict.damaged(layout.keys_name(), f"{layout.keys_name()} has no key of {missing[0]}")
