@@ -35,7 +35,7 @@ class CopyRule:
 class Policy:
     """What a source wants. compress: none, gzip, zstd, zstd:LEVEL, gzip:LEVEL; rpo in seconds.
 
-    gzip_fallback: a client without zstd may send gzip (reported).
+    gzip_fallback: a client without zstd may send gzip (reported). encrypt: none, or who seals, client or server.
     """
 
     name: str

@@ -12,7 +12,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 
 from .. import __version__, text, wire
 from ..errors import ClientUnreachable, StowageError
@@ -110,7 +110,7 @@ def _server(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
         yield Finding(WARN, "server", "configuration", told, f"add one to targets: in {settings.file}")
     for name, looked in (
         ("holding", _holding), ("state", _state), ("catalog", _catalog), ("images", _images), ("keys", _signing_key),
-        ("ssh", _ssh_key),
+        ("keys", _recipients), ("ssh", _ssh_key),
     ):  # fmt: skip
         yield from _guarded(looked, "server", name, engine, clients)
 
@@ -177,6 +177,25 @@ def _signing_key(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding
 
     signer = Signer.load_or_make(engine.settings.keys)
     yield Finding(OK, "server", "keys", f"signing key {signer.fingerprint[:16]} in {engine.settings.keys}")
+
+
+def _recipients(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
+    """Whether dumps that are to be sealed can be: for somebody who was proven to open them."""
+    from ..dump.source import no_key
+    from ..keys import store
+
+    policies = {source.policy.name: source.policy for client in clients for source in client.sources.values()}
+    sealing = [policy for policy in policies.values() if policy.encrypt != "none"]
+    if not sealing:
+        return
+    active = store.active(engine.settings.keys)
+    if not active:
+        raise no_key(sealing[0])
+    names = ", ".join(f"{one.name} {one.fingerprint[:16]}" for one in active)
+    yield Finding(OK, "server", "keys", f"dumps are sealed for {names}")
+    if len(active) == 1:
+        told = f"one key alone, {names}, opens the dumps: when it is lost, so are they"
+        yield Finding(WARN, "server", "keys", told, "stowage key generate --only escrow")
 
 
 def _ssh_key(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
@@ -251,6 +270,7 @@ def _client(engine: Engine, client: Client) -> _Answer:
     _versions(hello, add)
     _lists(engine, client, hello, add)
     _codecs(client, hello, add)
+    _seals(engine, client, hello, add)
     told = survey.get("sources") if isinstance(survey.get("sources"), dict) else {}
     for name in client.sources:
         one = told.get(name)
@@ -308,6 +328,38 @@ def _lists(engine: Engine, client: Client, hello: Mapping[str, Any], add: Callab
             for option, ours, other in _differences(engine, client.sources[name], theirs[name]):
                 told = f"source {name}: {option} is {ours} in {here}, but {other} in {there}"
                 add(FAIL, told, SITE, "source-list", name)
+
+
+def _active(engine: Engine) -> Set[str]:
+    from ..keys import store
+
+    try:
+        return {one.fingerprint for one in store.active(engine.settings.keys)}
+    except StowageError:
+        return set()  # the server's own finding says it
+
+
+def _seals(engine: Engine, client: Client, hello: Mapping[str, Any], add: Callable[..., None]) -> None:
+    """For whom the agent's file says to seal, against the server's keys: the agent refuses any other."""
+    theirs = hello.get("seals") if isinstance(hello.get("seals"), dict) else {}
+    wanted = [one for one in client.sources.values() if one.policy.encrypt == "client"]
+    if not wanted and not theirs:
+        return
+    active = _active(engine) if wanted else set()
+    here, there = _server_file(engine, client), f"{client.agent_config} on {client.name}"
+    for source in client.sources.values():
+        given = theirs.get(source.name)
+        named = {str(one) for one in given} if isinstance(given, list) else set()
+        if source.policy.encrypt != "client" and given is not None:
+            told = f"source {source.name}: {there} obliges it to seal, policy {source.policy.name} in {here} does not"
+            add(FAIL, told, SITE, "source-list", source.name)
+        elif source.policy.encrypt == "client" and active and named != active:
+            ours, other = (", ".join(sorted(one[:16] for one in some)) or "nobody" for some in (active, named))
+            told = f"source {source.name}: it is to be sealed for {ours}, but {there} says {other}"
+            add(FAIL, told, SITE, "source-list", source.name)
+    if wanted and hello.get("cryptography") is not True:
+        told = f"{', '.join(one.name for one in wanted)} must be sealed there, and python3-cryptography is missing"
+        add(FAIL, told, f"{SITE}, or install python3-cryptography there", "source-failed")
 
 
 def _server_file(engine: Engine, client: Client) -> str:

@@ -101,12 +101,6 @@ class _Builder:
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:
         loc = ("policies", name)
-        if one.encrypt != "none":
-            self._wrong(
-                (*loc, "encrypt"),
-                f'policies.{name}.encrypt: "{one.encrypt}" is not available in this version',
-                "write encrypt: none, or keep these sources out until it is",
-            )
         rules = []
         # what a policy does not say is as in the built-in `standard`: a copy of everything on every target
         for number, copy in enumerate(one.copies if one.copies is not None else ()):
@@ -121,6 +115,7 @@ class _Builder:
             name,
             compress=one.compress,
             gzip_fallback=one.gzip_fallback,
+            encrypt=one.encrypt,
             copies=tuple(rules),
             rpo=one.rpo,
             keep_on_holding=one.keep_on_holding,

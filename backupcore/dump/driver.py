@@ -20,7 +20,7 @@ from ..settings import Client, Settings
 from ..text import escape
 from . import transport
 from .holding import Space, claim
-from .source import Run, Unreached, dump_source, remark
+from .source import Run, Unreached, dump_source, no_key, remark
 from .status import Status
 from .transport import AgentConnection
 
@@ -46,7 +46,7 @@ def run_dumps(
 
     Results come in the order of planned, stand in the catalog, and whatever happens to one, the others are made.
     Raises only what makes every dump impossible: no holding disk at all, no signing key, recipients that nobody
-    can read.
+    can read, or none where every dump is to be sealed.
     """
     server = places.server_id(settings.state)
     signer = Signer.load_or_make(settings.keys)
@@ -74,13 +74,17 @@ def run_dumps(
 
 def _recipients(settings: Settings, planned: Sequence[Planned]) -> Tuple[Recipient, ...]:
     """For whom tonight's dumps are sealed; nobody when none is."""
-    clients = {one.client for one in planned} & set(settings.clients)
-    sources = (source for name in clients for source in settings.clients[name].sources.values())
-    if all(source.policy.encrypt == "none" for source in sources):
+    known = [one for one in planned if one.client in settings.clients]
+    sources = [settings.clients[one.client].sources.get(one.source) for one in known]
+    asked = [source.policy for source in sources if source is not None and source.policy.encrypt != "none"]
+    if not asked:
         return ()
     from ..keys import store
 
-    return tuple(one.recipient for one in store.active(settings.keys))
+    found = tuple(one.recipient for one in store.active(settings.keys))
+    if not found and len(asked) == len(planned):  # else the others are made, and these fail one by one
+        raise no_key(asked[0])
+    return found
 
 
 def status_of(results: Sequence[ResultRow]) -> str:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
 OPTIONS_LIMIT = 1 << 20
-NO_KEY, KEYS = "there is no proven, active key to seal for", "stowage key generate"
 PROGRESS_EVERY = 0.2
 SENDER_GRACE = 5.0
 
@@ -80,14 +79,19 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
     except KeyError:
         raise ConfigError(f"{planned.client} has no source {planned.source}") from None
     if source.policy.encrypt != "none" and not run.recipients:
-        # never in the clear against the policy's word
-        raise ConfigError(f"policy {source.policy.name} asks for encrypt: {source.policy.encrypt}, and {NO_KEY}", KEYS)
+        raise no_key(source.policy)  # never in the clear against the policy's word
     level, base, looked = planned.level, planned.base, []
     try:
         return OneDump(run, client, source, level, base, looked).make()
     except NeedsFull as refused:
         looked.append(f"a full instead of level {level}: {refused.reason}")
         return OneDump(run, client, source, 0, None, looked).make()
+
+
+def no_key(policy: Policy) -> ConfigError:
+    """The error for a policy that seals where nobody could open."""
+    told = f"policy {policy.name} asks for encrypt: {policy.encrypt}, and there is no proven, active key to seal for"
+    return ConfigError(told, "stowage key generate")
 
 
 def remark(row: DumpRow, policy: Policy) -> str:

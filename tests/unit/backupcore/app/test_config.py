@@ -177,8 +177,6 @@ def test_a_wrong_value_names_file_line_and_word(wrong, before, after, told):
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("compress: none", "encrypt: server", 'stowage.yml:11: policies.fast.encrypt: "server" is not available '
-                                              "in this version"),
         ("copies: []", "copies: [{target: nas, every: week}]",
          'stowage.yml:12: "every" is not available in this version'),
         ("copies: []", "copies: [{target: nas, window: 1}]",

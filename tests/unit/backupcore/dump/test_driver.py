@@ -341,12 +341,6 @@ def test_another_machine_at_the_clients_address_is_refused(server):
     assert server.one().ok
 
 
-def test_encryption_that_is_not_there_is_never_the_clear(server):
-    server.client("web1", policy=Policy("secret", encrypt="client"))
-    result = server.one()
-    assert (result.ok, result.code) == (False, "config") and server.catalog.dumps() == []
-
-
 def test_a_full_holding_disk_costs_the_dump_that_does_not_fit(server):
     server.set(holding=(HoldingDisk(server.holding, 3 << 20),), dumps_at_once=1)
     server.client("big", policy=Policy("p", part_size=1), script="""

@@ -17,7 +17,7 @@ from backupcore.dump import accept
 from backupcore.dump.holding import Space, landing
 from backupcore.dump.receive import receive
 from backupcore.dump.sealing import Sealing
-from backupcore.errors import ImageDamaged, KeyMissing, WireError
+from backupcore.errors import ConfigError, ImageDamaged, KeyMissing, WireError
 from backupcore.image import codec as codecs
 from backupcore.image import folder, layout, recipients, seal
 from backupcore.image.manifest import load_public_keys
@@ -137,14 +137,19 @@ def test_nothing_in_the_clear_is_on_the_holding_disk_at_any_time(keyed, monkeypa
 
 def test_without_a_proven_key_nothing_is_dumped_in_the_clear(server):
     server.client("web1", policy=SERVER)
-    result = server.one()
-    assert not result.ok and result.code == "config" and "no proven, active key" in result.message
-    assert result.hint == "stowage key generate"
+    with pytest.raises(ConfigError, match="no proven, active key") as refused:
+        server.one()
+    assert refused.value.hint == "stowage key generate" and refused.value.exit_status == 2
+    server.client("web2")
+    bad, good = server.night()
+    assert good.ok and not bad.ok and (bad.code, bad.hint) == ("config", "stowage key generate")
     from backupcore.keys import store
 
     with store.changing(server.settings.keys):
         store.add(server.settings.keys, "escrow", sealed.recipient("escrow").recipient.public)
-    assert not server.one().ok and not server.catalog.dumps() and server.left() == []
+    bad, good = server.night()
+    assert good.ok and not bad.ok and server.left() == []
+    assert {row.client for row in server.catalog.dumps()} == {"web2"}
 
 
 STEPS = ["write_row", "finish", "rename", "state", "add_dump"]
