@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 import zlib
 from bisect import bisect_right
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 from ..errors import ImageDamaged
 from ..image import codec, order
-from .lines import KIND, MTIME, ROOT, SHA, SIZE, Lines, Row, ascending
+from .lines import MTIME, ROOT, SHA, SIZE, Lines, Row, ascending
 
 SIZE_OF = 4096  # paths in a block
 LEVEL = "zstd:3"
@@ -25,17 +25,6 @@ LIMIT = 1 << 30  # bytes of an unpacked block
 BITS = 32768  # of a filter
 _FOLDER = re.compile(rb"\0(/+)([^\0]*)")
 _UNPACKER = codec.get("zstd")
-
-Event = tuple  # (number of the dump in the history, Row)
-
-
-class Item(NamedTuple):
-    """A path with its events, the oldest dump in the history first."""
-
-    path: bytes
-    is_dir: bool
-    events: list[Event]
-
 
 class Packed(NamedTuple):
     """A block ready to be written. first: its first path. sizes, times: (least, greatest) of files, for skipping."""
@@ -144,46 +133,75 @@ class Names:
         return paths, folders
 
 
-def pack_lines(lines: Lines, dump: int, folder: bytes) -> Packed:
-    """A block of lines of one dump. Raises ImageDamaged when they are out of order."""
-    text = name_text(lines.paths, lines.folders, folder)
+class Open(NamedTuple):
+    """A block as lists. counts: events of each path. columns: the nine of the rows and, last, the dumps' numbers."""
+
+    paths: list[bytes]
+    folders: list[int]
+    counts: list[int]
+    columns: list[list[bytes]]
+
+    def halves(self) -> tuple[Open, Open]:
+        """Two blocks of it."""
+        middle = len(self.paths) // 2
+        cut = sum(self.counts[:middle])
+        return (
+            Open(
+                self.paths[:middle], [one for one in self.folders if one < middle], self.counts[:middle],
+                [column[:cut] for column in self.columns],
+            ),
+            Open(
+                self.paths[middle:], [one - middle for one in self.folders if one >= middle], self.counts[middle:],
+                [column[cut:] for column in self.columns],
+            ),
+        )  # fmt: skip
+
+
+def of_lines(lines: Lines, dump: int) -> Open:
+    """What one dump says of paths that nobody knew."""
     count = len(lines.paths)
-    first_dir = bool(lines.folders) and lines.folders[0] == 0
-    return _pack(lines.paths[0], first_dir, text, b"", [b"%d" % dump] * count, lines.columns, count)
+    return Open(lines.paths, lines.folders, [1] * count, [*lines.columns, [b"%d" % dump] * count])
 
 
-def pack_items(items: Sequence[Item]) -> Packed:
-    """A block of items in walk order; the folder of each is among them, or above the first."""
-    paths = [item.path for item in items]
-    folders = [number for number, item in enumerate(items) if item.is_dir]
-    text = name_text(paths, folders, parent(paths[0]))
-    counts = b"\n".join([b"%d" % len(item.events) for item in items])
-    if not counts.strip(b"1\n") and counts.count(b"\n") == len(counts) // 2:
-        counts = b""
-    events = [event for item in items for event in item.events]
-    columns = [list(column) for column in zip(*[row for _dump, row in events])] or [[] for _ in range(9)]
-    dumps = [b"%d" % dump for dump, _row in events]
-    return _pack(paths[0], items[0].is_dir, text, counts, dumps, columns, len(items))
+def packed_names(text: bytes) -> tuple[bytes, bytes, bytes]:
+    """(text, packed, filter) of a text of names."""
+    return text, codec.get(LEVEL).compress(text), filter_of(text)
 
 
-def _pack(
-    first: bytes, first_dir: bool, text: bytes, counts: bytes, dumps: list[bytes], columns: list, entries: int
-) -> Packed:
+def pack(block: Open, names: tuple[bytes, bytes, bytes] | None = None) -> Packed:
+    """A block ready to be written. names: (text, packed, filter) if known. Raises ImageDamaged when it is not in walk
+    order."""
     packer = codec.get(LEVEL)
-    marks = [sha != b"-" for sha in columns[SHA]]
-    hashes = bytes.fromhex(b"".join([sha for sha in columns[SHA] if sha != b"-"]).decode("ascii"))
-    texts = [counts, b"\n".join(dumps)]
-    for number, column in enumerate(columns):
-        texts.append(bytes(marks) if number == SHA else b"\n".join(column))
+    paths, columns = block.paths, block.columns
+    first_dir = bool(block.folders) and block.folders[0] == 0
+    if names is None:
+        names = packed_names(name_text(paths, block.folders, parent(paths[0])))
+    single = len(columns[0]) == len(paths) and set(block.counts) == {1}
+    counts = b"" if single else b"\n".join([b"%d" % count for count in block.counts])
+    shas = columns[SHA]
+    hashes = bytes.fromhex(b"".join([sha for sha in shas if sha != b"-"]).decode("ascii"))
+    texts = [counts, b"\n".join(columns[-1])]
+    for number, column in enumerate(columns[:-1]):
+        texts.append(bytes([sha != b"-" for sha in column]) if number == SHA else b"\n".join(column))
     # the marks are bytes 0 and 1, so lengths, not NULs, tell the texts apart
     head = b" ".join([b"%d" % len(one) for one in texts]) + b" %d\n" % zlib.crc32(hashes)
     rows = packer.compress(head + b"".join(texts))
-    sizes = [int(size) for kind, size in zip(columns[KIND], columns[SIZE]) if kind in b"fh"] or [0]
-    times = [seconds(time) for kind, time in zip(columns[KIND], columns[MTIME]) if kind not in b"-n"] or [0]
+    sizes = [int(size) for size in set(columns[SIZE]) if size != b"-"] or [0]
     return Packed(
-        first, first_dir, packer.compress(text), len(text), rows, hashes, filter_of(text), entries, len(dumps),
-        (min(sizes), max(sizes)), (min(times), max(times)),
+        paths[0], first_dir, names[1], len(names[0]), rows, hashes, names[2], len(paths), len(columns[0]),
+        (min(sizes), max(sizes)), _span(set(columns[MTIME])),
     )  # fmt: skip
+
+
+def _span(times: set[bytes]) -> tuple[int, int]:
+    """The first and the last of some times, in seconds."""
+    times.discard(b"-")
+    if not times:
+        return 0, 0
+    if set(map(len, times)) == {20}:  # from 2001 on: their order is that of their digits
+        return seconds(min(times)), seconds(max(times))
+    known = list(map(seconds, times))
+    return min(known), max(known)
 
 
 def seconds(time: bytes) -> int:
@@ -240,7 +258,8 @@ class Rows:
         """A column of the rows as a list of fields; SHA is none."""
         found = self._lists.get(number)
         if found is None:
-            found = self._lists[number] = self.texts[number + 2].split(b"\n")
+            text = self.texts[number + 2]
+            found = self._lists[number] = text.split(b"\n") if text else []
         return found
 
     def dumps(self) -> list[bytes]:
@@ -273,22 +292,20 @@ class Rows:
             self.sha(event) if number == SHA else self.column(number)[event] for number in range(9)
         ])  # fmt: skip
 
-    def all(self) -> Iterator[list[Event]]:
-        """The events of each path."""
-        marks, text, at = self.texts[SHA + 2], self.hashes.hex().encode("ascii"), 0
-        shas = []
-        for mark in marks:
+    def starts(self) -> Sequence[int]:
+        """Where the events of each path begin, and behind the last where they end."""
+        if not self.texts[0]:
+            return range(self.entries + 1)
+        self.span(0)
+        return self._starts
+
+    def all(self) -> list[list[bytes]]:
+        """The ten columns of an open block."""
+        text, at, shas = self.hashes.hex().encode("ascii"), 0, []
+        for mark in self.texts[SHA + 2]:
             shas.append(text[at : at + 64] if mark else b"-")
             at += 64 * mark
-        columns = [shas if number == SHA else self.column(number) for number in range(9)]
-        events = list(zip(map(int, self.dumps()), zip(*columns))) if self.texts[1] else []
-        if self.single:
-            for event in events:
-                yield [event]
-            return
-        for number in range(self.entries):
-            start, end = self.span(number)
-            yield events[start:end]
+        return [*(shas if number == SHA else list(self.column(number)) for number in range(9)), list(self.dumps())]
 
 
 def unpack(data: bytes, limit: int = LIMIT) -> bytes:

@@ -215,6 +215,11 @@ class History:
         packed = self.read(self._names_at[number], self.table["names_length"][number])
         return unpack(packed, self.table["text_length"][number])
 
+    def packed_names(self, number: int) -> tuple[bytes, bytes]:
+        """The names of a block as they are in the file, and their filter."""
+        names = self.read(self._names_at[number], self.table["names_length"][number])
+        return names, self.read(self.filters + number * FILTER, FILTER)
+
     def first_dir(self, number: int) -> bool:
         """Whether the first path of a block stands at a folder's place."""
         return bool(self.table["first_dir"][number])

@@ -28,8 +28,8 @@ _MODES = re.compile(rb"(?:(?:0|[1-7][0-7]{0,3}|-)\n)*+\Z")
 _TIMES = re.compile(rb"(?:(?:-?[0-9]{1,12}\.[0-9]{9}|-)\n)*+\Z")
 _SHAS = re.compile(rb"(?:(?:[0-9a-f]{64}|-)\n)*+\Z")
 _FLAGS = re.compile(rb"(?:(?:s?m?h?d?|-)\n)*+\Z")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-_ODD = re.compile(rb"[\n/]\.{0,2}(?=[\n/])|\0")  # an empty name, `.` or `..`
+_CONTROL = bytes({*range(32), 127} - {9, 10})
+_ODD = re.compile(rb"[\n/]\.{1,2}[\n/]")  # `.` or `..`
 _LETTERS = {kind.encode("ascii") for kind in KINDS}
 
 
@@ -60,7 +60,7 @@ def parse(chunk: bytes) -> Lines:
     fields = chunk.replace(b"\n", b"\t").split(b"\t")
     if fields.pop() or len(fields) != COLUMNS * count:
         raise _refuse(f"not {COLUMNS} columns")
-    if _CONTROL.search(chunk):
+    if len(chunk.translate(None, _CONTROL)) != len(chunk):
         raise _refuse("a control character")
     paths = fields[0::COLUMNS]
     columns = [fields[number::COLUMNS] for number in _ROW]
@@ -69,8 +69,8 @@ def parse(chunk: bytes) -> Lines:
     if b"-" in paths:
         raise _refuse("no path")
     text = b"\n" + b"\n".join(paths) + b"\n"
-    odd = _ODD.search(text)
-    if odd and not (paths[0] == ROOT and not _ODD.search(text, 2)):
+    odd = b"//" in text or b"\n/" in text or b"/\n" in text or b"\n\n" in text
+    if odd or ((b"/." in text or b"\n." in text) and _ODD.search(text, 2 if paths[0] == ROOT else 0)):
         raise _refuse("what is no path")
     if b"\\" in text:
         paths = [unescape(path) if b"\\" in path else path for path in paths]

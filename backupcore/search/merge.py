@@ -1,18 +1,20 @@
 """An index into a history: the old blocks and the lines of new dumps, merged in walk order as streams.
 
-Here lives what becomes an event; the file is history.py. Memory is that of a few blocks. Most of a night is copied:
-blocks that an incremental does not touch, and blocks of which a full says just what is known. Both are found without
-a look at single lines.
+Here lives what becomes an event; the file is history.py. Memory is that of a few blocks. Most of a night is copied as
+it is: blocks that an incremental does not touch, and blocks of which a full says just what is known. What is touched
+is changed a column at a time, since a step for each path is what takes time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Iterable, NamedTuple, Sequence
 
 from ..errors import ImageDamaged
 from ..image import order
-from .block import SIZE_OF, Item, Rows, name_text, pack_items, pack_lines, parent
+from . import block
+from .block import Open, Rows, name_text, of_lines, pack, parent
 from .history import History, Writer
 from .lineage import there
 from .lines import FLAGS, KIND, LINK, SHA, STALE, Lines, Row, stream
@@ -29,172 +31,145 @@ class Feed:
         self.reference = reference
         self.full = full
         self.shadows: list[bytes] = []
-        self._lines = stream(chunks)
+        self.folder = b""  # that of the last line taken
+        self._stream = stream(chunks)
         self._now = Lines([], [], [[] for _ in range(9)])
-        self._at = 0
-        self._last: bytes | None = None
-        self._next()
+        self._more()
 
-    def _next(self) -> None:
-        """The next chunk when the last is used up; the rest of the last goes before it."""
-        while self._at >= len(self._now.paths):
-            found = next(self._lines, None)
-            if found is None:
-                break
-            self._now, self._at = found, 0
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left."""
-        return self._at >= len(self._now.paths)
-
-    def take(self, count: int) -> Lines | None:
-        """The next count lines, None when there are fewer. Give them back by give_back()."""
-        while len(self._now.paths) - self._at < count:
-            more = next(self._lines, None)
-            if more is None:
-                return None
-            rest = self._now.cut(self._at, len(self._now.paths))
-            shift = len(rest.paths)
-            self._now = Lines(
-                rest.paths + more.paths, rest.folders + [number + shift for number in more.folders],
-                [one + other for one, other in zip(rest.columns, more.columns)],
-            )  # fmt: skip
-            self._at = 0
-        found = self._now.cut(self._at, self._at + count)
-        self._at += count
-        self._last = order.key(found.paths[-1], _has(found.folders, count - 1))
-        self._next()
-        return found
-
-    def give_back(self, lines: Lines) -> None:
-        """What take() gave comes first again."""
-        self._last = None  # it was in order: what comes next is compared with a known block
-        rest = self._now.cut(self._at, len(self._now.paths))
-        shift = len(lines.paths)
+    def _more(self) -> bool:
+        """One chunk more behind what is at hand; False when there is none."""
+        more = next(self._stream, None)
+        if more is None:
+            return False
+        now, shift = self._now, len(self._now.paths)
+        if not shift:
+            self._now = more
+            return True
         self._now = Lines(
-            lines.paths + rest.paths, lines.folders + [number + shift for number in rest.folders],
-            [one + other for one, other in zip(lines.columns, rest.columns)],
+            now.paths + more.paths, now.folders + [number + shift for number in more.folders],
+            [one + other for one, other in zip(now.columns, more.columns)],
         )  # fmt: skip
-        self._at = 0
+        return True
 
-    def left(self) -> int:
-        """How many lines are at hand."""
-        return len(self._now.paths) - self._at
+    def _key(self, number: int) -> bytes:
+        folders = self._now.folders
+        at = bisect_left(folders, number)
+        return order.key(self._now.paths[number], at < len(folders) and folders[at] == number)
 
     def key(self) -> bytes | None:
-        """The place of the next line in walk order."""
-        if self.over:
-            return None
-        lines, at = self._now, self._at
-        return order.key(lines.paths[at], _has(lines.folders, at))
+        """The place of the next line in walk order; None when all are taken."""
+        while not self._now.paths:
+            if not self._more():
+                return None
+        return self._key(0)
 
-    def before(self, bound: bytes | None) -> Iterator[tuple[bytes, bool, Row]]:
-        """(path, whether a folder, row) of the lines whose place is before bound; None: all."""
-        while not self.over:
-            lines, at = self._now, self._at
-            folders = set(lines.folders)
-            for number in range(at, len(lines.paths)):
-                path, is_dir = lines.paths[number], number in folders
-                key = order.key(path, is_dir)
-                if bound is not None and key >= bound:
-                    self._at = number
-                    return
-                if self._last is not None and key <= self._last:
-                    raise ImageDamaged(f"an index is out of order at {path[:200]!r}")
-                self._last = key
-                yield path, is_dir, lines.row(number)
-            self._at = len(lines.paths)
-            self._next()
+    def take(self, count: int) -> Lines:
+        """The next lines, at most count."""
+        while len(self._now.paths) < count and self._more():
+            pass
+        return self._cut(count)
 
+    def before(self, bound: bytes | None) -> Lines:
+        """The lines whose place is before bound; None: all that are left."""
+        while not self._now.paths or bound is None or self._key(len(self._now.paths) - 1) < bound:
+            if not self._more():
+                break
+        count = len(self._now.paths)
+        if bound is not None:
+            count = bisect_left(range(count), bound, key=self._key)
+        return self._cut(count)
 
-def _has(numbers: Sequence[int], number: int) -> bool:
-    at = bisect_left(numbers, number)
-    return at < len(numbers) and numbers[at] == number
+    def _cut(self, count: int) -> Lines:
+        now = self._now
+        if count >= len(now.paths):
+            self._now = Lines([], [], [[] for _ in range(9)])
+            return now
+        self._now = now.cut(count, len(now.paths))
+        return now.cut(0, count)
+
+    def text(self, lines: Lines) -> bytes:
+        """The text of names of lines just taken. Raises ImageDamaged when they are out of order."""
+        found = name_text(lines.paths, lines.folders, self.folder)
+        last = lines.paths[-1]
+        self.folder = last if lines.folders and lines.folders[-1] == len(lines.paths) - 1 else parent(last)
+        return found
 
 
 def begin(writer: Writer, feed: Feed) -> None:
     """The first dump of a history, a full: its lines become blocks as they are. Raises ImageDamaged."""
-    folder = b""
-    last = None
-    while not feed.over:
-        lines = feed.take(SIZE_OF) or feed.take(feed.left())
-        block = pack_lines(lines, feed.number, folder)
-        if last is not None and last >= order.key(block.first, block.first_dir):
-            raise ImageDamaged(f"an index is out of order at {block.first[:200]!r}")
-        writer.add(block)
-        path, is_dir = lines.paths[-1], _has(lines.folders, len(lines.paths) - 1)
-        folder, last = path if is_dir else parent(path), order.key(path, is_dir)
+    while feed.key() is not None:
+        lines = feed.take(block.SIZE_OF)
+        _write(writer, of_lines(lines, feed.number), block.packed_names(feed.text(lines)))
+
+
+def _write(writer: Writer, one: Open, names: tuple[bytes, bytes, bytes] | None = None) -> None:
+    """A block, or two when it grew too large. names: (text, packed, filter) when they are known."""
+    if not one.paths:
+        return
+    if len(one.paths) > block.SIZE_OF * 3 // 2:
+        for half in one.halves():
+            _write(writer, half)
+        return
+    writer.add(pack(one, names))
+
+
+class _Place(NamedTuple):
+    """An event to be put in. before: of all events of the block, the one it stands before; new: of a new path."""
+
+    before: int
+    new: bool
+    number: int  # in walk order, among new paths at the same place
+    entry: int  # a new path: the one it stands before
+    path: bytes
+    is_dir: bool
+    row: Row
 
 
 def update(writer: Writer, old: History, feeds: Sequence[Feed]) -> None:
-    """New dumps into an old history. Raises ImageDamaged."""
-    pending: list[Item] = []
+    """New dumps into an old history: one full, or incrementals. Raises ImageDamaged."""
     copied = 0  # blocks before this one are written
-
-    def flush(everything: bool) -> None:
-        while len(pending) > SIZE_OF * 3 // 2 or (everything and pending):
-            count = len(pending) if len(pending) <= SIZE_OF * 3 // 2 else SIZE_OF
-            writer.add(pack_items(pending[:count]))
-            del pending[:count]
-
     for number in range(old.blocks):
         bound = None
         if number + 1 < old.blocks:
             bound = order.key(old.firsts[number + 1], old.first_dir(number + 1))
-        if _untouched(old, number, feeds, bound):
+        known = _known(old, number, feeds, bound)
+        if known is None:
             continue
-        if copied < number:
-            flush(True)
-            writer.copy(old, copied, number)
+        writer.copy(old, copied, number)
         copied = number + 1
-        pending += merged(_items(old, number), feeds, bound)
-        flush(False)
-    if not old.blocks:
-        pending += merged([], feeds, None)
-    flush(True)
+        _write(writer, *known)
     writer.copy(old, copied, old.blocks)
+    if not old.blocks:
+        one: Open | None = Open([], [], [], [[] for _ in range(10)])
+        for feed in feeds:
+            one = (_full if feed.full else _some)(feed, feed.before(None), one) or one
+        _write(writer, one)
 
 
-def _untouched(old: History, number: int, feeds: Sequence[Feed], bound: bytes | None) -> bool:
-    """Whether no feed says anything new of a block; what they say again is then taken."""
-    taken: list[tuple[Feed, Lines]] = []
-    for feed in feeds:
-        if feed.full:
-            lines = _same(old, number, feed)
-            if lines is None:
-                break
-            taken.append((feed, lines))
+def _known(old: History, number: int, feeds: Sequence[Feed], bound: bytes | None) -> tuple | None:
+    """A block with what the feeds say of it: arguments of _write; None when that is nothing new."""
+    if not feeds[0].full:
+        first = order.key(old.firsts[number], old.first_dir(number))
+        one = None
+        for feed in feeds:
             key = feed.key()
-            if key is not None and (bound is None or key < bound):
-                break
-            continue
-        key = feed.key()
-        if key is not None and (bound is None or key < bound):
-            break
-        if feed.shadows and order.key(old.firsts[number], old.first_dir(number)).startswith(tuple(feed.shadows)):
-            break
-    else:
-        return True
-    for feed, lines in taken:
-        feed.give_back(lines)
-    return False
-
-
-def _same(old: History, number: int, feed: Feed) -> Lines | None:
-    """The next lines of a full when they say just what its reference knows of a block; else None."""
-    count = old.table["entries"][number]
-    rows: Rows = old.rows(number)
-    if not rows.single or not set(map(int, set(rows.dumps()))) <= feed.reference:
+            if (key is not None and (bound is None or key < bound)) or first.startswith(tuple(feed.shadows)):
+                one = one or _opened(old, number)
+                one = _some(feed, feed.before(bound), one) or one
+        return None if one is None else (one,)
+    (feed,) = feeds
+    lines = feed.before(bound)
+    text = feed.text(lines) if lines.paths else b""
+    rows = old.rows(number)
+    mine = old.text(number)
+    same = text == mine and lines.paths[0] == old.firsts[number]
+    if same and rows.single and set(map(int, set(rows.dumps()))) <= feed.reference and _equal(rows, lines):
         return None
-    lines = feed.take(count)
-    if lines is None:
+    one = _opened(old, number, rows, (lines.paths, lines.folders) if same else None)
+    changed = _full(feed, lines, one, same)
+    if changed is None:
         return None
-    first = old.firsts[number]
-    if lines.paths[0] == first and _equal(rows, lines) and _text_of(lines) == old.text(number):
-        return lines
-    feed.give_back(lines)
-    return None
+    return (changed, (mine, *old.packed_names(number))) if len(changed.paths) == len(one.paths) else (changed,)
 
 
 def _equal(rows: Rows, lines: Lines) -> bool:
@@ -209,68 +184,192 @@ def _equal(rows: Rows, lines: Lines) -> bool:
     return True
 
 
-def _text_of(lines: Lines) -> bytes | None:
-    try:
-        return name_text(lines.paths, lines.folders, parent(lines.paths[0]))
-    except ImageDamaged:
-        return None
+def _opened(old: History, number: int, rows: Rows | None = None, names: tuple | None = None) -> Open:
+    paths, folders = names or old.block_names(number).all()
+    rows = rows or old.rows(number)
+    starts = rows.starts()
+    counts = [1] * len(paths) if rows.single else [end - start for start, end in zip(starts, starts[1:])]
+    return Open(paths, folders, counts, rows.all())
 
 
-def _items(old: History, number: int) -> list[Item]:
-    paths, folders = old.block_names(number).all()
-    at = set(folders)
+def _starts(counts: Sequence[int]) -> list[int]:
+    starts, at = [0], 0
+    for count in counts:
+        at += count
+        starts.append(at)
+    return starts
+
+
+def _keys(paths: Sequence[bytes], folders: Sequence[int]) -> list[bytes]:
+    """Paths, those at a folder's place with a slash: a name may stand at both."""
+    keys = list(paths)
+    for number in folders:
+        keys[number] += b"/"
+    return keys
+
+
+def _current(one: Open, starts: Sequence[int], reference: frozenset[int]) -> list[int]:
+    """For each path the event that counts in a dump, -1 for none."""
+    dumps = one.columns[-1]
+    if {int(dump) for dump in set(dumps)} <= reference and 0 not in one.counts:
+        return [end - 1 for end in starts[1:]]
+    good = {b"%d" % number for number in reference}
     return [
-        Item(path, which in at, list(events))
-        for which, (path, events) in enumerate(zip(paths, old.rows(number).all(), strict=True))
+        next((event for event in range(end - 1, start - 1, -1) if dumps[event] in good), -1)
+        for start, end in zip(starts, starts[1:])
     ]
 
 
-def merged(items: Sequence[Item], feeds: Sequence[Feed], bound: bytes | None) -> list[Item]:
-    """The items of a block with what the feeds say of it: their lines before bound."""
-    known = {(item.path, item.is_dir): item.events for item in items}
-    more = False
-    for feed in feeds:
-        said = set()
-        for path, is_dir, row in feed.before(bound):
-            key = (path, is_dir)
-            said.add(key)
-            events = known.get(key)
-            if events is None:
-                if row[KIND] == b"-":
-                    continue
-                known[key] = events = []
-                more = True
-            _say(feed, events, row)
-            if is_dir and not feed.full and _hides(row):
-                _cast(feed, order.key(path, True) + b"\0")
-        if feed.full:
-            _silence(feed, known, said)
-        elif feed.shadows:
-            _hide(feed, known, said)
-    found = [Item(path, is_dir, events) for (path, is_dir), events in known.items()]
-    if more:
-        found.sort(key=lambda item: order.key(item.path, item.is_dir))
-    return found
+def _full(feed: Feed, lines: Lines, one: Open, same: bool = False) -> Open | None:
+    """A block with what a full says of it; same: of the same paths. None when that is nothing new."""
+    starts = _starts(one.counts)
+    current = _current(one, starts, feed.reference)
+    columns = one.columns
+    if same:
+        common = matching = range(len(one.paths))
+        new: Sequence[int] = ()
+    else:
+        mine, theirs = _keys(one.paths, one.folders), _keys(lines.paths, lines.folders)
+        at = dict(zip(theirs, range(len(theirs))))
+        common, matching = [], []
+        for number, key in enumerate(mine):
+            other = at.pop(key, -1)
+            if other >= 0:
+                common.append(number)
+                matching.append(other)
+        new = list(at.values())
+    folders = set(one.folders)
+    places = []
+    for number in _differ([current[number] for number in common], matching, columns, lines.columns):
+        entry = common[number]
+        row = lines.row(matching[number])
+        places.append(_Place(starts[entry + 1], False, 0, entry, one.paths[entry], entry in folders, row))
+    if len(common) < len(one.paths):
+        kinds = columns[KIND]
+        for entry in set(range(len(one.paths))).difference(common):
+            if current[entry] >= 0 and kinds[current[entry]] != b"-":
+                row = GONE_FOLDER if entry in folders else GONE
+                places.append(_Place(starts[entry + 1], False, 0, entry, one.paths[entry], entry in folders, row))
+    theirs_dirs = set(lines.folders) if new else ()
+    for number in new:
+        places.append(_new(one, starts, lines.paths[number], number in theirs_dirs, lines.row(number), number, folders))
+    return _put(one, places, feed.number) if places else None
 
 
-def value(events: Sequence, reference: frozenset[int]) -> Row | None:
-    """What a dump says of a path, when it and all it refers to are reference; None when nothing."""
-    for dump, row in reversed(events):
-        if dump in reference:
-            return row
-    return None
+def _differ(events: list[int], lines: Sequence[int], mine: list[list[bytes]], theirs: list[list[bytes]]) -> list[int]:
+    """Where the rows of events are not those of lines: places in both lists."""
+    if not events:
+        return []
+    found = {place for place, event in enumerate(events) if event < 0}
+    if found:  # -1 would be the last event
+        events = [max(event, 0) for event in events]
+    whole = lines == range(len(theirs[0]))
+    straight = events == list(range(len(mine[0])))
+    for column, other in zip(mine, theirs):
+        one = column if straight else _pick(column, events)
+        two = other if whole else _pick(other, lines)
+        if one != two:
+            found.update([place for place, (a, b) in enumerate(zip(one, two)) if a != b])
+    return sorted(found)
 
 
-def _say(feed: Feed, events: list, row: Row) -> None:
-    before = value(events, feed.reference)
+def _pick(column: list[bytes], places: Sequence[int]) -> list[bytes]:
+    return list(itemgetter(*places)(column)) if len(places) > 1 else [column[place] for place in places]
+
+
+def _new(
+    one: Open, starts: Sequence[int], path: bytes, is_dir: bool, row: Row, number: int, folders: set[int]
+) -> _Place:
+    """Where a path that nobody knew belongs."""
+    key = order.key(path, is_dir)
+    entry = bisect_left(range(len(one.paths)), key, key=lambda at: order.key(one.paths[at], at in folders))
+    return _Place(starts[entry], True, number, entry, path, is_dir, row)
+
+
+def _put(one: Open, places: list[_Place], dump: int) -> Open:
+    """A block with events more."""
+    places.sort(key=itemgetter(0, 1, 2))
+    starts = [place.before for place in places]
+    columns = []
+    for number, column in enumerate(one.columns):
+        out, last = [], 0
+        for place, before in zip(places, starts):
+            if before > last:
+                out += column[last:before]
+                last = before
+            out.append(place.row[number] if number < 9 else b"%d" % dump)
+        out += column[last:]
+        columns.append(out)
+    counts, paths, last = list(one.counts), one.paths, 0
+    fresh = [place for place in places if place.new]
+    for place in places:
+        if not place.new:
+            counts[place.entry] += 1
+    if not fresh:
+        return Open(paths, one.folders, counts, columns)
+    marks = set(one.folders)
+    new_paths, new_counts, new_folders = [], [], []
+    for place in fresh:
+        for entry in range(last, place.entry):
+            if entry in marks:
+                new_folders.append(len(new_paths) + entry - last)
+        new_paths += paths[last : place.entry]
+        new_counts += counts[last : place.entry]
+        last = place.entry
+        if place.is_dir:
+            new_folders.append(len(new_paths))
+        new_paths.append(place.path)
+        new_counts.append(1)
+    new_folders += [len(new_paths) + entry - last for entry in one.folders if entry >= last]
+    return Open(new_paths + paths[last:], new_folders, new_counts + counts[last:], columns)
+
+
+def _some(feed: Feed, lines: Lines, one: Open) -> Open | None:
+    """A block with what an incremental says of it; None when that is nothing new."""
+    starts = _starts(one.counts)
+    current = _current(one, starts, feed.reference)
+    folders, theirs = set(one.folders), set(lines.folders)
+    at = dict(zip(_keys(one.paths, one.folders), range(len(one.paths)))) if lines.paths else {}
+    places: list[_Place] = []
+    said = set()
+    for number, path in enumerate(lines.paths):
+        is_dir, row = number in theirs, lines.row(number)
+        if number and order.key(path, is_dir) <= order.key(lines.paths[number - 1], number - 1 in theirs):
+            raise ImageDamaged(f"an index is out of order at {path[:200]!r}")
+        entry = at.get(path + b"/" if is_dir else path, -1)
+        if entry >= 0:
+            said.add(entry)
+            new = _said(_row(one, current[entry]), row)
+            if new is not None:
+                places.append(_Place(starts[entry + 1], False, 0, entry, path, is_dir, new))
+        elif row[KIND] != b"-":
+            places.append(_new(one, starts, path, is_dir, row, number, folders))
+        if is_dir and _hides(row):
+            _cast(feed, order.key(path, True) + b"\0")
+    if feed.shadows:
+        shadows = tuple(feed.shadows)
+        for entry, path in enumerate(one.paths):
+            is_dir = entry in folders
+            if entry not in said and order.key(path, is_dir).startswith(shadows):
+                before = _row(one, current[entry])
+                if before is not None and before[KIND] != b"-":
+                    row = GONE_FOLDER if is_dir else GONE
+                    places.append(_Place(starts[entry + 1], False, 0, entry, path, is_dir, row))
+    return _put(one, places, feed.number) if places else None
+
+
+def _row(one: Open, event: int) -> Row | None:
+    return None if event < 0 else tuple([column[event] for column in one.columns[:9]])
+
+
+def _said(before: Row | None, row: Row) -> Row | None:
+    """What an incremental's row makes of what its base had; None when that is nothing new."""
     if row[KIND] == b"-":
-        if before is None or before[KIND] == b"-":
-            return
-    elif row[KIND] == b"n" and row[LINK] == b"unreadable" and not feed.full and before and there(before[KIND]):
+        return None if before is None or before[KIND] == b"-" else row
+    if row[KIND] == b"n" and row[LINK] == b"unreadable" and before and there(before[KIND]):
         flags = before[FLAGS]
         row = (*before[:FLAGS], flags if STALE in flags else flags.replace(b"-", b"") + STALE)
-    if before != row:
-        events.append((feed.number, row))
+    return None if row == before else row
 
 
 def _hides(row: Row) -> bool:
@@ -282,25 +381,3 @@ def _cast(feed: Feed, prefix: bytes) -> None:
     while feed.shadows and not prefix.startswith(feed.shadows[-1]):
         feed.shadows.pop()
     feed.shadows.append(prefix)
-
-
-def _hide(feed: Feed, known: dict, said: set) -> None:
-    """What lies below a folder that is gone is gone, but for what the feed names."""
-    shadows = tuple(feed.shadows)
-    for (path, is_dir), events in known.items():
-        if (path, is_dir) not in said and order.key(path, is_dir).startswith(shadows):
-            _end(feed, events, is_dir)
-
-
-def _silence(feed: Feed, known: dict, said: set) -> None:
-    """What a full does not name is not there."""
-    for key, events in known.items():
-        if key not in said:
-            _end(feed, events, key[1])
-
-
-def _end(feed: Feed, events: list, is_dir: bool) -> None:
-    before = value(events, feed.reference)
-    if before is not None and before[KIND] != b"-":
-        events.append((feed.number, GONE_FOLDER if is_dir else GONE))
-

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import multiprocessing
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ class Updated:
     removed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     busy: bool = False
+
+    def add(self, other: Updated) -> None:
+        """What another part of the update did."""
+        self.dumps += other.dumps
+        self.entries += other.entries
+        self.failed += other.failed
 
 
 @dataclass
@@ -145,11 +152,14 @@ def lock(state: Path, wait: bool) -> Iterator[bool]:
         os.close(fd)
 
 
-def update(state: Path, dumps: Iterable[Any], chunks: Chunks, wait: bool = True, clean: bool = True) -> Updated:
+def update(
+    state: Path, dumps: Iterable[Any], chunks: Chunks, wait: bool = True, clean: bool = True, processes: int = 1
+) -> Updated:
     """Brings the histories up to date with dumps: all rows of the catalog, or (clean False) some sources' rows.
 
     A dump whose index cannot be read is named in failed, and those that build on it; the others are done.
-    Raises OSError when nothing can be written.
+    processes: so many histories at once, chunks() is then called in forked processes. Raises OSError when nothing can
+    be written.
     """
     done = Updated()
     with lock(state, wait) as mine:
@@ -157,14 +167,30 @@ def update(state: Path, dumps: Iterable[Any], chunks: Chunks, wait: bool = True,
             done.busy = True
             return done
         keys = by_key(dumps)
-        for key in sorted(keys):
-            _update_one(state, key, keys[key], chunks, done)
+        work = [(state, key, keys[key], chunks) for key in sorted(keys)]
+        if processes == 1 or len(work) == 1:
+            for one in work:
+                done.add(_update_one(*one))
+        else:
+            _WORK[:] = work
+            with multiprocessing.get_context("fork").Pool(processes) as pool:
+                for part in pool.imap_unordered(_numbered, range(len(work))):
+                    done.add(part)
+            _WORK.clear()
         if clean:
             done.removed = _clean(state, {place(state, key) for key in keys})
     return done
 
 
-def _update_one(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks, done: Updated) -> None:
+_WORK: list[tuple] = []  # of this update, for the processes that are forked
+
+
+def _numbered(number: int) -> Updated:
+    return _update_one(*_WORK[number])
+
+
+def _update_one(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks) -> Updated:
+    done = Updated()
     opened = read(state, key)
     lineage = Lineage()
     if opened is not None:
@@ -196,6 +222,7 @@ def _update_one(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks, done
         good = [row for row in step if row.id not in bad]
         done.dumps += len(good)
         done.entries += sum(row.entries for row in good)
+    return done
 
 
 def _steps(absent: Sequence[Any], lineage: Lineage, done: Updated) -> Iterator[list[Any]]:

@@ -104,9 +104,6 @@ def build(world, plan, every):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(block, "SIZE_OF", 3)
-    from backupcore.search import merge
-
-    monkeypatch.setattr(merge, "SIZE_OF", 3)
 
 
 def in_a_world(test):
