@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -99,20 +100,22 @@ _PROTECTED = "It opens sealed dumps together with its passphrase, which is asked
 _OPEN = "IT HAS NO PASSPHRASE: whoever holds this sheet opens every sealed dump. Keep it in a safe."
 
 
-def _where(target: Any, driver: Any) -> Tuple[str, str, str]:
-    """(name, where it is in words, what `--from` takes): what a driver calls secret and what lies on the lost server
-    is left out."""
+def _where(target: Any, driver: Any) -> Tuple[str, str, Tuple[str, ...]]:
+    """(name, where it is in words, how restore finds it without a configuration): what a driver calls secret and what
+    lies on the lost server is left out."""
     lost = {*driver.secrets, "credentials", "profile", "ca"}
     options = {name: value for name, value in target.options.items() if name not in lost and value not in (None, "")}
     plain = driver.options.model_fields
     told = [f"{name} {_plain(value)}" for name, value in options.items()
             if isinstance(value, (str, os.PathLike)) and value != plain[name].default]  # fmt: skip
-    address = ""
+    found: Tuple[str, ...] = ()
     if "bucket" in options:
         address = "s3://" + "/".join(filter(None, (options["bucket"], options.get("prefix"))))
+        more = [f"--{name} {shlex.quote(_plain(options[name]))}" for name in ("endpoint", "region") if name in options]
+        found = (f"--from {address}", *more)
     elif "path" in options:
-        address = str(options["path"])
-    return target.name, ", ".join([target.type, *told]), address
+        found = (f"--from {shlex.quote(str(options['path']))}",)
+    return target.name, ", ".join([target.type, *told]), found
 
 
 def _plain(value: Any) -> str:

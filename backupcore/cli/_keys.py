@@ -25,25 +25,27 @@ STDIN = "-"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--key and --passphrase-file, as restore, verify, rebuild, drill and key take them."""
     parser.add_argument("--key", metavar="FILE", action="append", default=[],
-                        help="a private key that opens sealed dumps; may be repeated")  # fmt: skip
+                        help="a private key that opens sealed dumps; - is standard input; may be repeated")  # fmt: skip
     parser.add_argument("--passphrase-file", metavar="FILE",
-                        help="its passphrase stands in the first line of FILE; - is standard input")  # fmt: skip
+                        help="its passphrase stands in the first line of FILE; - is standard input, where a key "
+                             "comes after it")  # fmt: skip
 
 
 def ring(args: argparse.Namespace, settings: Any) -> Any:
     """The keys.ring.KeyRing of a command with these options."""
     from ..keys import store
 
-    return store.private_keys(settings.keys, [Path(name) for name in args.key], asker(args))
+    ask = asker(args)  # before the key: on standard input the passphrase stands first
+    return store.private_keys(settings.keys, [_stdin() if name == STDIN else Path(name) for name in args.key], ask)
 
 
 def asker(args: argparse.Namespace) -> Optional[Any]:
     """ask(what, wrong) -> passphrase or None, for backupcore.keys; None when nobody can be asked.
 
-    Raises ConfigError, RequestError.
+    Call it before a key is read. Raises ConfigError, RequestError.
     """
     if args.passphrase_file:
-        passphrase = _first_line(args.passphrase_file, STDIN in getattr(args, "key", ()))
+        passphrase = _first_line(args.passphrase_file)
         return lambda what, wrong: None if wrong else passphrase
     if _terminal():
         return _Prompt()
@@ -75,11 +77,9 @@ def _terminal() -> bool:
         return False
 
 
-def _first_line(name: str, stdin_taken: bool) -> bytes:
+def _first_line(name: str) -> bytes:
     keep_secret()
     if name == STDIN:
-        if stdin_taken:
-            raise RequestError("standard input cannot be both the key and its passphrase")
         data = sys.stdin.buffer.readline(LIMIT + 1)
     else:
         data = _read(name)
@@ -108,6 +108,10 @@ def read_named(names: List[str]) -> bytes:
     if len(names) != 1:
         raise RequestError("give one key file")
     if names[0] == STDIN:
-        keep_secret()
-        return sys.stdin.buffer.read(1 << 20)
+        return _stdin()
     return rings.read_file(Path(names[0]))
+
+
+def _stdin() -> bytes:
+    keep_secret()
+    return sys.stdin.buffer.read(1 << 20)

@@ -152,8 +152,9 @@ def _prove(args: argparse.Namespace, engine: Any) -> _output.Answer:
     (name,) = args.words
     with store.changing(engine.settings.keys):
         before = store.find(engine.settings.keys, name)
+        ask = _keys.asker(args)
         data = _keys.read_named(args.key) if args.key else None
-        record = store.prove(engine.settings.keys, name, data, _keys.asker(args))
+        record = store.prove(engine.settings.keys, name, data, ask)
     line = f"key {name} opens what is sealed for it: it is active"
     return _output.Answer({"key": _plain(engine, record), "changed": before != record}, [line],
                           ["stowage key kit", "stowage key rewrap"])  # fmt: skip

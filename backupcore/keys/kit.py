@@ -41,14 +41,15 @@ class PrivatePart:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the kit says. targets: (name, where: words to read, address: what `--from` takes, may be '')."""
+    """What the kit says. targets: (name, where: words to read, the options by which a machine without a
+    configuration finds it: `--from ...`, none when there are none)."""
 
     server: str
     host: str
     made: str
     signing_fingerprint: str
     signing_pem: str
-    targets: Sequence[Tuple[str, str, str]]
+    targets: Sequence[Tuple[str, str, Sequence[str]]]
     keys: Sequence[PrivatePart]
     elsewhere: Sequence[str]  # names of recipients whose private key is not in this kit
 
@@ -61,10 +62,10 @@ def text(facts: Facts) -> str:
 
 def _first(facts: Facts) -> List[str]:
     # a bucket outlives a house that burns
-    best = sorted(facts.targets, key=lambda one: not one[2].startswith("s3://"))
-    first, _words, address = best[0] if best else ("TARGET", "", "")
-    address = address or "s3://BUCKET/PREFIX"
-    keyed = " --key key.pem" if facts.keys else ""
+    best = sorted(facts.targets, key=lambda one: not any(" s3://" in word for word in one[2]))
+    first, _words, options = best[0] if best else ("TARGET", "", ())
+    restore = [*(options or ("--from s3://BUCKET/PREFIX",)), f"--signer {facts.signing_fingerprint}"]
+    restore += ["--key key.pem"] if facts.keys else []
     return [
         "STOWAGE KEY KIT", "=" * WIDTH,
         f"backup server  {facts.host}",
@@ -95,13 +96,11 @@ def _first(facts: Facts) -> List[str]:
         "Any Linux with Python 3.11 and the package stowage-backup will do. One thing at",
         "once, without any server:",
         "",
-        f"    stowage restore --from {address}{keyed} \\",
-        "        CLIENT:/PATH --to DIR",
+        *_command("stowage restore", [*restore, "--to DIR", "CLIENT:/PATH"]),
         "",
         "A new backup server: set it up with the playbook stowage.backup.site, then",
         "",
-        f"    stowage rebuild --from {first} \\",
-        f"      --signer {facts.signing_fingerprint}",
+        *_command("stowage rebuild", [f"--from {first}", f"--signer {facts.signing_fingerprint}"]),
         "",
         "Without Stowage: RESTORE.txt beside each dump, after the checks of 2.",
         *_about_keys(facts),
@@ -139,6 +138,18 @@ def _key(one: PrivatePart) -> List[str]:
         "",
         *pem.rstrip("\n").split("\n"),
     ]  # fmt: skip
+
+
+def _command(verb: str, options: Sequence[str]) -> List[str]:
+    """A command over several lines, as a shell takes it."""
+    lines = [f"    {verb}"]
+    for option in options:
+        if len(lines[-1]) + len(option) + 3 <= WIDTH:
+            lines[-1] += f" {option}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"      {option}")
+    return lines
 
 
 def _fill(words: str) -> List[str]:

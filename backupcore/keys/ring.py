@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ..errors import ConfigError, ImageDamaged, KeyLocked, KeyMissing, StowageError
 from ..image import layout, recipients
@@ -22,10 +22,11 @@ GAPS = 2  # numbers of keys-<n>.tsv that may be missing between two
 
 
 class KeyRing:
-    """Keys are loaded when a dump needs them: first those that open without a passphrase."""
+    """Keys are loaded when a dump needs them: first those that open without a passphrase. files: key files, or what
+    stands in one."""
 
-    def __init__(self, folder: Path, files: Sequence[Path] = (), ask: Optional[Ask] = None):
-        self.folder, self.files, self.ask = Path(folder), [Path(file) for file in files], ask
+    def __init__(self, folder: Path, files: Sequence[Union[Path, bytes]] = (), ask: Optional[Ask] = None):
+        self.folder, self.files, self.ask = Path(folder), list(files), ask
         self._lock = threading.RLock()
         self._opened: Dict[str, PrivateKey] = {}  # by fingerprint
         self._tried: Set[str] = set()  # what was asked for already, opened or not
@@ -142,12 +143,12 @@ class KeyRing:
         self._own = {one.fingerprint: one.recipient.private for one in records if one.recipient.private}
         silent: List[PrivateKey] = []
         given: List[Tuple[str, bytes]] = []
-        for path in self.files:
-            data = read_file(path)
+        for one in self.files:
+            data, what = (one, "the key given") if isinstance(one, bytes) else (read_file(one), str(one))
             if recipients.is_protected(data):
-                given.append((str(path), data))
+                given.append((what, data))
             else:
-                silent.append(recipients.load_private(data, None, str(path), trusted=True))
+                silent.append(recipients.load_private(data, None, what, trusted=True))
         for name in self._private_names():
             data = store.read_private(self.folder, name)
             if data is not None and not recipients.is_protected(data):

@@ -136,7 +136,7 @@ def read_private(folder: Path, name: str) -> Optional[bytes]:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
 
-def private_keys(folder: Path, files: Sequence[Path] = (), ask: Any = None) -> Any:
+def private_keys(folder: Path, files: Sequence[Any] = (), ask: Any = None) -> Any:
     """What opens sealed dumps: a ring.KeyRing over the keys here, `files` and what `ask` knows."""
     from .ring import KeyRing
 

@@ -100,6 +100,8 @@ def test_a_key_from_elsewhere_is_added_proven_and_revoked(key, base, pairs):
     assert [one.name for one in store.active(base / "keys")] == ["auditor"]
     out, _err = key("prove", "auditor", "--key", "-", "--json", stdin=pairs[2].to_pem())
     assert json.loads(out)["changed"] is False
+    both = PASSPHRASE + b"\n" + pairs[2].protect_pem(PASSPHRASE)
+    key("prove", "auditor", "--key", "-", "--passphrase-file", "-", stdin=both)
     out, _err = key("revoke", "auditor")
     assert "no new dump" in out and store.active(base / "keys") == []
     assert json.loads(key("revoke", "auditor", "--json")[0])["changed"] is False
@@ -119,7 +121,6 @@ def test_a_key_from_elsewhere_is_added_proven_and_revoked(key, base, pairs):
         (("rewrap",), "no active key"),
         (("rewrap", "--client", "web1"), 'unknown client "web1"'),
         (("rewrap", "--target", "nsa"), 'unknown target "nsa", did you mean "nas"?'),
-        (("prove", "x", "--key", "-", "--passphrase-file", "-"), ""),
         (("kit",), "there is no signing key"),
         (("generate", "--passphrase-file", "/nowhere/file"), "/nowhere/file: No such file"),
     ],
@@ -151,6 +152,12 @@ def test_rewrap_from_the_command_line(key, base, pairs):
     key("generate", "--only", "second", "--passphrase-file", base / "passphrase")
     plain = json.loads(key("rewrap", "--json")[0])
     assert {(one["place"], one["file"]) for one in plain["added"]} == {("holding", "keys-2.tsv"), ("nas", "keys-2.tsv")}
+    store.private_file(base / "keys", "operations").rename(base / "away.pem")
+    key("generate", "--only", "third", "--no-passphrase")
+    assert "key-locked" in key("rewrap", "--json", status=1)[0]  # the second is here, and nobody can be asked
+    both = PASSPHRASE + b"\n" + pairs[0].protect_pem(PASSPHRASE)
+    plain = json.loads(key("rewrap", "--json", "--key", "-", "--passphrase-file", "-", stdin=both)[0])
+    assert [one["file"] for one in plain["added"]] == ["keys-3.tsv", "keys-3.tsv"]
     out, err = key("rewrap")
     assert "OK   keys of 0 dumps" in out and "1 dumps needed nothing" in out and "1 of 1 dumps" in err
     shutil.rmtree(base / "nas")
