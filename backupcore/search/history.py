@@ -32,21 +32,33 @@ MAGIC = b"STOWHIS1"
 FILTER = BITS // 8
 _FOOTER = struct.Struct("<QQQQQI8s")  # names, filters, directory, its length, blocks, checksum, magic
 # a number a block: where its rows begin, their length, that of its hashes, of its names packed and not, paths, events,
-# least and greatest size and time, whether the first path is a folder
+# least and greatest size and time, whether the first path is a folder, the checksum of its filter
 _COLUMNS = ("rows", "rows_length", "hashes_length", "names_length", "text_length", "entries", "events", "size_min",
-            "size_max", "time_min", "time_max", "first_dir")  # fmt: skip
+            "size_max", "time_min", "time_max", "first_dir", "filter_crc")  # fmt: skip
 _PIECE = 64 << 20
 
 
+class HistoryDamaged(ImageDamaged):
+    """A history cannot be used: whoever has the indexes removes it and makes it again. path: its file."""
+
+    path = ""
+
+
+def damaged(path: os.PathLike[str] | str, why: object) -> HistoryDamaged:
+    """The error for the history at path."""
+    error = HistoryDamaged(f"{path} is damaged: {why}", "stowage find makes it again from the indexes")
+    error.path = os.fspath(path)
+    return error
+
+
 class Writer:
-    """Writes a new history beside path and puts it in its place at the end; without finish() nothing changes."""
+    """Writes a history to a new file. Whoever wants to keep it syncs it and puts it in its place."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
         files.make_folder(path.parent)
-        self._temporary.unlink(missing_ok=True)
-        self._file = os.fdopen(files.create(self._temporary), "wb")
+        path.unlink(missing_ok=True)
+        self._file = os.fdopen(files.create(path), "wb")
         self._names = tempfile.TemporaryFile(prefix="names-", dir=path.parent)  # noqa: SIM115
         self._filters = tempfile.TemporaryFile(prefix="names-", dir=path.parent)  # noqa: SIM115
         self._file.write(MAGIC)
@@ -63,7 +75,7 @@ class Writer:
         self._filters.write(block.filter)
         self._note(
             block.first, self._at, len(block.rows), len(block.hashes), len(block.names), block.names_length,
-            block.entries, block.events, *block.sizes, *block.times, int(block.first_dir),
+            block.entries, block.events, *block.sizes, *block.times, int(block.first_dir), zlib.crc32(block.filter),
         )  # fmt: skip
         self._at += len(block.rows) + len(block.hashes)
 
@@ -91,7 +103,7 @@ class Writer:
         self._at += length
 
     def finish(self, head: Mapping[str, Any]) -> None:
-        """Puts the history at its place, synced."""
+        """Writes what stands at the end."""
         names = self._at
         self._at += self._append(self._names)
         filters = self._at
@@ -105,11 +117,7 @@ class Writer:
                 names, filters, self._at, len(directory), len(self._firsts), zlib.crc32(directory), MAGIC
             )
         )  # fmt: skip
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self.close()
-        os.replace(self._temporary, self.path)
-        files.sync_folder(self.path.parent)
 
     def _append(self, spool: Any) -> int:
         spool.flush()
@@ -118,14 +126,14 @@ class Writer:
         return length
 
     def close(self) -> None:
-        """Gives the files back; what was not finished is gone with discard()."""
+        """Gives the files back."""
         for one in (self._file, self._names, self._filters):
             one.close()
 
     def discard(self) -> None:
         """Removes what was written."""
         self.close()
-        self._temporary.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def _copy(fd: int, offset: int, length: int, out: Any) -> None:
@@ -138,7 +146,7 @@ def _copy(fd: int, offset: int, length: int, out: Any) -> None:
         if not done:
             piece = os.pread(fd, min(length, 1 << 20), offset)
             if not piece:
-                raise ImageDamaged("a history is cut")
+                raise HistoryDamaged("a history is cut")
             files.write_all(out.fileno(), piece)
             done = len(piece)
         offset += done
@@ -150,17 +158,14 @@ class History:
     """A history, open. head: what finish() was given. firsts: the first path of each block. table: columns."""
 
     def __init__(self, path: os.PathLike[str] | str):
-        """Raises FileNotFoundError when there is none, ImageDamaged when it cannot be used."""
+        """Raises FileNotFoundError when there is none, HistoryDamaged when it cannot be used."""
         self.path = Path(path)
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             self._open()
-        except (ValueError, struct.error, KeyError, IndexError, OSError) as error:
+        except (ValueError, struct.error, KeyError, IndexError, OSError, ImageDamaged) as error:
             os.close(self.fd)
-            raise ImageDamaged(f"{path} is no history: {error}") from None
-        except ImageDamaged:
-            os.close(self.fd)
-            raise
+            raise damaged(path, error) from None
 
     def _open(self) -> None:
         size = os.fstat(self.fd).st_size
@@ -192,12 +197,12 @@ class History:
         os.close(self.fd)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Some bytes. Raises ImageDamaged when there are fewer."""
+        """Some bytes. Raises HistoryDamaged when there are fewer."""
         data = os.pread(self.fd, length, offset)
         while len(data) < length:
             more = os.pread(self.fd, length - len(data), offset + len(data))
             if not more:
-                raise ImageDamaged(f"{self.path} is cut")
+                raise damaged(self.path, "it is cut")
             data += more
         return data
 
@@ -213,7 +218,10 @@ class History:
     def text(self, number: int) -> bytes:
         """The names of a block."""
         packed = self.read(self._names_at[number], self.table["names_length"][number])
-        return unpack(packed, self.table["text_length"][number])
+        try:
+            return unpack(packed, self.table["text_length"][number])
+        except ImageDamaged as error:
+            raise damaged(self.path, error.message) from None
 
     def packed_names(self, number: int) -> tuple[bytes, bytes]:
         """The names of a block as they are in the file, and their filter."""
@@ -233,11 +241,18 @@ class History:
         table = self.table
         length = table["rows_length"][number]
         data = self.read(table["rows"][number], length + table["hashes_length"][number])
-        return Rows(data[:length], data[length:], table["entries"][number])
+        try:
+            return Rows(data[:length], data[length:], table["entries"][number])
+        except (ImageDamaged, ValueError) as error:
+            raise damaged(self.path, error) from None
 
     def with_name(self, bits: Iterable[tuple[int, int]]) -> list[int]:
         """The blocks whose filters have these bits."""
         data = self.read(self.filters, self.blocks * FILTER)
+        view = memoryview(data)
+        for number, crc in enumerate(self.table["filter_crc"]):
+            if zlib.crc32(view[number * FILTER : (number + 1) * FILTER]) != crc:
+                raise damaged(self.path, "a filter is not what was written")
         found: list[int] | None = None
         for byte, mask in bits:
             column = data[byte::FILTER]

@@ -16,16 +16,17 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Collection, Iterable, Iterator, NamedTuple, Sequence
 
 from .. import files
-from ..errors import ImageDamaged, StowageError
-from . import merge
-from .history import History, Writer
+from ..errors import StowageError
+from . import compact, merge
+from .history import History, HistoryDamaged, Writer
 from .lineage import Lineage, Member
 
 VERSION = 1
 TOGETHER = 32  # incrementals that go into a history in one pass
+DEAD = 8  # so many removed dumps, and more of them than of the others, and a history is written anew without them
 
 Chunks = Callable[[Any], Iterable[bytes]]  # a dump's row -> the lines of its index in chunks of whole lines
 
@@ -48,6 +49,11 @@ class Updated:
     removed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     busy: bool = False
+
+    def count(self, rows: Sequence[Any]) -> None:
+        """These went in."""
+        self.dumps += len(rows)
+        self.entries += sum(row.entries for row in rows)
 
     def add(self, other: Updated) -> None:
         """What another part of the update did."""
@@ -95,9 +101,13 @@ def by_key(dumps: Iterable[Any]) -> dict[Key, list[Any]]:
 
 def read(state: Path, key: Key) -> tuple[History, Lineage] | None:
     """The history of a key, None when there is none that can be used. Close it."""
+    return _read(place(state, key), key)
+
+
+def _read(path: Path, key: Key) -> tuple[History, Lineage] | None:
     try:
-        history = History(place(state, key))
-    except (FileNotFoundError, NotADirectoryError, ImageDamaged, PermissionError):
+        history = History(path)
+    except (FileNotFoundError, NotADirectoryError, HistoryDamaged, PermissionError):
         return None
     try:
         head = history.head
@@ -190,38 +200,47 @@ def _numbered(number: int) -> Updated:
 
 
 def _update_one(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks) -> Updated:
+    try:
+        return _fill(_Build(place(state, key), key), rows, chunks)
+    except HistoryDamaged:
+        # found out in the middle: made again from the indexes
+        place(state, key).unlink(missing_ok=True)
+        return _fill(_Build(place(state, key), key), rows, chunks)
+
+
+def _fill(build: _Build, rows: Sequence[Any], chunks: Chunks) -> Updated:
     done = Updated()
-    opened = read(state, key)
-    lineage = Lineage()
-    if opened is not None:
-        os.close(opened[0].fd)
-        lineage = opened[1]
-    absent = [row for row in rows if row.id not in lineage.numbers]
-    for step in _steps(absent, lineage, done):
-        try:
-            _pass(state, key, step, chunks)
-            failed: Sequence[Any] = ()
-        except StowageError as error:
-            failed = step
-            if len(step) == 1:
-                done.failed.append((step[0].id, error.message))
-                continue
-        for row in failed:  # one of several is bad: the others are done alone
-            known = read(state, key)
-            if known is None:
-                break
-            os.close(known[0].fd)
-            if row.base not in known[1].numbers:
-                done.failed.append((row.id, f"its base {row.base} could not be searched"))
-                continue
+    absent = [row for row in rows if row.id not in build.lineage.numbers]
+    try:
+        for step in _steps(absent, build.lineage, done):
             try:
-                _pass(state, key, [row], chunks)
+                build.add(step, chunks)
+                done.count(step)
+                continue
+            except HistoryDamaged:
+                raise
             except StowageError as error:
-                done.failed.append((row.id, error.message))
-        bad = {name for name, _why in done.failed}
-        good = [row for row in step if row.id not in bad]
-        done.dumps += len(good)
-        done.entries += sum(row.entries for row in good)
+                if len(step) == 1:
+                    done.failed.append((step[0].id, error.message))
+                    continue
+            for row in step:  # one of several is bad: the others are done alone
+                if row.base not in build.lineage.numbers:
+                    done.failed.append((row.id, f"its base {row.base} could not be searched"))
+                    continue
+                try:
+                    build.add([row], chunks)
+                    done.count([row])
+                except HistoryDamaged:
+                    raise
+                except StowageError as error:
+                    done.failed.append((row.id, error.message))
+        live = {row.id for row in rows}
+        dead = sum(member.id not in live for member in build.lineage.members)
+        if dead >= DEAD and dead > len(live):
+            build.compact(live)
+        build.publish()
+    finally:
+        build.discard()
     return done
 
 
@@ -250,13 +269,43 @@ def _steps(absent: Sequence[Any], lineage: Lineage, done: Updated) -> Iterator[l
         yield step
 
 
-def _pass(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks) -> None:
-    """One new file with rows more."""
-    opened = read(state, key)
-    old, lineage = opened if opened else (None, Lineage())
-    try:
-        writer = Writer(place(state, key))
+class _Build:
+    """A history on its way: each step is a new file beside it, the last one takes its place, synced."""
+
+    def __init__(self, path: Path, key: Key):
+        self.path, self.key = path, key
+        self.lineage = Lineage()
+        self._count = 0
+        self._now: Path | None = None
+        opened = _read(path, key)
+        if opened is not None:
+            os.close(opened[0].fd)
+            self._now, self.lineage = path, opened[1]
+
+    def _next(self) -> Path:
+        self._count += 1
+        return self.path.with_name(f"{self.path.name}.{self._count}.tmp")
+
+    def _step(self, lineage: Lineage, write: Callable[[Writer, History | None], None]) -> None:
+        old = History(self._now) if self._now is not None else None
+        writer = Writer(self._next())
         try:
+            write(writer, old)
+            writer.finish({"version": VERSION, "key": list(self.key), "dumps": lineage.as_lists()})
+        except BaseException:
+            writer.discard()
+            raise
+        finally:
+            if old is not None:
+                os.close(old.fd)
+        self._forget()
+        self._now, self.lineage = writer.path, lineage
+
+    def add(self, rows: Sequence[Any], chunks: Chunks) -> None:
+        """A full, or some incrementals. Raises StowageError when an index cannot be read; then nothing has changed."""
+        lineage = Lineage(self.lineage.members)
+
+        def write(writer: Writer, old: History | None) -> None:
             feeds = []
             for row in rows:
                 reference = len(lineage.members) - 1 if row.base is None else lineage.numbers[row.base]
@@ -266,13 +315,35 @@ def _pass(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks) -> None:
                 merge.begin(writer, feeds[0])
             else:
                 merge.update(writer, old, feeds)
-            writer.finish({"version": VERSION, "key": list(key), "dumps": lineage.as_lists()})
-        except BaseException:
-            writer.discard()
-            raise
-    finally:
-        if old is not None:
-            os.close(old.fd)
+
+        self._step(lineage, write)
+
+    def compact(self, live: Collection[str]) -> None:
+        """Drops what only dead dumps had."""
+        lineage = compact.lineage(self.lineage, live)
+        self._step(lineage, lambda writer, old: compact.rewrite(writer, old, self.lineage, lineage))
+
+    def publish(self) -> None:
+        """Puts the last step in its place."""
+        if self._now in (None, self.path):
+            return
+        fd = os.open(self._now, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        # the folder is not synced: after a power cut the old history may be there again, which is only older
+        os.replace(self._now, self.path)
+        self._now = self.path
+
+    def _forget(self) -> None:
+        if self._now not in (None, self.path):
+            self._now.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Removes what was not published."""
+        self._forget()
+        self._now = None
 
 
 def _clean(state: Path, wanted: set[Path]) -> int:

@@ -82,7 +82,7 @@ def apply(tree, what, names, number):
     }[what]
 
 
-def build(world, plan, every):
+def build(world, plan, every, keep=None):
     """The dumps of a plan; the histories brought up to date after every so many."""
     tree = {b".": ("d", b"", SECOND, b"")}
     made = []
@@ -95,15 +95,17 @@ def build(world, plan, every):
             row, before = made[0] if how == "first" else made[-1]
             row = world.incremental(tree, before, row)
         made.append((row, dict(tree)))
-        if len(made) % every == 0:
+        if keep is None and len(made) % every == 0:
             world.update()
-    assert not world.update().failed
+    rows = world.rows if keep is None else [*keep, *(row for row, _tree in made)]
+    assert not world.update(rows).failed
     return made
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(block, "SIZE_OF", 3)
+    monkeypatch.setattr(store, "DEAD", 1)
 
 
 def in_a_world(test):
@@ -127,6 +129,30 @@ def test_a_search_finds_what_a_look_at_every_dump_finds(plan, every):
         if some:
             found = {key: [told(one) for one in versions] for key, versions in search(world, ALL, some).items()}
             assert found == versions_of(world, rows=some)
+
+    in_a_world(check)
+
+
+@common
+@given(dumps, dumps, st.integers(1, 3))
+def test_a_history_without_its_dead_dumps_says_the_same_of_the_others(plan, more, step):
+    def check(world):
+        build(world, plan, 2)
+        keep = [row for number, row in enumerate(world.rows) if number % step == 0]
+        dead = len(world.rows) - len(keep)
+        assert not world.update(keep).failed
+        opened, absent = store.open_all(world.state, keep)
+        members = len(opened[0].lineage.members)
+        os.close(opened[0].history.fd)
+        assert not absent and members == (len(keep) if dead > len(keep) else len(world.rows))
+        found = {key: [told(one) for one in versions] for key, versions in search(world, ALL, keep).items()}
+        assert found == versions_of(world, rows=keep)
+        # and it goes on with a full
+        first = len(world.rows)
+        build(world, [(steps, "full") for steps, _how in more], 9, keep)
+        keep += world.rows[first:]
+        found = {key: [told(one) for one in versions] for key, versions in search(world, ALL, keep).items()}
+        assert found == versions_of(world, rows=keep)
 
     in_a_world(check)
 
