@@ -6,7 +6,8 @@ them live in folders, contents in writers and entries, metadata in linux_write, 
     extract(channel, request, config)    after REQUEST; sends START, NOTE and DONE, raises StowageErrors for ERROR
 
 REQUEST: request, dump, name, destination (null: the scratch folder), permit, existing (refuse, overwrite, keep),
-exact, codec (zstd, gzip, none), prefix (the source's path without the leading slash). config: agent.json, of which
+exact, codec (zstd, gzip, none), prefix (the source's path without the leading slash), drill (bytes that will come:
+all is read again and taken away at the end, see drill.py). config: agent.json, of which
 scratch and permits are used; {"to": DIR} instead: the caller's own restore to a folder of his, without permit.
 Then EXPECT, FRAME and ARCHIVE until END: an archive of pax members in walk order. EXPECT has a digest for each regular
 file with content (of a file with holes: of its stored bytes), 32 zero bytes where none is known.
@@ -32,6 +33,8 @@ from ..image.unpax import Member, Reader
 from ..text import escape
 from ..wire import DONE, NOTE, PROTOCOL, START, Channel
 from . import permit as permits
+from .drill import NAME as DRILL
+from .drill import Drill
 from .entries import attributes_of, put_big_file, put_other
 from .folders import Blocked, Folder, Tree
 from .inflow import Inflow
@@ -58,6 +61,8 @@ def extract(
         restore = _Restore(channel, plan, _processes() if workers is None else workers)
         restore.run()
     finally:
+        if plan.drill is not None:
+            plan.drill.end()
         gc.set_threshold(*collecting)
         os.umask(before)
 
@@ -86,6 +91,10 @@ class _Plan:
         self.scratch = False
         self.fd = -1
         self.made = False
+        self.drill: Optional[Drill] = None
+        size = request.get("drill")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0 or self.exact):
+            raise RequestError("drill is a number of bytes, and nothing is exact in it")
         if config.get("to") is not None:
             self.destination = os.path.abspath(os.fsencode(config["to"]))
             self.made = not os.path.lexists(self.destination)
@@ -96,7 +105,10 @@ class _Plan:
                 raise RequestError("%s cannot be used: %s" % (escape(self.destination), what(error))) from None
         elif destination is None:
             self.scratch = True
-            self.fd, self.destination = permits.open_scratch(config, str(request.get("name", "")))
+            name = str(request.get("name", "")) if size is None else DRILL
+            self.fd, self.destination = permits.open_scratch(config, name)
+        elif size is not None:
+            raise AgentRefused("a drill goes to the scratch folder and nowhere else")
         else:
             if not isinstance(destination, str):
                 raise RequestError("a destination is an absolute path")
@@ -109,6 +121,8 @@ class _Plan:
             folder = str(config.get("permits") or permits.PERMITS)
             self.permit = permits.read_permit(folder, permit, dump, self.destination)
             self.fd = permits.open_destination(self.destination)
+        if size is not None:
+            self.drill = Drill(self.fd, self.destination, size, self.scratch)
 
     def open_root(self) -> Tuple[int, bool]:
         """(descriptor of the folder that the archive's root stands for, whether it was made here)."""
@@ -213,6 +227,7 @@ class _Restore:
         finally:
             for fd in devices:
                 os.close(fd)
+        drilled = self._read_again()
         stop = getattr(self._channel, "stop_heartbeat", None)
         if stop:
             stop()
@@ -221,8 +236,17 @@ class _Restore:
             "files": files, "bytes": self.bytes, "folders": self.tree.folders,
             "entries": files + self.others + self.tree.folders,
             "skipped": self.skipped, "failed": self.failed, "not_kept": sorted(self.lost),
-            "destination": escape(self._plan.destination), "root": self.how.rights.root,
+            "destination": escape(self._plan.destination), "root": self.how.rights.root, **drilled,
         })  # fmt: skip
+
+    def _read_again(self) -> Dict[str, Any]:
+        """What DONE says of a drill, which ends here."""
+        if self._plan.drill is None:
+            return {}
+        try:
+            return {"drill": self._plan.drill.read_again()}
+        except OSError as error:
+            raise StowageError("what a drill restored could not be read again: " + what(error)) from None
 
     def _give_up(self) -> None:
         """After an error: what is being written is finished, folders get their metadata, nothing is taken away."""

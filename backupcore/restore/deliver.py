@@ -11,7 +11,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from .. import clock, wire
-from ..errors import RestoreIncomplete, StowageError, WireError
+from ..errors import AgentMissing, RestoreIncomplete, StowageError, WireError
 from ..text import escape
 from .cat import cat
 from .choose import Selection, check_matched
@@ -163,11 +163,15 @@ class Delivery:
         known = {"none", "gzip"} | ({"zstd"} if hello.get("zstd") else set())
         codecs = [dump.codec for dump in wanted.chain if dump.codec in known]
         self.codec = codecs[0] if codecs else "none"
+        drill = self.options.drill
+        if drill is not None and hello.get("drill") is not True:
+            raise AgentMissing(f"the agent of {wanted.client} is too old for drills", "run the playbook site again")
         agent.request({
             "request": "restore", "dump": self.newest, "name": self.options.name or self.newest,
             "prefix": escape_prefix(wanted.root), "paths": [escape(pattern.text) for pattern in wanted.patterns],
             "destination": self.options.destination, "permit": self.options.permit,
             "existing": self.options.existing, "exact": self.options.exact, "codec": self.codec,
+            **({} if drill is None else {"drill": drill}),
         })  # fmt: skip
         try:
             agent.channel.expect(wire.START)
@@ -255,6 +259,8 @@ class Delivery:
             shown = escape(str(what)[:500])
             if shown not in report.not_kept and len(report.not_kept) < 100:
                 report.not_kept.append(shown)
+        if isinstance(done.get("drill"), dict):
+            report.drilled.append(done["drill"])
         report.destination = escape(str(done.get("destination") or self.options.destination or ""))
 
 

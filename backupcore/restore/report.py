@@ -17,7 +17,8 @@ class Options:
     """How to restore. destination None: the client's scratch folder. existing: refuse, overwrite or keep.
 
     exact: folders end with the names they had and no others. permit: id of the permit file that Ansible's root
-    wrote. name: the folder in the scratch folder; empty: the name of the newest dump read.
+    wrote. name: the folder in the scratch folder; empty: the name of the newest dump read. drill: so many bytes will
+    come; the agent reads all of it again and takes it away (agent/drill.py). None: a restore.
     """
 
     destination: str | None = None
@@ -25,6 +26,7 @@ class Options:
     exact: bool = False
     permit: str | None = None
     name: str = ""
+    drill: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class RestorePlan:
 class RestoreReport:
     """What a restore did. failed: (path, why), escaped. notes: what a person should know, escaped.
 
-    read_from: one record per dump and place. next: commands to type, best first.
+    read_from: one record per dump and place. next: commands to type, best first. drilled: what the agent said of each
+    drill.
     """
 
     client: str
@@ -101,6 +104,7 @@ class RestoreReport:
     requests: int = 0
     seconds: float = 0.0
     next: list[str] = field(default_factory=list)
+    drilled: list[dict] = field(default_factory=list)
 
     FAILED_LIMIT = 1000  # a client can send notes without end
 
@@ -132,6 +136,7 @@ class RestoreReport:
         values["failed"] = [{"path": path, "message": why} for path, why in self.failed]
         values["read_from"] = [use.as_dict() for use in self.read_from]
         values["status"] = self.status
+        values.pop("drilled")
         return values
 
 
