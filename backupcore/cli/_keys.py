@@ -11,7 +11,6 @@ import getpass
 import os
 import stat
 import sys
-from pathlib import Path
 from typing import Any, List, Optional
 
 from ..errors import ConfigError, RequestError
@@ -35,8 +34,7 @@ def ring(args: argparse.Namespace, settings: Any) -> Any:
     """The keys.ring.KeyRing of a command with these options."""
     from ..keys import store
 
-    ask = asker(args)  # before the key: on standard input the passphrase stands first
-    return store.private_keys(settings.keys, [_stdin() if name == STDIN else Path(name) for name in args.key], ask)
+    return store.private_keys(settings.keys, args.key, asker(args))
 
 
 def asker(args: argparse.Namespace) -> Optional[Any]:
@@ -107,11 +105,4 @@ def read_named(names: List[str]) -> bytes:
 
     if len(names) != 1:
         raise RequestError("give one key file")
-    if names[0] == STDIN:
-        return _stdin()
-    return rings.read_file(Path(names[0]))
-
-
-def _stdin() -> bytes:
-    keep_secret()
-    return sys.stdin.buffer.read(1 << 20)
+    return rings.read_file(names[0])

@@ -142,13 +142,13 @@ def _key(one: PrivatePart) -> List[str]:
 
 def _command(verb: str, options: Sequence[str]) -> List[str]:
     """A command over several lines, as a shell takes it."""
-    lines = [f"    {verb}"]
+    lines = [f"  {verb}"]
     for option in options:
         if len(lines[-1]) + len(option) + 3 <= WIDTH:
             lines[-1] += f" {option}"
         else:
             lines[-1] += " \\"
-            lines.append(f"      {option}")
+            lines.append(f"    {option}")
     return lines
 
 

@@ -6,6 +6,7 @@ are image.recipients. A ring is made for one command and used by many threads.
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
@@ -18,14 +19,15 @@ from . import store
 
 # ask(what, wrong): the passphrase of `what`; wrong: the one before did not fit. None: nobody knows it.
 Ask = Callable[[str, bool], Optional[bytes]]
+STDIN = "-"
 GAPS = 2  # numbers of keys-<n>.tsv that may be missing between two
 
 
 class KeyRing:
-    """Keys are loaded when a dump needs them: first those that open without a passphrase. files: key files, or what
-    stands in one."""
+    """Keys are loaded when a dump needs them: first those that open without a passphrase. files: key files, - is
+    standard input; ask is made before, since a passphrase that comes that way stands first."""
 
-    def __init__(self, folder: Path, files: Sequence[Union[Path, bytes]] = (), ask: Optional[Ask] = None):
+    def __init__(self, folder: Path, files: Sequence[Union[Path, str]] = (), ask: Optional[Ask] = None):
         self.folder, self.files, self.ask = Path(folder), list(files), ask
         self._lock = threading.RLock()
         self._opened: Dict[str, PrivateKey] = {}  # by fingerprint
@@ -144,7 +146,7 @@ class KeyRing:
         silent: List[PrivateKey] = []
         given: List[Tuple[str, bytes]] = []
         for one in self.files:
-            data, what = (one, "the key given") if isinstance(one, bytes) else (read_file(one), str(one))
+            data, what = read_file(one), "the key given" if str(one) == STDIN else str(one)
             if recipients.is_protected(data):
                 given.append((what, data))
             else:
@@ -178,12 +180,15 @@ class KeyRing:
         )
 
 
-def read_file(path: Path) -> bytes:
-    """A key file that somebody named. Raises ConfigError."""
+def read_file(path: Union[Path, str]) -> bytes:
+    """A key file that somebody named; - is standard input. Raises ConfigError."""
     store.keep_secret()
     try:
-        with open(path, "rb") as stream:
-            data = stream.read(store.FILE_LIMIT + 1)
+        if str(path) == STDIN:
+            data = sys.stdin.buffer.read(store.FILE_LIMIT + 1)
+        else:
+            with open(path, "rb") as stream:
+                data = stream.read(store.FILE_LIMIT + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "is it where the server's user can read it?") from None
     if len(data) > store.FILE_LIMIT:

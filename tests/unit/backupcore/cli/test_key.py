@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import stat
@@ -23,6 +24,7 @@ from stage_world import World
 
 from backupcore import cli
 from backupcore.app.config import load  # noqa: F401  the engine must import before generate() is replaced
+from backupcore.cli import _main
 from backupcore.image import recipients
 from backupcore.keys import store
 
@@ -334,3 +336,12 @@ def test_nothing_secret_is_left_on_the_disk_or_in_the_process_table(key, base):
             data = path.read_bytes()
             assert PASSPHRASE not in data
             assert b"BEGIN PRIVATE KEY" not in data or path.name == "signing.pem", path
+
+
+def test_the_commands_of_the_kit_that_begin_with_stowage_can_be_typed(key, base):
+    key("generate", "--passphrase-file", base / "passphrase")
+    kit, _err = key("kit")
+    found = re.findall(r"^  (stowage (?:.*\\\n)*.*)$", kit, re.MULTILINE)
+    assert [command.split()[1] for command in found] == ["restore", "rebuild"]
+    for command in found[1:]:
+        _main.parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
