@@ -6,8 +6,12 @@ sends names of sources only.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import json
 import os
+import re
 import stat
 from typing import Any, Dict, NamedTuple
 
@@ -18,16 +22,18 @@ from ..text import escape
 SCHEMA = 1
 LIMIT = 4 << 20
 SITE = "run the playbook stowage.backup.site for this client"
+_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/\n]{300,16000}={0,2})\n-----END PUBLIC KEY-----\n?\Z")
 _DEFAULTS = {"scratch": "/var/lib/stowage/restore", "permits": "/run/stowage/permit"}
 
 
 class Source(NamedTuple):
-    """A source as agent.json declares it."""
+    """A source as agent.json declares it. encrypt: none or client; recipients: fingerprint -> public key in PEM."""
 
     name: str
     type: str
     options: Dict[str, Any]
     encrypt: str
+    recipients: Dict[str, bytes]
 
 
 class AgentConfig(NamedTuple):
@@ -112,4 +118,21 @@ def _source(path: str, name: str, value: Any) -> Source:
     kind, options, encrypt = value.get("type"), value.get("options"), value.get("encrypt", "none")
     if not isinstance(kind, str) or not isinstance(options, dict) or not isinstance(encrypt, str):
         raise _refuse(path, "%s needs a type and options" % where)
-    return Source(name, kind, options, encrypt)
+    if encrypt not in ("none", "client"):
+        raise _refuse(path, "%s: encrypt must be none or client" % where)
+    given = value.get("recipients", [])
+    keys = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+    named = {_fingerprint(pem): pem.encode("utf-8") for pem in keys}
+    if keys != given or len(named) != len(keys) or "" in named or bool(named) != (encrypt == "client"):
+        raise _refuse(path, "%s needs the public keys of its recipients when encrypt is client, and only then" % where)
+    return Source(name, kind, options, encrypt, named)
+
+
+def _fingerprint(pem: str) -> str:
+    """Hex SHA-256 of a public key's DER, as in image.recipients, '' when it is none: hello must not wait for
+    python3-cryptography."""
+    match = _KEY.match(pem)
+    try:
+        return hashlib.sha256(base64.b64decode(match.group(1))).hexdigest() if match else ""
+    except binascii.Error:
+        return ""

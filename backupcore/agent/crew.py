@@ -225,7 +225,7 @@ class Crew:
             if kind == FRAME:
                 slot, stored, plain, flags = _SHIPPED.unpack(data)
                 with memoryview(worker.memory) as memory, memory[slot * SLOT : slot * SLOT + stored] as frame:
-                    channel.send(FRAME, numbering.head(plain, stored, flags), frame)
+                    numbering.send(channel, plain, frame, flags)
                 os.write(worker.free_slot, bytes((slot,)))
             elif kind == INDEX:
                 (count,) = struct.unpack_from("<I", data)

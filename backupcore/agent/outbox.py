@@ -1,6 +1,7 @@
 """The outbox: frames, index lines and state are compressed by threads and sent in the order they came.
 
-Here live the pool of frame buffers, the threads and the choice of the part; what is in a frame lives in archive.
+Here live the pool of frame buffers, the threads and the choice of the part; what is in a frame lives in archive,
+the keys of sealed parts in sealing.
 Memory is bounded: a slow line stops the walk.
 """
 
@@ -13,19 +14,32 @@ from typing import Any, List, Optional
 from ..errors import SourceFailed
 from ..image.codec import Codec
 from ..image.layout import MAX_PARTS
-from ..wire import FRAME, INDEX, STATE, FrameHead, pack_frame_head
+from ..wire import FRAME, INDEX, KEY, LAST, STATE, FrameHead, pack_frame_head
 
 FRAME_SIZE = 4 << 20  # bytes of archive in a frame, at most
 
 
 class Numbering:
-    """Gives frames their part, number and place, in the order they are sent."""
+    """Gives frames their part, number and place, in the order they are sent; seals them when that was asked for."""
 
-    def __init__(self, part_size: int):
+    def __init__(self, part_size: int, sealing: Any = None):
         self._part_size = part_size
+        self._sealing = sealing
         self._part = self._used = self._number = 0
         self.archive_size = 0
         self.stored_size = 0
+
+    def send(self, channel: Any, length: int, stored: Any, flags: int) -> None:
+        """Sends the next frame. Sealed here, behind the threads: a part's bytes are sealed in their order."""
+        first, number = self._part if self._number else -1, self._number
+        head = self.head(length, len(stored), flags)
+        if self._sealing is None:
+            channel.send(FRAME, head, stored)
+            return
+        if self._part != first:
+            channel.send_json(KEY, self._sealing.begin(self._part))
+        mac, sealed = self._sealing.frame(number, stored, bool(flags & LAST))
+        channel.send(FRAME, head, mac, sealed)
 
     def head(self, length: int, stored: int, flags: int) -> bytes:
         """The head of the next frame, of length bytes of archive, stored bytes when compressed."""
@@ -136,7 +150,7 @@ class Outbox:
                 elif numbering is None:
                     self._channel.send_frame(job.length, job.flags, stored)
                 else:
-                    self._channel.send(FRAME, numbering.head(job.length, len(stored), job.flags), stored)
+                    numbering.send(self._channel, job.length, stored, job.flags)
                 job.stored = None
                 self._room.release()
         except BaseException as error:

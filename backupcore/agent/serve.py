@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple
 from .. import __version__
 from ..errors import AgentRefused, RequestError, SourceFailed, SourceGone, StowageError, WireError
 from ..text import escape
-from ..wire import DONE, END, ERROR, FRAME, HELLO, LAST, NOTE, PROTOCOL, REQUEST, START, STATE
+from ..wire import DONE, END, ERROR, HELLO, LAST, NOTE, PROTOCOL, REQUEST, START, STATE
 from .config import AgentConfig, Source, read_config
 from .line import AgentChannel, LineLost, catch_end, ignore_end
 
@@ -66,11 +66,16 @@ def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
     found: Dict[str, Any] = {
         "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
         "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
-        "sources": {},
+        "sources": {}, "drill": True,
     }  # fmt: skip
     if config is not None:
         found["client"] = config.client
         found["sources"] = {name: {"type": one.type, **one.options} for name, one in config.sources.items()}
+        found["seals"] = {name: sorted(one.recipients) for name, one in config.sources.items() if one.recipients}
+        if found["seals"]:
+            from importlib.util import find_spec
+
+            found["cryptography"] = find_spec("cryptography") is not None
     return found
 
 
@@ -244,12 +249,8 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
     source = config.sources.get(name) if isinstance(name, str) else None
     if source is None:
         raise AgentRefused("agent.json declares no source %s" % escape(str(name)[:80]))
-    if request.get("encrypt", "none") != "none" or source.encrypt != "none":
-        raise AgentRefused(
-            "source %s: this agent cannot seal, and agent.json or the server asks for it" % source.name,
-            "set encrypt to none, or update the agent",
-        )
     level = _number(request, "level", 0, 9)
+    sealed = _sealing(request, config, source, level)
     part_size = _number(request, "part_size", MIN_PART, MAX_PART)
     with_state = request.get("state") is True
     if with_state != (level > 0):
@@ -268,7 +269,7 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
             half.before(source.options)
         except RuntimeError as error:
             raise SourceFailed(escape(str(error))) from None
-        totals = _walk(channel, tree, codec, part_size, with_state, helper)
+        totals = _walk(channel, tree, codec, part_size, with_state, helper, sealed)
     except BaseException as error:
         failed = error
         raise
@@ -284,6 +285,15 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
     channel.stop_heartbeat()
     channel.send_rest_of_notes()
     channel.send_json(DONE, totals)
+
+
+def _sealing(request: Dict[str, Any], config: AgentConfig, source: Source, level: int) -> Any:
+    """What seals the dump, None when it is not to be. Raises AgentRefused, SourceFailed."""
+    if request.get("encrypt", "none") == "none" == source.encrypt:
+        return None
+    from .sealing import sealing  # takes its time, and most dumps do without
+
+    return sealing(request, config, source, level)
 
 
 def _payloads(channel: AgentChannel) -> Any:
@@ -330,9 +340,10 @@ def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> A
 
 
 def _walk(
-    channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None
+    channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None,
+    sealed: Any = None,
 ) -> Dict[str, Any]:
-    """Dumps the tree of a plan; the totals for DONE."""
+    """Dumps the tree of a plan; the totals for DONE. sealed: what seals it, None when it is not to be."""
     import time
 
     from ..image import pax, state
@@ -350,7 +361,7 @@ def _walk(
     def note(level: str, where: bytes, message: str) -> None:
         channel.send_note(note_bytes(level, where, message))
 
-    numbering, totals, archive, blocks = Numbering(part_size), Totals(), None, None
+    numbering, totals, archive, blocks = Numbering(part_size, sealed), Totals(), None, None
     walk = Walk(tree)
     try:
         walk.begin()
@@ -368,7 +379,7 @@ def _walk(
             Dump(walk, helper, None, archive, blocks, codec, note, channel.progress, totals).run()
             helper.close()
             stored = codec.compress(pax.END)
-            channel.send(FRAME, numbering.head(len(pax.END), len(stored), LAST), stored)
+            numbering.send(channel, len(pax.END), stored, LAST)
             sums = dict(helper.sums)
         else:
             outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))

@@ -17,7 +17,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 HALVES = {"tree": "backupcore.agent.tree"}
 START = "backupcore.agent.serve"
 # What the agent looks for at run time and works without.
-OPTIONAL = frozenset(("compression", "zstandard"))
+OPTIONAL = frozenset(("compression", "cryptography", "zstandard"))
 _MAIN = '''"""Starts the agent."""
 import os
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any, Dict, List, Optional
 
 from backupcore import wire
 from backupcore.app.agent_build import build_agent
-from backupcore.image import codec, index
+from backupcore.image import codec, index, seal
 
 PLAIN = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
 
@@ -144,6 +145,23 @@ class Got:
         self.notes: List[Dict[str, Any]] = []
         self.done: Dict[str, Any] = {}
         self.stderr = ""
+        self.keys: List[Dict[str, Any]] = []  # of a dump that the agent sealed
+        self.macs: List[bytes] = []
+
+    def open(self, private: Any, prefix: str) -> None:
+        """Opens what the agent sealed, each frame alone."""
+        openers, places, plain = [], [], []
+        for part, told in enumerate(self.keys):
+            key = private.unwrap(base64.b64decode(told["wrapped"][private.recipient.fingerprint]))
+            assert (told["part"], told["commitment"]) == (part, key.commitment)
+            openers.append(seal.Opener(key, prefix, seal.PART, part))
+            places.append(0)
+        for head, mac, stored in zip(self.frames, self.macs, self.stored):
+            last = bool(head.flags & wire.LAST)
+            plain.append(openers[head.part].frame(head.number, places[head.part], stored, last, mac))
+            places[head.part] += len(stored)
+            assert len(self.codec.decompress(plain[-1], 16 << 20)) == head.length
+        self.stored = plain
 
     def archive(self) -> bytes:
         return b"".join(self.codec.decompress(one, 16 << 20) for one in self.stored)
@@ -178,13 +196,20 @@ def take(channel: wire.Channel) -> Got:
     number = offset = part = 0
     while True:
         kind, payload = channel.expect(
-            wire.FRAME, wire.INDEX, wire.STATE, wire.NOTE, wire.PROGRESS, wire.DONE
+            wire.FRAME, wire.INDEX, wire.STATE, wire.NOTE, wire.PROGRESS, wire.DONE, wire.KEY
         )  # fmt: skip
-        if kind == wire.FRAME:
+        if kind == wire.KEY:
+            assert payload["part"] == (part + 1 if got.frames else 0)
+            got.keys.append(payload)
+        elif kind == wire.FRAME:
             head, stored = wire.unpack_frame(payload)
             assert head.number == number and head.offset == offset and head.part in (part, part + 1)
-            plain = got.codec.decompress(stored, 16 << 20)
-            assert len(plain) == head.length
+            if got.keys:
+                assert head.part == len(got.keys) - 1
+                got.macs.append(bytes(stored[:32]))
+                stored = stored[32:]
+            else:
+                assert len(got.codec.decompress(stored, 16 << 20)) == head.length
             number, offset, part = number + 1, offset + head.length, head.part
             got.frames.append(head)
             got.stored.append(bytes(stored))
