@@ -10,32 +10,18 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from .. import clock
 from ..catalog.records import CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import ImageDamaged, StowageError, TargetRefused
 from ..hookspecs import Target, TargetError, WrongDigest
-from ..image import layout, recipients
-from ..image.folder import check_folder, key_files, read_small
+from ..image import layout
 from ..image.manifest import SIZE_LIMIT, Manifest, digest
-from ..image.signing import LENGTH
+from .origins import Item, OriginDamaged, prefix_of
 
 SAVE_SECONDS = 1.0  # between two notes of how far a file's upload is
-
-
-class HoldingDamaged(ImageDamaged):
-    """The image on the holding disk is not what its manifest says."""
-
-
-class Item(NamedTuple):
-    """A file to copy."""
-
-    name: str
-    size: int
-    sha256: str
 
 
 class Copying:
@@ -47,17 +33,19 @@ class Copying:
         dump: DumpRow,
         row: CopyRow,
         target: Target,
-        public_keys: Mapping[str, bytes],
+        origins: Sequence[Any],
         report: Callable[[str, int, int], None],
     ):
         self.catalog, self.dump, self.row, self.target = catalog, dump, row, target
-        self.public_keys, self.report = public_keys, report
-        self.folder = Path(dump.holding or "")
-        self.prefix = layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
+        self.origins, self.report = list(origins), report
+        self.prefix = prefix_of(dump)
         upload = row.upload if isinstance(row.upload, dict) else {}
         # name -> "<size> <sha256>" of what is there and good; the state of the file that was cut
         self.files: Dict[str, str] = dict(upload.get("files") or {})
         self.current: Dict[str, Any] = dict(upload.get("current") or {})
+        # what lies there was this very dump once: whatever of it is another now is put anew
+        self.repair = row.state == "damaged" or bool(upload.get("repair"))
+        self.bad: Dict[str, str] = {}  # origins found damaged on the way, and what is wrong with them
         self.sizes: Dict[str, int] = {}
         self.there = False
         self.saved = 0.0
@@ -65,12 +53,12 @@ class Copying:
         self.total = 0
 
     def make(self) -> int:
-        """Makes and verifies the copy; returns its bytes. Raises HoldingDamaged, TargetRefused, TargetError."""
-        *items, manifest = self._check_holding()
+        """Makes and verifies the copy; returns its bytes. Raises OriginDamaged, TargetRefused, TargetError."""
+        *items, manifest = self._items()
         self.total = sum(item.size for item in items) + manifest.size
         self._note("copying")
         self.there = self._refuse_another()
-        self.sizes = self._listed() if self.files or self.there else {}
+        self.sizes = self._listed() if self.files or self.there or self.repair else {}
         for item in items:
             self._bring(item)
         self._check_sizes(items)
@@ -84,34 +72,27 @@ class Copying:
             # it came under this name by this copy or is the same dump's: without it the next try begins anew
             self.target.delete(self._at(manifest))
             raise self._other_bytes(manifest)
-        self._note("verified", bytes=self.total, verified_ns=clock.now_ns(), upload={})
+        keys = {item.name: item.sha256 for item in items if layout.parse_keys_name(item.name)}
+        # wrapped keys are not signed: what they were is what verify will compare them with
+        self._note("verified", bytes=self.total, verified_ns=clock.now_ns(), upload={"keys": keys} if keys else {})
         return self.total
 
     # -- before
 
-    def _check_holding(self) -> List[Item]:
-        """The files to copy, manifest.json last, once the folder is what the catalog and its manifest say."""
-        if not self.folder.is_dir():
-            hint = "is the holding disk mounted? then: stowage stage"
-            raise StowageError(f"the image is not on the holding disk: {self.folder}", hint)
-        try:
-            manifest = check_folder(self.folder, self.public_keys)
-            content = read_small(self.folder / layout.MANIFEST, SIZE_LIMIT)
-            signature = read_small(self.folder / layout.SIGNATURE, LENGTH)
-            keys = {name: read_small(self.folder / name, recipients.SIZE_LIMIT) for name in key_files(self.folder)}
-        except ImageDamaged as error:
-            raise HoldingDamaged(error.message, self._again()) from None
-        if digest(content) != self.dump.manifest_sha256 or manifest.prefix != self.prefix:
-            raise HoldingDamaged(f"{self.folder} is another dump than the catalog knows", self._again())
-        items = [Item(record.name, record.size, record.sha256) for record in manifest.all_files()]
-        for name, sha256 in ((layout.SUMS, manifest.sums_sha256), (layout.RESTORE, manifest.restore_sha256)):
-            items.append(Item(name, (self.folder / name).stat().st_size, sha256))
-        if manifest.seal:
-            # not signed: the bytes on the holding disk are all there is to go by
-            items += [Item(name, len(text), digest(text)) for name, text in keys.items()]
-        items.append(Item(layout.SIGNATURE, len(signature), digest(signature)))
-        items.append(Item(layout.MANIFEST, len(content), self.dump.manifest_sha256))
-        return items
+    def _items(self) -> List[Item]:
+        """The files to copy, manifest.json last, by the first origin that has them right."""
+        error: Optional[StowageError] = None
+        while self.origins:
+            try:
+                return self.origins[0].items()
+            except OriginDamaged as failure:
+                self.bad[failure.origin] = failure.message
+                error = error or failure
+            except StowageError as failure:
+                error = error or failure
+            del self.origins[0]
+        hint = "stowage verify"
+        raise error or StowageError(f"no place is known that {self.dump.id} could be copied from", hint)
 
     def _refuse_another(self) -> bool:
         """Whether this very dump's manifest is there already; another one there is refused, whoever's it is."""
@@ -122,6 +103,8 @@ class Copying:
         content = self._read_small(name, SIZE_LIMIT)
         if digest(content) == self.dump.manifest_sha256:
             return True
+        if self.repair:
+            return False
         raise TargetRefused(
             f"target {self.row.target} holds another dump named {self.prefix}{_whose(content)}",
             "give each backup server a prefix of its own",
@@ -165,7 +148,7 @@ class Copying:
 
     def _put_manifest(self, item: Item) -> None:
         try:
-            stored = self._put(item, if_absent=True)
+            stored = self._put(item, if_absent=not self.repair)
         except TargetError:
             # it may be ours: put, and the answer was lost
             if not self._refuse_another():
@@ -176,12 +159,22 @@ class Copying:
             self.files[item.name] = _proof(item)
 
     def _put(self, item: Item, **more: Any):
-        try:
-            return self.target.put(self._at(item), self.folder / item.name, sha256=item.sha256, **more)
-        except WrongDigest:
-            raise HoldingDamaged(
-                f"{self.folder}: {item.name} is damaged: its SHA-256 is not what the manifest says", self._again()
-            ) from None
+        """Sends the file from the first origin that has it right."""
+        error: Optional[StowageError] = None
+        for origin in self.origins:
+            try:
+                with origin.file(item) as path:
+                    try:
+                        return self.target.put(self._at(item), path, sha256=item.sha256, **more)
+                    except WrongDigest:
+                        raise origin.wrong(item) from None
+            except OriginDamaged as failure:
+                self.bad[failure.origin] = failure.message
+                error = error or failure
+            except StowageError as failure:
+                error = error or failure
+        assert error is not None
+        raise error
 
     def _reads_right(self, item: Item) -> bool:
         """Whether reading the file back gives the bytes that were sent."""
@@ -213,9 +206,6 @@ class Copying:
     def _at(self, item: Item) -> str:
         return f"{self.prefix}/{item.name}"
 
-    def _again(self) -> str:
-        return f"stowage run --client {self.dump.client} --source {self.dump.source} --level 0"
-
     def _count(self, count: int) -> None:
         self.done += count
         self.report("copying", self.done, self.total)
@@ -228,7 +218,9 @@ class Copying:
 
     def _note(self, state: str, **values: Any) -> None:
         """The row in the catalog: how far this copy is."""
-        upload = {"files": self.files, "current": self.current}
+        upload: Dict[str, Any] = {"files": self.files, "current": self.current}
+        if self.repair:
+            upload["repair"] = True
         self.row = replace(self.row, **{"state": state, "upload": upload, "error": "", "updated_ns": 0, **values})
         self.catalog.put_copy(self.row)
         self.saved = time.monotonic()

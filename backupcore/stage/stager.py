@@ -11,20 +11,23 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, List, Optional, Sequence, Tuple
 
 from .. import clock, files
-from ..catalog import places
-from ..catalog.records import CopyRow
+from ..catalog import aside, places
+from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import StowageError, TargetRefused
 from ..hookspecs import Target, TargetError
 from ..image import layout
+from ..image.copies import FolderCopy, TargetCopy
 from ..image.manifest import load_public_keys
 from ..image.signing import write_public
 from ..settings import Settings
-from .copy import Copying, HoldingDamaged
-from .wanted import Due, due
+from . import heal
+from .copy import Copying
+from .origins import FromCopy, FromHolding, prefix_of
+from .wanted import Due, due, origins_of
 
 Progress = Optional[Callable[[dict], None]]
 GIVEN_UP_AFTER_NS = 7 * 86400 * clock.NS  # a half-made upload that no staging went on with for so long
@@ -59,19 +62,25 @@ def stage(
     targets: Optional[Sequence[str]] = None,
     sources: Optional[Sequence[Tuple[str, str]]] = None,
     progress: Progress = None,
+    repair: Container[str] = (),
 ) -> Tuple[CopyResult, ...]:
     """Makes the copies that are due, several at once. What fails is in the results and is tried again next time.
 
-    Call while the run lock is held. targets, sources: only these. An interrupt ends the copies at work where a
-    later try can go on, and is raised again.
+    Damaged copies and holding images are made anew from good ones. Call while the run lock is held. targets (HOLDING
+    is one), sources: only these. repair: names of damaged dumps to be put together from what is right of them. An
+    interrupt ends the copies at work where a later try can go on, and is raised again.
     """
-    jobs = due(settings, catalog, targets, sources)
+    jobs = due(settings, catalog, targets, sources, repair)
     for job in jobs:
         if job.row.updated_ns == 0:
             catalog.put_copy(job.row)
-    stager = _Stager(settings, catalog, open_target, progress)
+    held = targets is None or HOLDING in targets
+    if not jobs and not (held and heal.lost(catalog, sources)):
+        return ()
+    stager = _Stager(settings, catalog, open_target, progress, repair)
     results = stager.work(jobs) if jobs else []
-    return tuple(results)
+    results += [stager.heal(dump) for dump in heal.lost(catalog, sources)] if held else []
+    return tuple(one for one in results if one is not None)
 
 
 class _Stopped(BaseException):
@@ -79,14 +88,16 @@ class _Stopped(BaseException):
 
 
 class _Stager:
-    def __init__(self, settings: Settings, catalog: Catalog, open_target: Callable[[str], Target], progress: Progress):
-        self.settings, self.catalog = settings, catalog
+    def __init__(self, settings: Settings, catalog: Catalog, open_target: Callable[[str], Target], progress: Progress,
+                 repair: Container[str] = ()):  # fmt: skip
+        self.settings, self.catalog, self.repair = settings, catalog, repair
         self.server = places.server_id(settings.state)
         self.public_keys = load_public_keys(settings.keys)
         self.places = {name: _Place(name, open_target, self.server, settings) for name in settings.targets}
         self.progress = progress
         self.telling = threading.Lock()
         self.stopping = threading.Event()
+        self.bad: Dict[Tuple[str, str], str] = {}  # (dump, place) found damaged, and what is wrong
 
     def work(self, jobs: List[Due]) -> List[CopyResult]:
         """All jobs, in their order as threads become free."""
@@ -98,6 +109,10 @@ class _Stager:
                 self.stopping.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+            finally:
+                # when nobody reads them any more: a damaged holding image moves out of the way
+                for (dump, place), why in self.bad.items():
+                    heal.spoiled(self.settings, self.catalog, dump, place, why)
         for place in self.places.values():
             place.tidy()
         return results
@@ -111,10 +126,6 @@ class _Stager:
             if self.stopping.is_set():
                 raise _Stopped
             count = self._copy(job, place, told)
-        except HoldingDamaged as failure:
-            error = failure
-            if not any(row.state == "verified" for row in self.catalog.copies(dump=job.dump.id)):
-                self.catalog.mark_damaged(job.dump.id)
         except StowageError as failure:
             error = failure
         except TargetError as failure:
@@ -145,7 +156,42 @@ class _Stager:
                 last[0] = now
                 self._tell({**told, "phase": phase, "bytes": done, "total": total})
 
-        return Copying(self.catalog, job.dump, job.row, place.ready(), self.public_keys, report).make()
+        target = place.ready()
+        copying = Copying(self.catalog, job.dump, job.row, target, self.origins(job.dump, job.row.target), report)
+        try:
+            return copying.make()
+        finally:
+            with self.telling:
+                self.bad.update({(job.dump.id, origin): why for origin, why in copying.bad.items()})
+
+    def origins(self, dump: DumpRow, target: str) -> List[Any]:
+        """Where the copy of dump on target can be made from, nearest first; places that are away are left out."""
+        rows = {row.target: row for row in self.catalog.copies(dump=dump.id)}
+        found: List[Any] = []
+        for name in origins_of(self.settings, dump, rows, target, dump.id in self.repair):
+            if name != HOLDING:
+                with contextlib.suppress(StowageError, TargetError):
+                    copy = TargetCopy(self.places[name].ready(), name, prefix_of(dump))
+                    found.append(FromCopy(self.settings, dump, copy, self.public_keys))
+            elif HOLDING not in rows:
+                found.append(FromHolding(dump, self.public_keys))
+            else:
+                folder = aside.aside_of(self.settings, dump, rows[HOLDING]) or dump.holding
+                if folder is not None:
+                    copy = FolderCopy(folder, HOLDING)
+                    found.append(FromCopy(self.settings, dump, copy, self.public_keys))
+        return found
+
+    def heal(self, dump: DumpRow) -> Optional[CopyResult]:
+        """The holding image anew, from a good copy; None when it is not needed any more, or there is none to take."""
+        begun = time.monotonic()
+        told = {"client": dump.client, "source": dump.source, "dump": dump.id, "target": HOLDING}
+        try:
+            made = heal.holding(self.settings, self.catalog, dump, lambda: self.origins(dump, HOLDING))
+        except StowageError as error:
+            return CopyResult(**told, ok=False, seconds=time.monotonic() - begun, code=error.code,
+                              message=error.message, hint=error.hint)  # fmt: skip
+        return None if made is None else CopyResult(**told, ok=True, bytes=made, seconds=time.monotonic() - begun)
 
     def _failed(self, job: Due, error: StowageError) -> None:
         """The row keeps what a later try can use."""

@@ -6,9 +6,9 @@ rule is all that is looked at: the configuration refuses what is not carried out
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ..catalog.records import CopyRow, DumpRow
+from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..settings import Policy, Settings
 
@@ -57,21 +57,46 @@ def due(
     catalog: Catalog,
     targets: Optional[Sequence[str]] = None,
     sources: Optional[Sequence[Tuple[str, str]]] = None,
+    repair: Container[str] = (),
 ) -> List[Due]:
-    """The copies to make now from images on the holding disk, oldest dump first: a base before what builds on it.
+    """The copies to make now, oldest dump first: a base before what builds on it.
 
-    targets: only these. sources: only dumps of these (client, source). A damaged image is copied nowhere.
+    They are made from the image on the holding disk, else from another target's verified copy, so that a target that
+    came later gets the dumps that have left the holding disk, too. A damaged copy is due again. targets: only these.
+    sources: only dumps of these (client, source). A damaged dump is copied nowhere, unless it stands in repair (names
+    of dumps): there, what its copies still have that is right is put together.
     """
     rows = copies_by_dump(catalog)
     found = []
     for dump in catalog.dumps():
-        if dump.holding is None or dump.damaged:
+        if dump.damaged and dump.id not in repair:
             continue
         if sources is not None and (dump.client, dump.source) not in sources:
             continue
         known = rows.get(dump.id, {})
-        for target in wanted_of(settings, dump, list(known.values())):
+        wants = list(wanted_of(settings, dump, list(known.values())))
+        wants += [name for name, row in known.items() if row.state == "damaged" and name in settings.targets]
+        for target in dict.fromkeys(wants):
             row = known.get(target) or CopyRow(dump.id, target)
-            if row.state not in ("verified", "expired") and (targets is None or target in targets):
+            if row.state in ("verified", "expired") or (targets is not None and target not in targets):
+                continue
+            if origins_of(settings, dump, known, target, dump.id in repair):
                 found.append(Due(dump, row))
     return found
+
+
+def origins_of(
+    settings: Settings, dump: DumpRow, rows: Mapping[str, CopyRow], target: str, damaged: bool = False
+) -> List[str]:
+    """Where the copy on target (or HOLDING) can be made from: HOLDING, then targets in the order of the configuration.
+
+    damaged: damaged copies too, behind all others: each file of them is checked before it is used.
+    """
+    held = rows.get(HOLDING)
+    names = [HOLDING] if dump.holding is not None and held is None else []
+    others = [name for name in settings.targets if name in rows]
+    names += [name for name in others if rows[name].state == "verified"]
+    if damaged:
+        names += [HOLDING] if held is not None else []
+        names += [name for name in others if rows[name].state == "damaged"]
+    return [name for name in names if name != target]
