@@ -26,7 +26,7 @@ from backupcore import cli
 from backupcore.app.config import load  # noqa: F401  the engine must import before generate() is replaced
 from backupcore.cli import _main
 from backupcore.image import recipients
-from backupcore.keys import store
+from backupcore.keys import kit, store
 
 CONFIG = """\
 state: {base}/state
@@ -252,14 +252,14 @@ def test_the_three_commands_of_the_kit_find_every_change(key, base, pairs):
     dump = Path(sealed_dump(world, [pairs[0].recipient]).holding)
     other = Path(sealed_dump(world, [pairs[0].recipient], "web2").holding)
     world.catalog.close()
-    kit, _err = key("kit")
-    assert run_checks(kit, dump) == [True, True, True]
+    text, _err = key("kit")
+    assert run_checks(text, dump) == [True, True, True]
     good = {path.name: path.read_bytes() for path in dump.iterdir()}
 
     def with_change(name, data):
         (dump / name).write_bytes(data)
         try:
-            return run_checks(kit, dump)
+            return run_checks(text, dump)
         finally:
             (dump / name).write_bytes(good[name])
 
@@ -340,8 +340,15 @@ def test_nothing_secret_is_left_on_the_disk_or_in_the_process_table(key, base):
 
 def test_the_commands_of_the_kit_that_begin_with_stowage_can_be_typed(key, base):
     key("generate", "--passphrase-file", base / "passphrase")
-    kit, _err = key("kit")
-    found = re.findall(r"^  (stowage (?:.*\\\n)*.*)$", kit, re.MULTILINE)
+    text, _err = key("kit")
+    found = re.findall(r"^  (stowage (?:.*\\\n)*.*)$", text, re.MULTILINE)
     assert [command.split()[1] for command in found] == ["restore", "rebuild"]
     for command in found[1:]:
         _main.parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
+
+
+def test_the_page_for_bad_nights_shows_the_kit_s_commands_as_they_are():
+    page = (Path(__file__).resolve().parents[4] / "docs" / "restore.md").read_text("utf-8")
+    shown = re.sub(r"^    [$>] ", "", page, flags=re.MULTILINE)
+    for command in (*kit.CHECKS, kit.WHOSE):
+        assert command in shown
