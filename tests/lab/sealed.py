@@ -1,8 +1,9 @@
 """A sealed dump folder for tests, made quickly by the parts that make real ones: no agent, no ssh, no catalog.
 
 ``make(below, tree)`` packs a tree (or takes archive bytes, or {name: content}) and puts the finished, signed dump
-under a folder as on a holding disk; what comes back knows the keys that open it. ``recipient()`` is a key pair of
-3072 bits, made once a process. ``prove(keys_folder, pair)`` makes it a recipient of a server, as `stowage key` would.
+under a folder as on a holding disk; what comes back knows the keys that open it; by=None: it is not sealed.
+``recipient()`` is a key pair of 3072 bits, made once a process. ``prove(keys_folder, pair)`` makes it a recipient of a
+server, as `stowage key` would.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def make(
     signer = signer or Signer.load_or_make(Path(below).parent / "keys")
     prefix = layout.dump_prefix(client, source, dump)
     named = [one.recipient for one in privates]
-    sealing = Sealing(by, prefix, named)
-    place = landing(Path(below), client, source, dump, private=private or Path(below).parent / "pending")
+    sealing = Sealing(by, prefix, named) if by else None
+    private = private or Path(below).parent / "pending"
+    place = landing(Path(below), client, source, dump, private=private if by else None)
     place.make()
     lines = list(index_lines(archive))
     sent = stream(archive, lines, codec, part_size, frame_size, (prefix, named) if by == "client" else None)
@@ -85,9 +87,9 @@ def make(
         begun_ns=1_700_000_000_000_000_000, ended_ns=1_700_000_001_000_000_000, codec=codec,
         archive_size=got.archive_size, entries=got.entries, parts=got.parts, index=got.index, frames=got.frames,
         base=Link(*base) if base else None, previous=Link(*base) if base else None, agent="0.1.0",
-        seal=sealing.record(),
+        seal=sealing.record() if sealing else None,
     )  # fmt: skip
-    made = folder.finish(place.folder, draft, signer, [base[0]] if base else [], sealing.keys())
+    made = folder.finish(place.folder, draft, signer, [base[0]] if base else [], sealing.keys() if sealing else b"")
     place.final.parent.mkdir(parents=True, exist_ok=True)
     place.folder.rename(place.final)
     place.remove_beside()
@@ -193,6 +195,14 @@ def open_all(path, manifest, keys):
                 plain = opener.frame(one.number, one.place, stored, bool(one.flags & frames.LAST), one.digest)
                 archive.append(packer.decompress(plain, one.length))
     return b"".join(archive), texts[0], table
+
+
+def opens(row, private=None):
+    """(archive, index text, frames) of a row's image on the holding disk, opened."""
+    path = Path(row.holding)
+    manifest = Manifest.from_bytes((path / layout.MANIFEST).read_bytes())
+    made = Sealed(path, manifest, row.manifest_sha256, private or recipient(), b"")
+    return open_all(path, manifest, unlocked(made))
 
 
 def names_in(folder_, words):
