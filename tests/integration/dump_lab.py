@@ -14,6 +14,7 @@ from backupcore import clock
 from backupcore.app.agent_build import build_agent
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, sweep
+from backupcore.keys import store
 from backupcore.schedule import plain
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source
 
@@ -48,12 +49,14 @@ class Lab:
         """Adds a client whose sources are the trees: name -> path, or name -> options."""
         options = {one: value if isinstance(value, dict) else {"path": str(value)} for one, value in trees.items()}
         known = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
-        declared = {one: {"type": "tree", "options": {**known, **value}, "encrypt": "none", "recipients": []}
-                    for one, value in options.items()}  # fmt: skip
+        policy = policy or Policy("standard")
+        seal = {"encrypt": "none", "recipients": []}
+        if policy.encrypt == "client":
+            seal = {"encrypt": "client", "recipients": [one.public for one in store.active(self.settings.keys)]}
+        declared = {one: {"type": "tree", "options": {**known, **value}, **seal} for one, value in options.items()}
         config = self.base / f"{name}.agent.json"
         config.write_text(json.dumps(agent_json or {"schema": 1, "client": name, "sources": declared}))
         config.chmod(0o600)
-        policy = policy or Policy("standard")
         sources = {one: Source(name, one, "tree", policy, value) for one, value in options.items()}
         client = Client(
             name,

@@ -15,12 +15,15 @@ import time
 from pathlib import Path
 
 import pytest
+import sealed
 from dump_lab import Lab
 
 from backupcore.catalog import places
 from backupcore.dump import runlock, sweep
 from backupcore.image.folder import check_folder
 from backupcore.image.manifest import load_public_keys, verify
+from backupcore.keys import store
+from backupcore.settings import Policy
 
 KILLS = 50
 
@@ -78,6 +81,7 @@ def strangers(lab, rows):
     found = [str(path) for path in holding.glob("*/*/*") if str(path) not in known]
     found += [str(path) for path in (holding / ".incoming").rglob("*") if not path.is_dir()]
     names = {row.id for row in rows}
+    found += [str(path) for path in (state / "pending").rglob("*") if path.is_file()]
     for top in ("state", "index"):
         found += [str(path) for path in (state / top).rglob("*") if path.is_file() and path.name[:28] not in names]
     return [one for one in found if ".incoming" not in one or os.path.isfile(one)]
@@ -129,7 +133,7 @@ def test_a_run_killed_anywhere_leaves_whole_dumps_or_nothing(tmp_path):
 STEPS = ("rename", "replace", "fsync", "link", "unlink", "mkdir", "rmdir")
 
 
-def killed_before(base, step) -> bool:
+def killed_before(base, step, encrypt) -> bool:
     """A night of one source in a child that dies before its step-th step on a disk; whether it came that far."""
     pid = os.fork()
     if not pid:
@@ -144,7 +148,7 @@ def killed_before(base, step) -> bool:
                     return _real(*args, **kwargs)
 
                 setattr(os, name, counted)
-            lab = small_lab(base)
+            lab = small_lab(base, encrypt)
             os._exit(not lab.night()["a:one"].ok)
         finally:
             os._exit(2)
@@ -153,24 +157,27 @@ def killed_before(base, step) -> bool:
     return status != 0
 
 
-def small_lab(base):
+def small_lab(base, encrypt):
     lab = Lab(base, dumps_at_once=1)
-    lab.client("a", {"one": base / "tree"})
+    if encrypt != "none" and not store.active(lab.settings.keys):
+        sealed.prove(lab.settings.keys)
+    lab.client("a", {"one": base / "tree"}, policy=Policy("standard", encrypt=encrypt))
     return lab
 
 
 @pytest.mark.timeout(300)
-def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_path):
+@pytest.mark.parametrize("encrypt", ["none", "client", "server"])
+def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_path, encrypt):
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "file").write_text("one")
-    lab = small_lab(tmp_path)
+    lab = small_lab(tmp_path, encrypt)
     assert lab.night()["a:one"].ok, lab.results
     keys = load_public_keys(lab.settings.keys)
     states = places.state_folder(lab.settings.state, "a", "one")
     adopted, checked = 0, set()
-    for step in range(8, 60):  # from the folder that is made to the record of the run
-        if not killed_before(tmp_path, step):
+    for step in range(8, 80):  # from the folder that is made to the record of the run
+        if not killed_before(tmp_path, step, encrypt):
             break
         check_all(lab, keys, checked)
         with runlock.hold(lab.settings):
@@ -184,7 +191,10 @@ def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_p
         assert all(places.find_index(lab.settings.state, "a", "one", row.id) for row in rows), step
         # a dump that got its row afterwards is as good as any: its state came along
         assert {f"{row.id}.state" for row in rows[-2:]} <= kept, step
-    assert 30 < step < 59 and 5 <= adopted < 20, (step, adopted)
+        if encrypt != "none":
+            assert not sealed.names_in(lab.settings.holding[0].path, (b"file",)), step
+            assert sealed.opens(rows[-1]), step
+    assert 30 < step < 79 and 5 <= adopted < 20, (step, adopted)
     assert lab.night()["a:one"].level == 1
     counters = [row.counter for row in lab.catalog.dumps()]
     assert counters == sorted(set(counters))

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The Debian packages that demo, tests and bench need, and those named: installs the missing ones as root, else names them.
 set -euo pipefail
-wanted="acl attr git libcap2-bin openssh-client openssh-server openssl python3 python3-venv strace sudo tar util-linux zstd"
+wanted="acl attr git libcap2-bin openssh-client openssh-server openssl python3 python3-cryptography python3-venv strace sudo tar util-linux zstd"
 missing=
 for p in $wanted "$@"; do
     [ "$(dpkg-query -W -f '${Status}' "$p" 2>/dev/null)" = "install ok installed" ] || missing="$missing $p"

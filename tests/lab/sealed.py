@@ -38,9 +38,13 @@ class Sealed(NamedTuple):
     archive: bytes
 
 
-@functools.lru_cache(maxsize=None)
 def recipient(name="operations"):
-    """A private key."""
+    """A private key, the same for the same name."""
+    return _recipient(name)
+
+
+@functools.lru_cache(maxsize=None)
+def _recipient(name):
     return recipients.generate(name, recipients.LEAST_BITS)
 
 

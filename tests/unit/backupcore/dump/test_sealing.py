@@ -19,7 +19,7 @@ from backupcore.dump.receive import receive
 from backupcore.dump.sealing import Sealing
 from backupcore.errors import ConfigError, ImageDamaged, KeyMissing, WireError
 from backupcore.image import codec as codecs
-from backupcore.image import folder, layout, recipients, seal
+from backupcore.image import folder, seal
 from backupcore.image.manifest import load_public_keys
 from backupcore.settings import HoldingDisk, Policy
 
@@ -32,17 +32,6 @@ def keyed(server):
     """A server with one recipient."""
     sealed.prove(server.settings.keys)
     return server
-
-
-def opened(row, private=None):
-    """(archive, index, frames) of a row's image."""
-    path = Path(row.holding)
-    manifest = folder.Manifest.from_bytes((path / layout.MANIFEST).read_bytes())
-    texts = [(path / name).read_bytes() for name in folder.key_files(path)]
-    keys = recipients.unlock(
-        manifest.prefix, manifest.sealed, recipients.read_keys(texts), [private or sealed.recipient()]
-    )
-    return sealed.open_all(path, manifest, keys)
 
 
 @pytest.mark.parametrize("by", ["server", "client"])
@@ -95,7 +84,7 @@ def test_a_night_seals_and_keeps_what_the_next_needs_on_its_own_premises(keyed):
     result = keyed.one()
     assert result.ok and not result.warning, result
     row = keyed.catalog.dump(result.dump)
-    archive, index, _frames = opened(row)
+    archive, index, _frames = sealed.opens(row)
     assert archive == b"x" * 1000 and index == b"f0\tf\n"
     assert sorted(os.listdir(row.holding)) == [
         "RESTORE.txt", "SHA256SUMS", "frames.tsv.zst.enc", "image-0000.tar.zst.enc", "index.tsv.zst.enc", "keys.tsv",
@@ -107,7 +96,7 @@ def test_a_night_seals_and_keeps_what_the_next_needs_on_its_own_premises(keyed):
     assert row.state and (places.state_folder(keyed.settings.state, "web1", "data") / row.state).exists()
     assert keyed.left() == [] and not list((keyed.settings.state / "pending").rglob("*"))
     second = keyed.one(level=1)
-    assert second.ok and keyed.catalog.dump(second.dump).level == 1 and opened(keyed.catalog.dump(second.dump))
+    assert second.ok and keyed.catalog.dump(second.dump).level == 1 and sealed.opens(keyed.catalog.dump(second.dump))
 
 
 def test_nothing_in_the_clear_is_on_the_holding_disk_at_any_time(keyed, monkeypatch):
@@ -186,7 +175,7 @@ def test_a_kill_at_any_step_leaves_a_whole_dump_or_none(keyed, monkeypatch, step
     rows = keyed.catalog.dumps()
     assert len(rows) == (2 if whole else 1) and bool(keyed.swept.adopted) == whole
     for row in rows:
-        assert opened(row)[0] == b"x" * 1000 and row.state and not row.notes
+        assert sealed.opens(row)[0] == b"x" * 1000 and row.state and not row.notes
         assert places.find_index(keyed.settings.state, "web1", "data", row.id)
     assert keyed.left() == [] and not [one for one in (keyed.settings.state / "pending").rglob("*") if one.is_file()]
 
@@ -198,7 +187,7 @@ def test_a_state_disk_that_is_full_costs_no_dump(keyed, monkeypatch):
     assert result.ok
     row = keyed.catalog.dump(result.dump)
     assert row.state is None and sum("No space left" in note for note in row.notes) == 2
-    assert opened(row)[0] == b"x" * 1000
+    assert sealed.opens(row)[0] == b"x" * 1000
     monkeypatch.undo()
     assert keyed.catalog.dump(keyed.one().dump).level == 0
 
@@ -217,7 +206,7 @@ def test_an_image_whose_keys_are_gone_is_damaged(keyed):
             folder.check_folder(path, trusted)
     (path / "keys-2.tsv").write_bytes(text)
     with pytest.raises(KeyMissing):
-        opened(row, sealed.recipient("another"))
+        sealed.opens(row, sealed.recipient("another"))
 
 
 # what a hostile or broken agent may send where it is to seal
