@@ -7,9 +7,10 @@ is named in images.notes.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -19,7 +20,8 @@ from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import index
 from ..image.escape import unescape
 from ..search import browse, query, scan, store
-from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SIZE, STALE, UID
+from ..search.history import HistoryDamaged
+from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SHA, SIZE, STALE, UID
 from ..settings import Settings
 from ..text import escape as shown
 from . import view
@@ -90,21 +92,65 @@ def find(
         named = ":".join(filter(None, (client, asked.source)))
         raise RequestError(f"no dump of {shown(named) or 'any client'} is known", "stowage list dumps")
     by_id = {row.id: row for row in rows}
-    with ExitStack() as stack:
-        opened = _up_to_date(settings, images, rows, tell, stack)
-        lives = [[by_id[one.lineage.members[number].id] for number in one.live] for one in opened]
-        hits = scan.search(opened, wanted)
-        stack.callback(hits.close)
-        count = 0
-        for hit in hits:
-            count += 1
-            if asked.limit is not None and count > asked.limit:
-                images.note(f"there is more: the first {asked.limit} paths are shown; --limit 0 shows all")
+    count = 0
+    for one, hit in _hits(settings, images, rows, wanted, tell):
+        count += 1
+        if asked.limit is not None and count > asked.limit:
+            images.note(f"there is more: the first {asked.limit} paths are shown; --limit 0 shows all")
+            break
+        live = [by_id[one.lineage.members[number].id] for number in one.live]
+        path = one.root if hit.path == ROOT else one.root.rstrip(b"/") + b"/" + hit.path
+        for version in _followed(one, hit.versions):
+            yield _version(live, path, version)
+
+
+def _hits(
+    settings: Settings, images: Images, rows: Sequence[DumpRow], wanted: query.Query, tell: Callable[[str], None]
+) -> Iterator[tuple[store.Opened, scan.Hit]]:
+    """What matches. A history that turns out to be damaged is made again, and the search goes on where it was."""
+    given = 0
+    for last in (False, True):
+        with ExitStack() as stack:
+            opened = _up_to_date(settings, images, rows, tell, stack)
+            hits = stack.enter_context(closing(scan.search(opened, wanted)))
+            try:
+                for hit in itertools.islice(hits, given, None):
+                    given += 1
+                    yield opened[hit.history], hit
+                return
+            except HistoryDamaged as error:
+                if last:
+                    raise
+                images.note(f"{error.message}; it was made again from the indexes")
+                Path(error.path).unlink(missing_ok=True)
+
+
+def _followed(one: store.Opened, versions: Sequence[scan.Version]) -> list[scan.Version]:
+    """The content of hard links is that of their first name: with it, they are the same version as that."""
+    if not any(version.kind == "h" and not version.sha256 for version in versions):
+        return list(versions)
+    found: list[scan.Version] = []
+    for version in versions:
+        if version.kind == "h" and not version.sha256:
+            moment = browse.Moment(one, one.lineage.members[one.live[version.last]].id)
+            version = version._replace(sha256=_content(moment, version.link))
+        for place, other in enumerate(found):
+            if version.sha256 and (other.sha256, other.size) == (version.sha256, version.size):
+                first, dumps = min(other.first, version.first), other.dumps + version.dumps
+                found[place] = other._replace(first=first, dumps=dumps)
                 break
-            one = opened[hit.history]
-            path = one.root if hit.path == ROOT else one.root.rstrip(b"/") + b"/" + hit.path
-            for version in hit.versions:
-                yield _version(lives[hit.history], path, version)
+        else:
+            found.append(version)
+    return found
+
+
+def _content(moment: browse.Moment, link: bytes) -> str:
+    for _step in range(8):  # a first name may itself be a hard link of an older dump
+        entry = next((entry for entry in moment.entries(link) if not entry.is_dir), None)
+        if entry is None or entry.row[KIND] != b"h":
+            break
+        link = unescape(entry.row[LINK])
+    return "" if entry is None or entry.row[SHA] == b"-" else entry.row[SHA].decode("ascii")
 
 
 def _version(live: Sequence[DumpRow], path: bytes, one: scan.Version) -> Version:

@@ -168,14 +168,16 @@ class History:
             raise damaged(path, error) from None
 
     def _open(self) -> None:
-        size = os.fstat(self.fd).st_size
+        self.size = size = os.fstat(self.fd).st_size
         if size < _FOOTER.size:
             raise ValueError("it is cut")
         footer = _FOOTER.unpack(self.read(size - _FOOTER.size, _FOOTER.size))
         self.names, self.filters, at, length, self.blocks, crc, magic = footer
-        directory = self.read(at, length)
-        if magic != MAGIC or zlib.crc32(directory) != crc or at + length + _FOOTER.size != size:
+        if magic != MAGIC or at + length + _FOOTER.size != size:
             raise ValueError("its end is damaged")
+        directory = self.read(at, length)
+        if zlib.crc32(directory) != crc or self.blocks * FILTER > size:
+            raise ValueError("its directory is damaged")
         text = unpack(directory)
         end = text.index(b"\n") + 1
         self.head: dict = json.loads(text[:end])
@@ -198,6 +200,8 @@ class History:
 
     def read(self, offset: int, length: int) -> bytes:
         """Some bytes. Raises HistoryDamaged when there are fewer."""
+        if offset + length > self.size:
+            raise damaged(self.path, "it is cut")
         data = os.pread(self.fd, length, offset)
         while len(data) < length:
             more = os.pread(self.fd, length - len(data), offset + len(data))

@@ -28,6 +28,7 @@ _MODES = re.compile(rb"(?:(?:0|[1-7][0-7]{0,3}|-)\n)*+\Z")
 _TIMES = re.compile(rb"(?:(?:-?[0-9]{1,12}\.[0-9]{9}|-)\n)*+\Z")
 _SHAS = re.compile(rb"(?:(?:[0-9a-f]{64}|-)\n)*+\Z")
 _FLAGS = re.compile(rb"(?:(?:s?m?h?d?|-)\n)*+\Z")
+_DEVICE = re.compile(rb"[0-9]{1,10},[0-9]{1,10}\Z")
 _CONTROL = bytes({*range(32), 127} - {9, 10})
 _ODD = re.compile(rb"[\n/]\.{1,2}[\n/]")  # `.` or `..`
 _LETTERS = {kind.encode("ascii") for kind in KINDS}
@@ -79,20 +80,41 @@ def parse(chunk: bytes) -> Lines:
     letters = set(kinds)
     if not letters <= _LETTERS:
         raise _refuse("an unknown kind")
+    links = columns[LINK]
+    for number in (MODE, UID, GID, SIZE, MTIME):
+        column = columns[number]
+        if b"-" in column and any(field == b"-" and kind not in b"-n" for kind, field in zip(kinds, column)):
+            raise _refuse("no number where one must be")
+    if letters != {b"f"}:
+        for kind, link, sha in zip(kinds, links, columns[SHA]):
+            if kind != b"f" and (sha != b"-" or not _fits(kind, link)):
+                raise _refuse("what is no link")
+    if set(links) != {b"-"} and any(kind == b"f" and link != b"-" for kind, link in zip(kinds, links)):
+        raise _refuse("a link where none can be")
     if b"-" in letters or b"n" in letters:
-        links = columns[LINK]
         folders = [
             number for number, kind in enumerate(kinds)
             if kind == b"d" or (kind == b"-" and links[number] == b"d") or (kind == b"n" and b"d" in flags[number])
         ]  # fmt: skip
-        for kind, link in zip(kinds, links):
-            if (kind == b"-" and link not in (b"f", b"d")) or (kind == b"n" and link not in REASONS):
-                raise _refuse("no reason why it is missing")
     else:
         folders = [number for number, kind in enumerate(kinds) if kind == b"d"]
     if paths and paths[0] == ROOT and folders[:1] != [0]:
         folders.insert(0, 0)  # a source that is a file, or was not there: its place is the same
     return Lines(paths, folders, columns)
+
+
+def _fits(kind: bytes, link: bytes) -> bool:
+    """Whether a kind that is no file can have such a link."""
+    if kind in b"dp":
+        return link == b"-"
+    if kind == b"-":
+        return link in (b"f", b"d")
+    if kind == b"n":
+        return link in REASONS
+    if kind in b"cb":
+        return bool(_DEVICE.match(link))
+    raw = unescape(link)
+    return check_path(raw) if kind == b"h" else bool(raw) and b"\0" not in raw
 
 
 def _check(columns: Sequence[Sequence[bytes]]) -> None:

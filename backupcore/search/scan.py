@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Iterator, NamedTuple, Sequence
 
+from ..image.escape import unescape
 from . import lineage
 from .block import Names, Rows, filter_bits, parent
 from .lines import FLAGS, KIND, LINK, MTIME, ROOT, SIZE, STALE
@@ -240,7 +241,7 @@ def _version(rows: Rows, event: int, first: int, last: int, until: int, count: i
     time = rows.column(MTIME)[event]
     whole, _dot, rest = time.partition(b".")
     return Version(
-        kind.decode("ascii"), int(rows.column(SIZE)[event]), int(whole + rest), b"" if link == b"-" else link,
+        kind.decode("ascii"), int(rows.column(SIZE)[event]), int(whole + rest), b"" if link == b"-" else unescape(link),
         rows.sha(event).decode("ascii").replace("-", ""), b"s" in flags or STALE in flags, first, last, until, count,
     )  # fmt: skip
 
