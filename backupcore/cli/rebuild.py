@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         args.place, args.signer, args.signer_key, args.server, args.witness, args.last_run, args.key, _keys.asker(args)
     )
     report = rebuilding.rebuild(open_engine(), asked, None if args.json else _Told())
-    lines = [*_findings(report), *_signers(report), _headline(report)]
+    lines = [*_findings(report), *_signers(report, bool(args.signer or args.signer_key)), _headline(report)]
     target = report.place
     after = ["stowage check", f"stowage verify --target {target}", "stowage list dumps"]
     if report.failed:
@@ -88,12 +88,14 @@ def _findings(report: Any) -> List[str]:
     return lines
 
 
-def _signers(report: Any) -> List[str]:
+def _signers(report: Any, said: bool) -> List[str]:
+    # said: the operator has named them from the kit
     lines = []
     for name in report.signers:
         if name in report.adopted:
             lines.append(f"signed by {name}: trusted from now on")
-            lines.append("     compare this fingerprint with the key kit; if it differs, believe nothing of this")
+            if not said:
+                lines.append("     compare this fingerprint with the key kit; if it differs, believe nothing of this")
         else:
             lines.append(f"signed by {name}, which this server trusts")
     if report.taken:
