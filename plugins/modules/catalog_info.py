@@ -10,7 +10,7 @@ module: catalog_info
 short_description: Read runs, dumps, copies and files from the catalog
 version_added: 0.1.0
 description:
-  - Lists what the backup server has, or finds files by name over all dumps.
+  - Lists what the backup server has, or finds files over all clients and all dumps, each content of a path once.
 author:
   - Stowage contributors (@stowage-backup)
 extends_documentation_fragment:
@@ -32,7 +32,8 @@ options:
   what:
     description:
       - Which list.
-      - For V(files), O(words) names client and path at a moment; for V(find), O(words) is one pattern.
+      - For V(files), O(words) names client and path at a moment, and what is in that folder is listed.
+      - For V(find), O(words) is one pattern, a name, a path or a glob.
     type: str
     choices: [runs, dumps, copies, files, find]
     default: dumps
@@ -50,6 +51,37 @@ options:
   at:
     description: The moment for V(files), such as C(yesterday).
     type: str
+  recursive:
+    description: For V(files), all that lies below, too.
+    type: bool
+    default: false
+  substring:
+    description: For V(find), the pattern is a part of the name; one with a slash is a part of the path.
+    type: bool
+    default: false
+  ignore_case:
+    description: For V(find), capital and small letters are the same.
+    type: bool
+    default: false
+  larger:
+    description: For V(find), files of at least this size, such as C(20 MB).
+    type: str
+  smaller:
+    description: For V(find), files of at most this size.
+    type: str
+  newer:
+    description: For V(find), last changed then or later, such as C(2026-11-22) or C(3 days ago).
+    type: str
+  older:
+    description: For V(find), last changed before.
+    type: str
+  deleted:
+    description: For V(find), only what the newest dump of its source no longer has.
+    type: bool
+    default: false
+  limit:
+    description: So many runs, dumps or copies, or paths for V(find); 0 for all.
+    type: int
 seealso:
   - module: stowage.backup.restore
 """
@@ -65,6 +97,15 @@ EXAMPLES = r"""
     what: find
     words: ["nginx.conf"]
   register: found
+
+- name: Find deleted invoices of any spelling
+  stowage.backup.catalog_info:
+    what: find
+    words: ["invoice"]
+    substring: true
+    ignore_case: true
+    deleted: true
+  register: found
 """
 
 RETURN = r"""
@@ -73,6 +114,12 @@ items:
   returned: success
   type: list
   elements: dict
+notes:
+  description: What could not be searched, and whether there is more.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 status:
   description: V(ok), V(warn) or V(fail).
   returned: success
@@ -93,6 +140,39 @@ from ansible_collections.stowage.backup.plugins.module_utils import _engine
 NAMES = {"runs": "runs", "dumps": "dumps", "copies": "copies", "files": "files", "find": "found"}
 
 
+FIND = {
+    "substring": {"type": "bool", "default": False},
+    "ignore_case": {"type": "bool", "default": False},
+    "larger": {"type": "str"},
+    "smaller": {"type": "str"},
+    "newer": {"type": "str"},
+    "older": {"type": "str"},
+    "deleted": {"type": "bool", "default": False},
+}
+
+
+def command(params):
+    """The words of the command line; those of the user stand behind --, where no option is looked for."""
+    what = params["what"]
+    words = ["find" if what == "find" else "list"]
+    options = ["client", "source"]
+    if what == "find":
+        options += list(FIND)
+    if what == "files":
+        options += ["at", "recursive"]
+    for option in options:
+        value = params[option]
+        if value is True:
+            words.append("--" + option.replace("_", "-"))
+        elif value:
+            words.append("--%s=%s" % (option.replace("_", "-"), value))
+    if params["limit"] is not None and what != "files":
+        words.append("--limit=%d" % params["limit"])
+    # list's own word stands with the others: what options come between is not put together again
+    words += ["--"] if what == "find" else ["--", what]
+    return words + params["words"] if what in ("files", "find") else words
+
+
 def main():
     spec = _engine.argument_spec()
     spec.update(
@@ -101,6 +181,9 @@ def main():
         source={"type": "str"},
         words={"type": "list", "elements": "str", "default": []},
         at={"type": "str"},
+        recursive={"type": "bool", "default": False},
+        limit={"type": "int"},
+        **FIND
     )
     module = AnsibleModule(
         argument_spec=spec,
@@ -108,19 +191,17 @@ def main():
         required_if=[("what", "files", ["words"]), ("what", "find", ["words"])],
     )
     params = module.params
-    words = ["find"] if params["what"] == "find" else ["list", params["what"]]
-    if params["what"] in ("files", "find"):
-        words += ["--"] + params["words"]
-    for option in ("at", "source", "client"):
-        if params[option]:
-            words[words.index("--") if "--" in words else len(words) :] = ["--" + option, params[option]] + (
-                ["--"] + params["words"] if "--" in words else []
-            )
     try:
-        answer = _engine.call(module, words)
+        answer = _engine.call(module, command(params))
     except _engine.EngineError as error:
         _engine.fail(module, error)
-    module.exit_json(changed=False, items=answer[NAMES[params["what"]]], status=answer["status"], next=answer["next"])
+    module.exit_json(
+        changed=False,
+        items=answer[NAMES[params["what"]]],
+        notes=answer.get("notes", []),
+        status=answer["status"],
+        next=answer["next"],
+    )
 
 
 if __name__ == "__main__":
