@@ -6,7 +6,7 @@ what stands in parts and tables is read by full.py.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from ..errors import ImageDamaged, StowageError
 from ..image import layout, recipients
@@ -108,7 +108,8 @@ def _keys(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, i
     names = [name for number, name in numbered if number]
     texts: Dict[str, bytes] = {}
     for name in names:
-        data = _small(copy, verdict, name, recipients.SIZE_LIMIT)
+        # a place may hold as many as it likes: all of them together are no larger than one may be
+        data = _small(copy, verdict, name, recipients.SIZE_LIMIT - sum(map(len, texts.values())))
         if data is not None:
             texts[name] = data
             if noted.get(name) not in (None, digest(data)):
@@ -118,9 +119,10 @@ def _keys(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, i
     for name in sorted(set(noted) - set(names)):
         verdict.damaged(name, f"{name} is missing")
     seal = manifest.sealed
-    there: List[tuple] = [(line.file, line.fingerprint) for line in recipients.read_keys(texts.values())]
-    wanted = {fingerprint for _type, fingerprint in seal.recipients}
-    has = {file for file, fingerprint in there if fingerprint in wanted}
-    missing = sorted(set(seal.commitments) - has)
+    there = {(line.file, line.type, line.fingerprint) for line in recipients.read_keys(texts.values())}
+    wanted = {(file, kind, fingerprint) for file in seal.commitments for kind, fingerprint in seal.recipients}
+    missing = sorted(wanted - there)
     if missing:
-        verdict.damaged(layout.keys_name(), f"{layout.keys_name()} has no key of {missing[0]}")
+        file, kind, fingerprint = missing[0]
+        told = f"{layout.keys_name()} has no key of {file} for the {kind} recipient {fingerprint[:16]}"
+        verdict.damaged(layout.keys_name(), told)
