@@ -99,6 +99,16 @@ class EventSettings:
 
 
 @dataclass(frozen=True)
+class VerifySettings:
+    """The small verify of a night: in how many days all is to be read, for how many seconds a night (0: none), and how
+    many bytes of each target that charges for reading (0: none)."""
+
+    sample_days: float = 30.0
+    night: float = 600.0
+    metered: int = 1024**3
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration, checked. file: the stowage.yml it came from."""
 
@@ -118,3 +128,4 @@ class Settings:
     known_hosts: Path = Path("/etc/stowage/known_hosts.d")  # one file a client
     ssh_key: Path = Path("/etc/stowage/ssh/id_ed25519")
     ssh_program: str = "ssh"
+    verify: VerifySettings = VerifySettings()

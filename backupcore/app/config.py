@@ -97,6 +97,7 @@ class _Builder:
             known_hosts=Path(root.ssh.known_hosts or folder / "known_hosts.d"),
             ssh_key=Path(root.ssh.key or folder / "ssh/id_ed25519"),
             ssh_program=root.ssh.program,
+            verify=s.VerifySettings(**root.verify.model_dump()),
         )
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:

@@ -145,6 +145,19 @@ class Client(Section):
     sources: Dict[str, Source] = {}
 
 
+def _duration(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds < 0:
+        raise ValueError("must not be negative")
+    return seconds
+
+
+class Verify(Section):
+    sample_days: Annotated[float, Field(ge=1, le=3650)] = 30.0
+    night: Annotated[float, BeforeValidator(_duration)] = 600.0
+    metered: Annotated[int, BeforeValidator(_size), Field(ge=0)] = 1024**3
+
+
 class Timeouts(Section):
     connect: Duration = 30.0
     silence: Duration = 300.0
@@ -168,6 +181,7 @@ class Root(Section):
     events: Dict[str, Driven] = {}
     dumps_at_once: Count = 4
     copies_at_once: Count = 4
+    verify: Verify = Verify()
     timeouts: Timeouts = Timeouts()
     ssh: Ssh = Ssh()
 
