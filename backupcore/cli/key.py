@@ -102,6 +102,7 @@ def _generate(args: argparse.Namespace, engine: Any) -> _output.Answer:
         lines.append("print the key kit, keep it away from this server; then move the private key of escrow off it"
                      if any(one["name"] == "escrow" and one["type"] == "rsa" for one in made)
                      else "print the key kit anew, and keep it away from this server")  # fmt: skip
+    lines += _clients_must_know(engine) if made else []
     data = {"made": made, "kept": kept, "signing": fingerprint, "signing_made": new_signer,
             "changed": bool(made or new_signer)}  # fmt: skip
     after = ["stowage key kit --out key-kit.txt", "stowage key rewrap"] if made else ["stowage key list"]
@@ -155,8 +156,9 @@ def _prove(args: argparse.Namespace, engine: Any) -> _output.Answer:
         ask = _keys.asker(args)
         data = _keys.read_named(args.key) if args.key else None
         record = store.prove(engine.settings.keys, name, data, ask)
-    line = f"key {name} opens what is sealed for it: it is active"
-    return _output.Answer({"key": _plain(engine, record), "changed": before != record}, [line],
+    lines = [f"key {name} opens what is sealed for it: it is active"]
+    lines += _clients_must_know(engine) if before != record else []
+    return _output.Answer({"key": _plain(engine, record), "changed": before != record}, lines,
                           ["stowage key kit", "stowage key rewrap"])  # fmt: skip
 
 
@@ -169,6 +171,7 @@ def _revoke(args: argparse.Namespace, engine: Any) -> _output.Answer:
         record = store.revoke(engine.settings.keys, name)
         left = store.active(engine.settings.keys)
     lines = [f"key {name} is revoked: no new dump is sealed for it; those that are there it still opens"]
+    lines += _clients_must_know(engine) if before != record else []
     missing = _seals_for_nobody(engine, bool(left))
     if missing:
         lines.append("WARN " + missing)
@@ -247,6 +250,14 @@ def _seals_for_nobody(engine: Any, any_active: bool) -> str:
     if any_active or not policies:
         return ""
     return f"no key is active, and policy {', '.join(policies)} seals: the next run will refuse it"
+
+
+def _clients_must_know(engine: Any) -> List[str]:
+    """What has to be done where clients seal: they do it for the keys that their own file names, and for no others."""
+    if not any(one.encrypt == "client" for one in engine.settings.policies.values()):
+        return []
+    return ["where clients seal, they refuse until their agent.json names the same keys: "
+            "ansible-playbook -i inventory.yml stowage.backup.site"]  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -190,7 +190,8 @@ def read_file(path: Union[Path, str]) -> bytes:
             with open(path, "rb") as stream:
                 data = stream.read(store.FILE_LIMIT + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "is it where the server's user can read it?") from None
+        hint = f"stowage ... --key - < {path}" if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{path}: {error.strerror}", hint) from None
     if len(data) > store.FILE_LIMIT:
         raise ConfigError(f"{path}: this is no key file")
     return data

@@ -94,7 +94,12 @@ def recipients(folder: Path) -> List[Record]:
 
 
 def active(folder: Path) -> List[Record]:
-    """The recipients that dumps are sealed for: proven and not revoked. Raises ConfigError."""
+    """The recipients that dumps are sealed for: proven and not revoked. Raises ConfigError, also when others could
+    have put one there."""
+    for path in (Path(folder), Path(folder) / "recipients"):
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_mode & 0o022:
+                raise ConfigError(f"{path}: others can write the key folder", f"chmod go-w {path}")
     return [one for one in recipients(folder) if one.active]
 
 

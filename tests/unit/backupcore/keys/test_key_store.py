@@ -167,3 +167,10 @@ def test_a_process_that_holds_keys_leaves_no_core_file():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "1 0 (0, 0)\n"
+
+
+def test_keys_that_others_could_have_put_there_are_not_sealed_for(tmp_path, quick):
+    made(tmp_path / "keys")
+    (tmp_path / "keys" / "recipients").chmod(0o770)
+    with pytest.raises(ConfigError, match="others can write"):
+        store.active(tmp_path / "keys")
