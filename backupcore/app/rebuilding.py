@@ -65,7 +65,7 @@ def key_ring(folder: Path, given: Sequence[str], ask: Any) -> Any:
     """What opens sealed dumps."""
     from ..keys.store import private_keys
 
-    return private_keys(folder, [Path(one) for one in given], ask)
+    return private_keys(folder, list(given), ask)
 
 
 def read_signers(paths: Sequence[str]) -> Dict[str, bytes]:
