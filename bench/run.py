@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+import search
 import trees
 from bed import Bed
 
@@ -207,6 +208,14 @@ class Bench:
         self.add_figure("a run with one small source, all included", f"{statistics.median(times):.2f} s", "0.9 s",
                         f"`ssh host true` takes {statistics.median(logins):.2f} s")  # fmt: skip
 
+    def row_search(self):
+        """A catalog of 100,000,000 entries: how large it is, and how long `stowage find` takes as a process."""
+        for mix in ("fleet", "unlike"):
+            place = self.bed.scratch / f"search-{mix}"
+            for what, value, wanted, note in search.rows(place, mix, 2_000_000 if self.small else 100_000_000):
+                self.add_figure(what, value, wanted, note)
+            shutil.rmtree(place)
+
 
 def page(bench: Bench) -> str:
     """The page of benchmarks, Markdown."""
@@ -244,7 +253,7 @@ def main() -> int:
     subprocess.run([str(ROOT / "tests/lab/packages.sh"), "restic"], check=True)
     bench = Bench(options.scratch, options.runs, options.small)
     try:
-        for name in ("full", "unchanged", "restic", "restore", "small", "tiny", "memory"):
+        for name in ("full", "unchanged", "restic", "restore", "small", "tiny", "memory", "search"):
             if options.only in name:
                 getattr(bench, f"row_{name}")()
                 if not options.only:
