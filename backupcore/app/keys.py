@@ -24,6 +24,7 @@ from ..image.signing import PRIVATE, PUBLIC, Signer
 from ..keys import kit, store
 
 HOLDING = "holding"
+ASKING = 50  # dumps that are looked at one after the other until a key was needed
 _GOOD = ("verified", "done")
 
 
@@ -166,6 +167,11 @@ def rewrap(
             if not jobs:
                 break
             work.total += len(jobs)
+            # a question for a passphrase comes in this thread, which ^C reaches, as long as one can be expected
+            for _ in range(ASKING):
+                if not jobs or answer.added or answer.failed:
+                    break
+                work.one(*jobs.pop(0))
             futures = [pool.submit(work.one, dump, places) for dump, places in jobs]
             try:
                 for future in futures:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,3 +287,20 @@ def test_a_kill_at_any_moment_leaves_whole_files_only(world, pairs, tmp_path):
     assert len(done.added) == 6 - made and done.covered == made and not done.failed
     assert not list(world.holding.rglob(".keys.*"))
     assert all(opens(world, dump, "holding", pairs[1]) for dump in dumps)
+
+
+def test_the_question_for_a_passphrase_comes_in_the_main_thread_and_once(world, pairs):
+    for _ in range(4):
+        sealed_dump(world, [pairs[0].recipient])
+    known(world, "new", pairs[1])
+    path = store.private_file(world.settings.keys, "old")
+    path.write_bytes(pairs[0].protect_pem(PASSPHRASE))
+    store.private_file(world.settings.keys, "new").unlink()
+    asked = []
+
+    def ask(what, wrong):
+        asked.append((what, threading.current_thread() is threading.main_thread()))
+        return PASSPHRASE
+
+    assert len(rewrap(world, ask=ask).added) == 4
+    assert asked == [("key old", True)]
