@@ -170,7 +170,7 @@ def small_lab(base, encrypt):
 def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_path, encrypt):
     tree = tmp_path / "tree"
     tree.mkdir()
-    (tree / "file").write_text("one")
+    (tree / "unverkennbar").write_text("one")
     lab = small_lab(tmp_path, encrypt)
     assert lab.night()["a:one"].ok, lab.results
     keys = load_public_keys(lab.settings.keys)
@@ -192,7 +192,7 @@ def test_a_kill_before_any_step_on_the_disk_leaves_a_whole_dump_or_nothing(tmp_p
         # a dump that got its row afterwards is as good as any: its state came along
         assert {f"{row.id}.state" for row in rows[-2:]} <= kept, step
         if encrypt != "none":
-            assert not sealed.names_in(lab.settings.holding[0].path, (b"file",)), step
+            assert not sealed.names_in(lab.settings.holding[0].path, (b"unverkennbar",)), step
             assert sealed.opens(rows[-1]), step
     assert 30 < step < 79 and 5 <= adopted < 20, (step, adopted)
     assert lab.night()["a:one"].level == 1
