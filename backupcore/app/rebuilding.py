@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from .. import files
-from ..errors import ConfigError, RequestError, TargetRefused
+from ..errors import RequestError, TargetRefused
 from ..hookspecs import TargetContext, TargetError
 from .engine import Engine, Progress
 
@@ -105,19 +105,13 @@ def _take_over(engine: Engine) -> Callable[[Optional[str], str], None]:
     def take_over(old: Optional[str], new: str) -> None:
         from ..dump.holding import OWNER
 
-        changes: List[Tuple[Path, str]] = []
         for disk in engine.settings.holding:
             owner = disk.path / OWNER
             try:
                 known = owner.read_text("ascii", "replace").strip()
             except OSError:
                 continue  # claimed when it is used
-            if known == old:
-                changes.append((owner, new))
-            elif known != new:
-                raise ConfigError(f"the holding disk {disk.path} belongs to the backup server {known[:16]!r}",
-                                  f"give it a folder of its own; if that server is no more: rm {owner}")  # fmt: skip
-        for owner, server in changes:
-            files.replace(owner, (server + "\n").encode())
+            if known == old:  # another server's stays another's: the next run says so
+                files.replace(owner, (new + "\n").encode())
 
     return take_over

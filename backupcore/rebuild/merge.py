@@ -2,7 +2,7 @@
 
     the public keys at the target, every manifest with its signature      read, into a spool
     whom to believe, which server, what contradicts it                    judged; until here nothing has changed
-    trusted keys, server id                                               put in place
+    server id, trusted keys                                               put in place
     rows of dumps and copies, highest numbers                             into the catalog, some hundred at a time
     indexes                                                               beside it
 
@@ -241,11 +241,11 @@ class _Rebuild:
     def write(self, take_over: Callable[[Optional[str], str], None]) -> None:
         """Puts it all in place."""
         report = self.report
-        self._adopt()
         if self.mine != report.server:
             take_over(self.mine, report.server)
             places.take_server_id(self.settings.state, report.server)
             report.taken = True
+        self._adopt()
         for finding in self.refused.values():
             report.tell(finding)
         self._merge()
@@ -273,7 +273,7 @@ class _Rebuild:
             if server != self.report.server:
                 why = f"it is of the server {server}"
             else:
-                why = "its signer is not trusted here"
+                why = "it is signed by a key that is not believed here"
         self.report.leave(prefix, why)
         if state == scan.UNREAD:  # not the same as damaged: trying again may help
             self.report.failed = True
