@@ -97,14 +97,14 @@ class Dump:
         if reason is not None:
             self._absent_folder(path, reason)
             return
+        if self._scout is not None and is_scouts(path) and self._seen_by_scout(name, path):
+            return
         below = None
         try:
             below = self._walk.enter(name)
             if self._walk.plan.one_file_system and below.status.st_dev != self._walk.device:
                 self._walk.leave()
                 self._mount(level, name, path)
-                return
-            if self._scout is not None and is_scouts(path) and self._seen_by_scout(below):
                 return
             names = self._walk.list(below, self._old is None)
         except OSError as error:
@@ -208,18 +208,18 @@ class Dump:
         if not names.folders:
             level.record = None
 
-    def _seen_by_scout(self, level: Level) -> bool:
-        """Whether the scout found the folder as the base has it; then it is done."""
+    def _seen_by_scout(self, name: bytes, path: bytes) -> bool:
+        """Whether the scout found the folder as the base has it; then it is done, and not even opened."""
         front = self._old.front
-        raw = self._scout.block(level.path)
-        if not raw or front is None or front.raw != raw:
+        seen = self._scout.seen(path)
+        if not seen.raw or front is None or front.raw != seen.raw:
             return False
         folders: List[bytes] = []
         if front.entries or front.folders:
             _names, rows, folders = front.parts()
             if rows[WIDTH - 1 :: WIDTH] != _ONES[: front.entries]:
                 return False  # names of one file are looked at in turn
-        self._walk.known(level, folders)
+        self._walk.pass_by(name, (seen.device, seen.inode), folders)
         self._state.add(self._old.take().raw)
         self._progress["entries"] += 1 + front.entries
         return True

@@ -11,13 +11,14 @@ import os
 from array import array
 from itertools import chain
 from operator import attrgetter
-from typing import Dict, FrozenSet, List, NamedTuple, Optional
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from ..image.dumpdir import Dumpdir
 from . import linux
 from .patterns import IN, OUT, Exclude, Include
 
 OPEN = 256  # descriptors held for the levels of a deep tree; those between are opened again on the way up
+_FAR, _PASSED = -1, -2  # in place of a descriptor: of a level that was closed; of one that was never opened
 
 
 _ROW = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
@@ -59,10 +60,12 @@ class Level:
 
     __slots__ = ("path", "prefix", "fd", "identity", "status", "inside", "names", "next", "record")
 
-    def __init__(self, path: bytes, fd: int, status: os.stat_result, inside: bool):
+    def __init__(
+        self, path: bytes, fd: int, status: Optional[os.stat_result], inside: bool, identity: Tuple[int, int] = (0, 0)
+    ):
         self.path, self.fd, self.status, self.inside = path, fd, status, inside
         self.prefix = b"" if path == b"." else path + b"/"
-        self.identity = (status.st_dev, status.st_ino)
+        self.identity = (status.st_dev, status.st_ino) if status is not None else identity
         self.names: Optional[Names] = None
         self.next = 0  # sub-folder to enter next
         self.record: Optional[Dumpdir] = None  # the list of names that is in the dump
@@ -90,24 +93,39 @@ class Walk:
     def enter(self, name: bytes) -> Level:
         """Opens a sub-folder of the level on top, which becomes the top. Raises OSError."""
         parent = self.stack[-1]
+        if parent.fd < 0:
+            self._open_again()
         fd = linux.open_folder(name, parent.fd)
         path = parent.prefix + name
         inside = parent.inside or self.plan.include.matches(path, True) == IN
         level = Level(path, fd, os.fstat(fd), inside)
+        self._push(level)
+        return level
+
+    def pass_by(self, name: bytes, identity: Tuple[int, int], folders: List[bytes]) -> None:
+        """In place of enter() and list() for a sub-folder that needs no look, whose sub-folders are these, all to be
+        entered: it becomes the top and is opened only when one of them is. identity: its device and inode."""
+        parent = self.stack[-1]
+        path = parent.prefix + name
+        inside = parent.inside or self.plan.include.matches(path, True) == IN
+        level = Level(path, _PASSED, None, inside, identity)
+        level.names = Names([], _NONE, {}, folders, {})
+        self._push(level)
+
+    def _push(self, level: Level) -> None:
         self.stack.append(level)
         if len(self.stack) > OPEN + 1:
             far = self.stack[-OPEN]
             if far.fd >= 0:
                 os.close(far.fd)
-                far.fd = -1
-        return level
+                far.fd = _FAR
 
     def leave(self) -> None:
         """Closes the level on top. Raises OSError when the one below it, closed meanwhile, is not there any more."""
         level = self.stack.pop()
         if level.fd >= 0:
             os.close(level.fd)
-        if self.stack and self.stack[-1].fd < 0:
+        if self.stack and self.stack[-1].fd == _FAR:
             self._open_again()
 
     def _open_again(self) -> None:
@@ -154,15 +172,6 @@ class Walk:
         folders.sort()
         left_out = self._left_out(level, folders) if folders else {}
         level.names = Names(entries, frozenset(others) if exact and others else _NONE, absent, folders, left_out)
-        return level.names
-
-    def known(self, level: Level, folders: List[bytes]) -> Names:
-        """In place of list() for a folder whose entries need no look, and whose sub-folders are these."""
-        left_out: Dict[bytes, bytes] = {}
-        if folders:
-            os.fchdir(level.fd)
-            left_out = self._left_out(level, folders)
-        level.names = Names([], _NONE, {}, folders, left_out)
         return level.names
 
     def _left_out(self, level: Level, folders: List[bytes]) -> Dict[bytes, bytes]:

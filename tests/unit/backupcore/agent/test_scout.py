@@ -43,7 +43,7 @@ def found(path: Path, exclude=(), kill=False) -> dict:
         for number in range(4):
             paths.append(b"%d" % number)
             paths += sorted(b"%d/%s" % (number, os.fsencode(one)) for one in os.listdir(path / str(number)))
-        return {one: scout.block(one) for one in paths}
+        return {one: scout.seen(one).raw for one in paths}
     finally:
         scout.end()
 
@@ -112,3 +112,50 @@ def test_it_does_not_outlive_the_agent(peer):
         assert time.monotonic() < end
         time.sleep(0.02)
     talk.end()
+
+
+def deep(top: Path) -> list[Path]:
+    """A tree that is divided by whole subtrees: folders of a, b, c six levels down; those of the lowest level."""
+    lowest = [top]
+    for _ in range(6):
+        lowest = [folder / name for folder in lowest for name in "ab"]
+    for folder in lowest:
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(str(folder))
+    return lowest
+
+
+def test_below_some_folders_a_subtree_is_looked_at_by_one_of_both_as_a_whole(tmp_path):
+    paths = [os.fsencode(folder.relative_to(tmp_path)) for folder in deep(tmp_path)]
+    owners = {(path[:7], is_scouts(path)) for path in paths} | {(path[:7], is_scouts(path[:9])) for path in paths}
+    assert len(owners) == len({path[:7] for path in paths})
+    assert {owner for _path, owner in owners} == {True, False}
+    assert not any(is_scouts(path[:7] + b"x") != is_scouts(path[:7] + b"x/y") for path in paths)
+
+
+def test_changes_far_below_folders_that_were_passed_by_are_found(tmp_path):
+    lowest = deep(tmp_path / "tree")
+    made = Peer(tmp_path / "agent").hurry()
+    made.declare("s", tmp_path / "tree")
+    time.sleep(0.15)
+    full = made.dump()
+    unchanged = made.dump(base=full)
+    assert not unchanged.rows() and unchanged.state == full.state
+    touched, gone, new = lowest[::7], lowest[3::7], lowest[5::7]
+    for folder in touched:
+        (folder / "file").write_text("changed")
+    for folder in gone:
+        (folder / "file").unlink()
+        folder.rmdir()
+    for folder in new:
+        (folder / "new" / "below").mkdir(parents=True)
+        (folder / "new" / "below" / "file").write_text("new")
+
+    def inside(folders, name):
+        return {os.fsencode(folder.relative_to(tmp_path / "tree") / name) for folder in folders}
+
+    rows = made.dump(base=full).rows()
+    assert {path for path, row in rows.items() if row.kind == "f"} == inside(touched, "file") | inside(
+        new, "new/below/file"
+    )
+    assert {path for path, row in rows.items() if row.kind == "-"} == inside(gone, "file") | inside(gone, "")
