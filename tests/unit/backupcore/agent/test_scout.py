@@ -102,12 +102,14 @@ def test_it_does_not_outlive_the_agent(peer):
     full = peer.dump()
     talk = peer.start()
     talk.ask(talk.request("s", full))
-    time.sleep(0.3)  # it waits for state
-    children = Path("/proc/%d/task/%d/children" % (talk.process.pid, talk.process.pid)).read_text().split()
-    assert len(children) == 1
+    end = time.monotonic() + 60
+    children = []
+    while len(children) != 1:  # then it waits for state
+        assert time.monotonic() < end
+        time.sleep(0.02)
+        children = Path("/proc/%d/task/%d/children" % (talk.process.pid, talk.process.pid)).read_text().split()
     talk.process.kill()
     talk.process.wait()
-    end = time.monotonic() + 20
     while Path("/proc/%s/stat" % children[0]).exists():
         assert time.monotonic() < end
         time.sleep(0.02)
