@@ -166,16 +166,21 @@ def _found(folder: Folder, answer: Any, keys: Mapping[str, bytes]) -> Found:
             why = f"it is signed by {foreign[:16]}, whose public key is not at hand"
             return Found(prefix, FOREIGN, why, signer=foreign)
         return Found(prefix, DAMAGED, error.message)
-    size = sum(folder.sizes.values())
+    size = min(sum(folder.sizes.values()), NUMBER_LIMIT)
     lacks = _lacks(manifest, folder.sizes)
     return Found(prefix, GOOD, "", manifest, data, _digest(data), manifest.signer, lacks, size)
 
 
 def _opened(data: bytes, signature: bytes, keys: Mapping[str, bytes]) -> Manifest:
     manifest = open_manifest(data, signature, keys)
-    numbers = (manifest.counter, manifest.archive_size, manifest.entries, manifest.stored_size)
-    if any(number >= NUMBER_LIMIT for number in (*numbers, manifest.warnings, manifest.suspects)):
+    numbers = (manifest.counter, manifest.archive_size, manifest.entries, manifest.stored_size, manifest.warnings,
+               manifest.suspects, manifest.begun_ns, manifest.ended_ns)  # fmt: skip
+    if any(abs(number) >= NUMBER_LIMIT for number in numbers):
         raise ImageDamaged("its manifest has numbers that cannot be")
+    try:
+        (manifest.path + manifest.type).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ImageDamaged("its manifest has a path that the catalog cannot hold") from None
     return manifest
 
 

@@ -288,11 +288,31 @@ def test_a_gap_in_the_middle_is_listed_and_the_oldest_gone_are_not(world, lost):
     other.close()
 
 
-@pytest.mark.parametrize("number", [2**63, 2**70])
-def test_numbers_that_no_catalog_holds_are_damage(world, lost, filled, number):
-    sign_anew(world, filled[3], world.signer, counter=number)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counter": 2**63}, {"counter": 2**70}, {"entries": 2**64}, {"begun_ns": 250_000_000_000 * clock.NS},
+        {"ended_ns": -60_000_000_000 * clock.NS}, {"path": "/\udcff"}, {"type": "\ud800"},
+    ],
+)  # fmt: skip
+def test_what_no_catalog_holds_is_damage(world, lost, filled, changes):
+    sign_anew(world, filled[3], world.signer, **changes)
     report = lost.rebuild()
     assert (report.added, report.left_count) == (3, 1)
+
+
+def test_sizes_that_cannot_be_do_no_harm(world, lost, filled):
+    target = lost.target()
+    inner = target.list
+
+    def listing(prefix=""):
+        for one in inner(prefix):
+            yield replace(one, size=2**80) if one.name.endswith(".zst") else one
+
+    target.list = listing
+    report = lost.rebuild(target=target)
+    assert (report.added, report.status) == (4, "WARN")
+    assert {row.state for row in lost.catalog.copies()} == {"failed"}
 
 
 def test_a_place_that_does_not_answer_is_no_empty_place(world, lost, filled):
