@@ -89,13 +89,20 @@ class Bed:
         (self.lab / "authorized_keys").write_text(f'restrict,command="{serve}" {server}{yardstick}')
 
     def configure(self, sources: dict) -> None:
-        """Declares the client's sources (name: options) on both sides."""
+        """Declares the client's sources (name: options) on both sides; policy `server` or `client`: sealed there."""
         options = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
+        sealed = any("policy" in given for given in sources.values())
+        named = self._recipients() if sealed else []
         agent = {
             "schema": 1, "client": self.client,
             "scratch": str(self.lab / "scratch"), "permits": str(self.lab / "permit"),
             "sources": {
-                name: {"type": "tree", "options": {**options, **given}, "encrypt": "none", "recipients": []}
+                name: {
+                    "type": "tree",
+                    "options": {**options, **{key: value for key, value in given.items() if key != "policy"}},
+                    "encrypt": "client" if given.get("policy") == "client" else "none",
+                    "recipients": named if given.get("policy") == "client" else [],
+                }
                 for name, given in sources.items()
             },
         }  # fmt: skip
@@ -105,7 +112,11 @@ class Bed:
             "state": str(self.lab / "state"),
             "holding": [{"path": str(self.lab / "holding"), "use": "40 GiB"}],
             "ssh": {"key": str(self.lab / "server"), "known_hosts": str(self.lab / "known_hosts.d")},
-            "policies": {"standard": {"compress": "zstd:1", "copies": []}},
+            "policies": {
+                "standard": {"compress": "zstd:1", "copies": []},
+                "server": {"compress": "zstd:1", "copies": [], "encrypt": "server"},
+                "client": {"compress": "zstd:1", "copies": [], "encrypt": "client"},
+            },
             "clients": {
                 self.client: {
                     "address": ADDRESS, "port": PORT, "user": "root", "agent": str(self.lab / "agent.pyz"),
@@ -117,6 +128,14 @@ class Bed:
         (self.lab / "stowage.yml").write_text(json.dumps(config))  # JSON is YAML
         (self.lab / "stowage.yml").chmod(0o600)
         (self.lab / "holding").mkdir(exist_ok=True)
+
+    def _recipients(self) -> list[str]:
+        """The public keys of operations and escrow, made when they are not there."""
+        (self.lab / "stowage.yml").write_text(json.dumps({
+            "state": str(self.lab / "state"), "holding": [{"path": str(self.lab / "holding"), "use": "40 GiB"}],
+        }))  # fmt: skip
+        self.stowage("key", "generate", "--no-passphrase")
+        return [one["public"] for one in self.stowage("key", "list")["keys"]]
 
     def stowage(self, *words: str) -> dict:
         """Runs the command; its JSON. Exits when it fails: a benchmark of failures measures nothing."""

@@ -112,6 +112,31 @@ class Bench:
         """The same with a million tiny files with nanosecond times, and the agent's memory."""
         self.row_full("tiny", 1.50, "full over ssh, 1,000,000 tiny files, ns times")
 
+    def row_sealed(self):
+        """A full dump over ssh sealed by the server and by the client, beside the same one unsealed."""
+        tree, bed = self.tree("mixed"), self.bed
+        names = ("plain", "server", "client")
+        bed.configure({
+            name: {"path": str(tree), **({} if name == "plain" else {"policy": name})} for name in names
+        })  # fmt: skip
+        trees.warm(tree)
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for count in range(self.runs + 1):
+            for name in names:
+                trees.check_resident(tree)
+                seconds = timed(lambda name=name: bed.run(name, level=0))
+                if count:
+                    times[name].append(seconds)
+        for name in names:
+            dump = bed.last_dump(name)
+            bed.check_image(dump)
+            seal = json.loads((Path(dump["holding"]) / "manifest.json").read_text())["seal"]
+            assert (seal and seal["by"]) == (None if name == "plain" else name), seal
+            if seal:
+                self.add(f"full over ssh, sealed by the {name}", times[name], times["plain"], 1.10,
+                         "the same dump unsealed", "AES-256-CTR, HMAC-SHA256, two recipients")  # fmt: skip
+        bed.configure({"mixed": {"path": str(tree)}})
+
     def row_unchanged(self):
         """Nothing changed: the same transport on both sides, against tar -g."""
         bed, tree = self.bed, self.tree("mixed")
@@ -253,7 +278,7 @@ def main() -> int:
     subprocess.run([str(ROOT / "tests/lab/packages.sh"), "restic"], check=True)
     bench = Bench(options.scratch, options.runs, options.small)
     try:
-        for name in ("full", "unchanged", "restic", "restore", "small", "tiny", "memory", "search"):
+        for name in ("full", "sealed", "unchanged", "restic", "restore", "small", "tiny", "memory", "search"):
             if options.only in name:
                 getattr(bench, f"row_{name}")()
                 if not options.only:
