@@ -201,7 +201,8 @@ class Catalogued:
                     id=f"{stamp}-L0-{source * 1000 + number:08x}", client=f"web{source:03d}.acme.example",
                     source="data", segment="", type="tree", path="/srv/data", level=0, counter=number + 1,
                     begun_ns=begun, ended_ns=begun + 10**9, base=None, previous=previous, run="r", codec="zstd",
-                    archive_size=0, stored_size=0, entries=self.paths, files=self.paths, holding=None, manifest_sha256="0" * 64,
+                    archive_size=0, stored_size=0, entries=self.paths, files=self.paths, holding=None,
+                    manifest_sha256="0" * 64,
                 )  # fmt: skip
                 previous = row.id
                 catalog.add_dump(row)

@@ -145,12 +145,11 @@ def _since(value: Optional[str], shift: int = 0) -> Optional[int]:
 
 def refresh_search(engine: Engine) -> List[str]:
     """Brings the search up to date with the catalog, so that find need not; what it could not read, as warnings."""
-    from ..restore import find as finding
+    from ..restore import histories
 
-    readable = images(engine)
     rows = engine.catalog.dumps()
     try:
-        done = finding.bring(engine.settings.state, readable, rows)
+        done = histories.bring(engine.settings.state, images(engine), rows)
     except OSError as error:
         return [f"find was not brought up to date: {error.strerror}"]
     by_id = {row.id: row for row in rows}

@@ -10,7 +10,8 @@ choose    which members are sent: hard links, names for --exact
 sender    what goes over the wire, and what a damaged frame costs
 deliver   a restore: the conversation with an agent, the report; cat for one file
 plan      what a restore would read, without a client
-find      find by name, path or glob over all dumps; list files at a moment
+find      find over all dumps; list files at a moment
+histories the search brought up to date, from indexes
 report    RestorePlan, RestoreReport, Version, Listed: plain records with as_dict()
 
 What app/ calls; opened targets and connections are handed in:
@@ -29,7 +30,7 @@ What app/ calls; opened targets and connections are handed in:
         progress(dict): {"client", "source", "phase": "restore", "entries", "bytes", "total"}
     deliver.cat(images, wanted) -> Iterator[bytes]: the content of the one file asked for; checked to its end
     find.find(settings, catalog, images, find.Asked(pattern, …)) -> Iterator[report.Version]
-    find.bring(state, images, rows) -> search.store.Updated: the search is up to date with the catalog
+    histories.bring(state, images, rows) -> search.store.Updated: the search is up to date with the catalog
     find.list_files(images, wanted, recursive=False) -> Iterator[report.Listed]
 
 Errors: RequestError (2) for what is unknown, also a path that was not there at that moment; NothingThatOld (1);

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 from ..catalog.records import DumpRow
-from ..errors import ImageDamaged, RequestError, StowageError
+from ..errors import ImageDamaged, RequestError
 from ..image import index
 from ..image.escape import unescape
 from ..search import browse, query, scan, store
@@ -27,6 +27,7 @@ from ..text import escape as shown
 from . import view
 from .choose import Selection, check_matched
 from .fetch import Images
+from .histories import bring
 from .report import Listed, Version
 from .request import ROOT, Wanted, glob_regex, parse_pattern, unknown
 
@@ -198,33 +199,6 @@ def _up_to_date(
 def _close(opened: Sequence[store.Opened]) -> None:
     for one in opened:
         os.close(one.history.fd)
-
-
-def bring(state: Path, images: Images, rows: Sequence[DumpRow], clean: bool = True) -> store.Updated:
-    """Brings the search up to date with rows: all of the catalog, or (clean False) some. Raises OSError.
-
-    An index that rotted on this server is fetched again from an image.
-    """
-    repaired: set[str] = set()
-
-    def chunks(row: DumpRow) -> Iterator[bytes]:
-        images.index(row)
-        return images.chunks(row)
-
-    done = store.update(state, rows, chunks, clean=clean)
-    by_id = {row.id: row for row in rows}
-    for dump, _why in done.failed:
-        try:
-            images.checked_index(by_id[dump])
-            repaired.add(dump)
-        except StowageError:
-            continue
-    if repaired:
-        again = store.update(state, rows, chunks, clean=False)
-        done.failed = again.failed
-        done.dumps += again.dumps
-        done.entries += again.entries
-    return done
 
 
 def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False) -> Iterator[Listed]:

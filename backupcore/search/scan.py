@@ -7,7 +7,6 @@ for each core.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections import deque
@@ -269,6 +268,8 @@ def search(opened: Sequence[Opened], query: Query, processes: int | None = None)
 
 def _together(searchers: list[Searcher], tasks: Sequence[_Task], processes: int) -> Iterator[Hit]:
     global _SEARCHERS
+    import multiprocessing  # slow to load, and most searches do without
+
     _SEARCHERS = searchers
     pool = multiprocessing.get_context("fork").Pool(processes, _calm)
     try:

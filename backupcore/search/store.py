@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import multiprocessing
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,6 +181,8 @@ def update(
             for one in work:
                 done.add(_update_one(*one))
         else:
+            import multiprocessing  # slow to load, and most updates do without
+
             _WORK[:] = work
             with multiprocessing.get_context("fork").Pool(processes) as pool:
                 for part in pool.imap_unordered(_numbered, range(len(work))):
