@@ -14,13 +14,13 @@ import shlex
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .. import clock, files
 from ..errors import Busy, RequestError, StowageError
 from ..image import recipients as wrapping
-from ..image.signing import PRIVATE, PUBLIC, Signer
+from ..image.signing import PRIVATE, PUBLIC, Signer, load_public_keys, write_public
 from ..keys import kit, store
 
 HOLDING = "holding"
@@ -69,12 +69,14 @@ def make_kit(engine: Any, names: Sequence[str] = (), unprotected: bool = False) 
         elif record.active:
             elsewhere.append(record.name)
     signer = Signer.load(settings.keys)
+    trusted = sorted(load_public_keys(settings.keys).items())
     return kit.text(
         kit.Facts(
             server=engine.server_id, host=socket.gethostname(), made=clock.iso(clock.now_ns()),
             signing_fingerprint=signer.fingerprint, signing_pem=signer.public_pem.decode("ascii"),
             targets=[_where(one, engine.drivers.of("target")[one.type]) for one in settings.targets.values()],
             keys=parts, elsewhere=elsewhere,
+            older=[(name, write_public(raw).decode("ascii")) for name, raw in trusted if name != signer.fingerprint],
         )
     )  # fmt: skip
 
@@ -240,13 +242,22 @@ class _Work:
             del outcome.failed[HOLDING]  # it left the holding disk meanwhile
         with self.lock:
             answer = self.answer
-            answer.added += [(dump.id, place, name) for place, name in outcome.added.items()]
+            answer.added += [(dump.id, place, name) for place, (name, _sha256) in outcome.added.items()]
+            for place, added in outcome.added.items():
+                self._note(dump.id, place, *added)
             answer.failed += [(dump.id, place, error) for place, error in outcome.failed.items()]
             answer.unsealed += not outcome.sealed
             answer.covered += outcome.sealed and not outcome.added and not outcome.failed
             self.done += 1
             if self.progress:
                 self.progress({"done": self.done, "total": self.total, "client": dump.client, "source": dump.source})
+
+    def _note(self, dump: str, place: str, name: str, sha256: str) -> None:
+        """Lets verify miss the file when it is lost: nothing that is signed names it."""
+        for row in self.engine.catalog.copies(dump=dump, target=place):
+            upload = dict(row.upload or {})
+            upload["keys"] = {**upload.get("keys", {}), name: sha256}
+            self.engine.catalog.put_copy(replace(row, upload=upload))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,8 @@ class PrivatePart:
 @dataclass(frozen=True)
 class Facts:
     """What the kit says. targets: (name, where: words to read, the options by which a machine without a
-    configuration finds it: `--from ...`, none when there are none)."""
+    configuration finds it: `--from ...`, none when there are none). older: (fingerprint, PEM) of keys that signed
+    older dumps: those of a server that was lost and rebuilt."""
 
     server: str
     host: str
@@ -52,6 +53,7 @@ class Facts:
     targets: Sequence[Tuple[str, str, Sequence[str]]]
     keys: Sequence[PrivatePart]
     elsewhere: Sequence[str]  # names of recipients whose private key is not in this kit
+    older: Sequence[Tuple[str, str]] = ()
 
 
 def text(facts: Facts) -> str:
@@ -64,7 +66,8 @@ def _first(facts: Facts) -> List[str]:
     # a bucket outlives a house that burns
     best = sorted(facts.targets, key=lambda one: not any(" s3://" in word for word in one[2]))
     first, _words, options = best[0] if best else ("TARGET", "", ())
-    restore = [*(options or ("--from s3://BUCKET/PREFIX",)), f"--signer {facts.signing_fingerprint}"]
+    signers = [f"--signer {name}" for name in (facts.signing_fingerprint, *(name for name, _pem in facts.older))]
+    restore = [*(options or ("--from s3://BUCKET/PREFIX",)), *signers]
     restore += ["--key key.pem"] if facts.keys else []
     return [
         "STOWAGE KEY KIT", "=" * WIDTH,
@@ -81,6 +84,7 @@ def _first(facts: Facts) -> List[str]:
         "",
         "Its fingerprint, as `stowage rebuild` and manifest.json (\"signer\") show it:",
         f"    {facts.signing_fingerprint}",
+        *_older(facts),
         "", "2. IS A DUMP WHOLE, AND THE SERVER'S OWN?", "-" * WIDTH,
         *_fill("In the folder of the dump, signing.pub in the folder above. All three must succeed before anything "
                "that lies in the bucket, RESTORE.txt too, is believed:"),
@@ -100,11 +104,19 @@ def _first(facts: Facts) -> List[str]:
         "",
         "A new backup server: set it up with the playbook stowage.backup.site, then",
         "",
-        *_command("stowage rebuild", [f"--from {first}", f"--signer {facts.signing_fingerprint}"]),
+        *_command("stowage rebuild", [f"--from {first}", *signers]),
         "",
         "Without Stowage: RESTORE.txt beside each dump, after the checks of 2.",
         *_about_keys(facts),
     ]  # fmt: skip
+
+
+def _older(facts: Facts) -> List[str]:
+    lines = []
+    for name, pem in facts.older:
+        lines += ["", "Older dumps are signed by this one, of a server that was lost:", ""]
+        lines += [*pem.strip().split("\n"), "", f"    {name}"]
+    return lines
 
 
 def _targets(facts: Facts) -> List[str]:
