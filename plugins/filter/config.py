@@ -141,14 +141,29 @@ def _source(name: str, given: dict[str, t.Any]) -> dict[str, t.Any]:
     return source
 
 
-def agent_config(sources: t.Any, client: str, scratch: str, permits: str) -> str:
-    """The text of agent.json: what this client gives, and where it may be written to."""
+def sealing(policies: t.Any, more: t.Any = None, by: t.Any = None) -> list[str]:
+    """Names of the policies that seal, of two mappings of which the second goes on top; by: only client or server."""
+    merged = _merge(_mapping(policies, "backup_server_policies"), _mapping(more, "policies of backup_server_config"))
+    wanted = ("client", "server") if by is None else (by,)
+    given = {name: _mapping(policy, f"policy {name}").get("encrypt") for name, policy in merged.items()}
+    return sorted(name for name, encrypt in given.items() if encrypt in wanted)
+
+
+def agent_config(
+    sources: t.Any, client: str, scratch: str, permits: str, sealing: t.Any = (), recipients: t.Any = ()
+) -> str:
+    """The text of agent.json: what this client gives, and where it may be written to; sealing: policies whose sources
+    it must seal, for these recipients."""
     listed = {}
     for name, source in sources.items():
         options = {key: value for key, value in source.items() if key not in ("type", *OF_SERVER)}
         if source["type"] == "tree":
             options = {"path": None, **TREE, **options}
-        listed[name] = {"type": source["type"], "options": options, "encrypt": "none", "recipients": []}
+        sealed = source["policy"] in sealing
+        listed[name] = {
+            "type": source["type"], "options": options, "encrypt": "client" if sealed else "none",
+            "recipients": sorted(recipients) if sealed else [],
+        }  # fmt: skip
     content = {"schema": 1, "client": client, "sources": listed, "scratch": scratch, "permits": permits}
     return json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
 
@@ -170,5 +185,6 @@ class FilterModule:
             "credentials": credentials,
             "host_keys": host_keys,
             "merge_sources": merge_sources,
+            "sealing": sealing,
             "server_config": server_config,
         }

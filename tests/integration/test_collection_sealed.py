@@ -1,0 +1,117 @@
+"""Sealing as an operator gets it: a policy in the inventory, and the playbooks do the rest, keys included.
+
+The tests of this file are one story, in order, as those of test_collection.py.
+"""
+
+# Copyright: (c) 2026, Stowage contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import sealed
+from collection_lab import Lab, hosts
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="lab hosts need root"),
+    pytest.mark.timeout(900),
+]
+SERVER, CLIENT = "backup3.lab", "web3.lab"
+PASSPHRASE = "vier-alte-kisten-am-kai"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """A backup server and a client, nothing installed yet."""
+    one = Lab(Path(tempfile.mkdtemp(prefix="stowage-sealed-", dir="/var/tmp")))
+    one.folder.chmod(0o755)
+    try:
+        hosts.up(one.folder, SERVER, "127.77.31.21")
+        hosts.up(one.folder, CLIENT, "127.77.31.22")
+        one.on(CLIENT, "mkdir -p /var/www/wichtig && echo secret > /var/www/wichtig/unterlagen")
+        one.on(SERVER, "rm -rf /etc/stowage /usr/local/lib/stowage; mkdir -p /srv/nas /srv/holding")
+        one.on(CLIENT, "rm -rf /etc/stowage /usr/local/lib/stowage; mkdir -p /etc/stowage")
+        one.install()
+        write(one)
+        yield one
+    finally:
+        hosts.down(one.folder, [])
+        shutil.rmtree(one.folder, ignore_errors=True)
+
+
+def write(lab, **policies):
+    """The inventory: everything is sealed by the server, what lies in www by the client."""
+    lab.write_inventory(
+        SERVER,
+        {CLIENT: {
+            "backup_client_sources": {"etc": "/etc", "www": {"path": "/var/www", "policy": "private"}},
+        }},
+        backup_server_holding=[{"path": "/srv/holding", "use": "1 GiB"}],
+        backup_server_targets={"nas": {"type": "directory", "path": "/srv/nas"}},
+        backup_server_policies={"standard": {"encrypt": "server"}, "private": {"encrypt": "client"}, **policies},
+    )  # fmt: skip
+
+
+def test_check_mode_passes_on_bare_hosts(lab):
+    played = lab.play("site", "--check", "--diff")
+    assert played.status == 0, played.text
+    assert not list(lab.root(SERVER).glob("var/lib/stowage/keys"))
+
+
+def test_site_makes_keys_and_says_what_to_do_with_them(lab):
+    played = lab.play("site", "-vvv", backup_server_key_passphrase=PASSPHRASE)
+    assert played.status == 0, played.text
+    assert "operations and escrow were made." in played.text and "key kit --out" in played.text
+    shown = [line for line in played.text.splitlines() if PASSPHRASE in line and "EXEC" in line]
+    assert not shown
+    listed = {one["name"]: one for one in lab.stowage(SERVER, "key", "list")["keys"]}
+    assert {name: one["private"] for name, one in listed.items()} == {"operations": "protected", "escrow": "protected"}
+    agent = json.loads((lab.root(CLIENT) / "etc/stowage/agent.json").read_text())["sources"]
+    assert (agent["etc"]["encrypt"], agent["etc"]["recipients"]) == ("none", [])
+    assert agent["www"]["encrypt"] == "client"
+    assert sorted(agent["www"]["recipients"]) == sorted(one["public"] for one in listed.values())
+
+
+def test_the_second_time_nothing_changes(lab):
+    played = lab.play("site")  # a key that is there needs no passphrase
+    assert (played.status, played.changed()) == (0, 0), played.text
+
+
+def test_a_run_seals_by_server_and_by_client(lab):
+    played = lab.play("run")
+    assert played.status == 0, played.text
+    for place in ("srv/holding", "srv/nas"):
+        found = {}
+        for path in (lab.root(SERVER) / place).rglob("manifest.json"):
+            manifest = json.loads(path.read_text())
+            found[manifest["source"]] = manifest["seal"]["by"]
+            assert len(manifest["seal"]["recipients"]) == 2 and (path.parent / "keys.tsv").exists()
+        assert found == {"etc": "server", "www": "client"}
+        assert not sealed.names_in(lab.root(SERVER) / place, (b"wichtig", b"unterlagen", b"nsswitch.conf"))
+
+
+def test_a_new_key_reaches_the_clients_by_site(lab):
+    made = lab.on(SERVER, f"echo {PASSPHRASE} | stowage key generate --only third --passphrase-file -")
+    assert made.returncode == 0
+    checked = lab.stowage(SERVER, "check")
+    assert any("is to be sealed for" in one["message"] for one in checked["findings"]), checked
+    played = lab.play("site", "--limit", CLIENT)
+    assert played.status == 0, played.text
+    agent = json.loads((lab.root(CLIENT) / "etc/stowage/agent.json").read_text())["sources"]
+    assert len(agent["www"]["recipients"]) == 3
+    assert lab.play("run").status == 0
+
+
+def test_a_policy_that_seals_no_more_takes_the_recipients_away(lab):
+    write(lab, private={})
+    assert lab.play("site").status == 0
+    agent = json.loads((lab.root(CLIENT) / "etc/stowage/agent.json").read_text())["sources"]
+    assert (agent["www"]["encrypt"], agent["www"]["recipients"]) == ("none", [])
+    assert lab.play("run").status == 0
