@@ -19,7 +19,7 @@ HOLDING = "holding"
 
 @dataclass(frozen=True)
 class Request:
-    """What `stowage restore` was asked. to: DIR or CLIENT:DIR; place: holding or a target's name."""
+    """What `stowage restore` was asked. to: DIR or CLIENT:DIR; place: holding or a target's name; ring: see images."""
 
     words: Sequence[str]
     at: Optional[str] = None
@@ -29,15 +29,19 @@ class Request:
     existing: str = "refuse"
     exact: bool = False
     permit: Optional[str] = None
+    ring: Any = None
 
 
-def images(engine: Engine, place: Optional[str] = None) -> Any:
-    """The images that can be read, only at one place when it is named."""
+def images(engine: Engine, place: Optional[str] = None, ring: Any = None) -> Any:
+    """The images that can be read, only at one place when it is named.
+
+    ring: a keys.ring.KeyRing that opens sealed ones; None: the keys on this server that ask for nothing.
+    """
     from ..restore import fetch
 
     if place not in (None, HOLDING):
         engine.target_name(place)
-    return fetch.Images(engine.settings, engine.catalog, engine.target, only=place)
+    return fetch.Images(engine.settings, engine.catalog, engine.target, only=place, ring=ring)
 
 
 def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optional[str] = None) -> List[Any]:
@@ -69,7 +73,7 @@ def plan(engine: Engine, asked: Request) -> Any:
     """What the restore would read: restore.report.RestorePlan. Touches no client."""
     from ..restore import plan as planning
 
-    found = images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place)
+    found = images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place)
     options, _connect = _destination(engine, asked, found[1][0].client)
     return planning.plan(*found, options)
 
@@ -78,7 +82,7 @@ def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
     """Restores: restore.report.RestoreReport. What failed in part stands in it."""
     from ..restore import deliver
 
-    readable, found = images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place)
+    readable, found = images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place)
     options, connect = _destination(engine, asked, found[0].client)
     run = engine.catalog.begin_run("restore")
     status, summary = "FAIL", {"what": list(asked.words), "destination": options.destination or "scratch"}
@@ -99,7 +103,7 @@ def cat(engine: Engine, asked: Request) -> Iterator[bytes]:
     """The content of the one file that was asked for, checked to its end."""
     from ..restore import deliver
 
-    return deliver.cat(images(engine, asked.place), wanted(engine, asked.words, asked.at, asked.place))
+    return deliver.cat(images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place))
 
 
 def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Callable[[], Any]]:

@@ -10,7 +10,7 @@ from .. import text
 from ..errors import RequestError
 from ..report.night import count
 from ..restore.report import shell_word
-from . import _output, _place, _progress
+from . import _keys, _output, _place, _progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", metavar="PLACE", dest="place",
                         help="read only from this target, or holding (default: the nearest good copy); or from "
                         "s3://BUCKET/PREFIX, file:///FOLDER or a folder, without any server")  # fmt: skip
+    _keys.add_options(parser)
     _place.add_options(parser)
     to = parser.add_mutually_exclusive_group()
     to.add_argument("--to", metavar="DEST", help="a folder DIR of this server, or CLIENT:DIR "
@@ -49,8 +50,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     else:
         engine = open_engine()
     asked = restoring.Request(
-        args.words, args.at, place, args.to, args.in_place, args.existing, args.exact, args.permit
-    )
+        args.words, args.at, place, args.to, args.in_place, args.existing, args.exact, args.permit,
+        _keys.ring(args, engine.settings),
+    )  # fmt: skip
     if args.stdout:
         for piece in restoring.cat(engine, asked):
             sys.stdout.buffer.write(piece)
@@ -85,6 +87,9 @@ def _again(args: argparse.Namespace) -> str:
     words += ["--in-place"] if args.in_place else []
     words += ["--existing", args.existing] if args.existing != "refuse" else []
     words += ["--exact"] if args.exact else []
+    for option, values in (("--key", args.key), ("--passphrase-file", [args.passphrase_file])):
+        for value in values:
+            words += [option, value] if value is not None else []
     return " ".join(shell_word(word) for word in words) + loose
 
 

@@ -30,8 +30,10 @@ def cat(images: Images, wanted: Sequence[Wanted]) -> Iterator[bytes]:
     selections = [Selection(images, one) for one in wanted]
     check_matched(selections)
     selection, row = _one(selections)
-    for dump in (selection.wanted.chain[row.level],):
-        images.checked_index(dump)
+    dump = selection.wanted.chain[row.level]
+    images.checked_index(dump)
+    if row.entry.size:
+        images.reader(dump).table()
     return _content(images, selection.wanted, row)
 
 

@@ -84,6 +84,7 @@ class Selection:
         self.counts = Counts()
         self.surveyed = not wanted.whole
         self.matched: set[int] = set()
+        self.levels = set(range(len(wanted.chain)))  # the dumps of the chain that something is read of
         self._match = view.matcher(wanted)
         # a glob may match anywhere, most lines are not what it means
         self._keep = self._match if any(pattern.glob for pattern in wanted.patterns) else None
@@ -161,11 +162,14 @@ class Selection:
         seen: set[int] = set()
         links: set[bytes] = set()
         match = self._match
+        self.levels = set()
         for row in self._view(view.bases(self.wanted), self._keep):
             numbers = match(row.entry.path)
             if numbers:
                 seen.update(numbers)
                 self._count(row)
+                if row.entry.kind != "n":
+                    self.levels.add(row.level)
                 if row.entry.kind == "h":
                     links.add(row.entry.link)
         self.matched = seen
@@ -183,6 +187,9 @@ class Selection:
                         links.add(row.entry.link)
         for path in self._targets:
             self._final[path] = self._follow(path)
+            row = self._targets.get(self._final[path])
+            if row is not None:
+                self.levels.add(row.level)
 
     def _follow(self, path: bytes) -> bytes:
         for _step in range(len(self._targets) + 1):

@@ -11,7 +11,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from .. import clock, wire
-from ..errors import AgentMissing, RestoreIncomplete, StowageError, WireError
+from ..errors import AgentMissing, KeyLocked, KeyMissing, RestoreIncomplete, StowageError, WireError
 from ..text import escape
 from .cat import cat
 from .choose import Selection, check_matched
@@ -141,8 +141,7 @@ class Delivery:
 
     def run(self, connect: Callable[[], Any]) -> None:
         """Speaks with the agent until it is done. Raises the error that ended it."""
-        for dump in self.wanted.chain if self.selection.fast else ():
-            self.images.reader(dump).table()
+        self._open_images()
         for dump in self.wanted.chain:
             self._check_index(dump)
         with connect() as agent:
@@ -150,6 +149,17 @@ class Delivery:
             self._request(agent, hello)
             self._converse(agent)
         self._account()
+
+    def _open_images(self) -> None:
+        for level in sorted(self.selection.levels):
+            try:
+                self.images.reader(self.wanted.chain[level]).table()
+            except (KeyMissing, KeyLocked):
+                raise  # said once, before anybody is asked to take anything
+            except StowageError:
+                if self.selection.fast:
+                    raise
+                # only what lies in this dump cannot be had: its members fail by name
 
     def _check_index(self, dump: Any) -> None:
         try:

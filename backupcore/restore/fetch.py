@@ -2,12 +2,14 @@
 
 Here live Images (which dump is where, and where its index is) and ImageReader (manifest, frame table and
 frames of one dump). Nothing is used unchecked: the manifest by its signature and by the catalog's digest, the
-frame table and the index by the manifest, a frame by the frame table. What one place has lost or broken is
-read from the next, and noted.
+frame table and the index by the manifest (of a sealed dump also by their MAC), a frame by the frame table: its
+SHA-256, or of a sealed dump its MAC, before a byte of it is opened. What one place has lost or broken is read from
+the next, and noted. Where a dump lies is places.py, how its keys are had filekeys.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -20,106 +22,21 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 from .. import files, text
 from ..catalog import places as state_places
 from ..catalog.records import DumpRow
-from ..errors import ImageDamaged, RequestError, StowageError, TargetRefused
-from ..hookspecs import Target, TargetError
-from ..image import frames, layout, manifest
+from ..errors import ImageDamaged, KeyLocked, KeyMissing, RequestError, StowageError, TargetRefused
+from ..hookspecs import Target
+from ..image import frames, layout, manifest, recipients, seal
+from ..keys import store
 from ..settings import Settings
 from . import indexes
+from .filekeys import FileKeys
+from .places import HOLDING, HoldingPlace, Place, PlaceFailed, TargetPlace
 from .report import DumpUse
 
-HOLDING = "holding"
 GAP = 256 << 10  # neighbours this near are read as one
 RANGE = 16 << 20  # at most this much in one request
 TABLE_LIMIT = 1 << 30  # stored bytes of a frame table
+AHEAD_LIMIT = 4 << 20  # of one that is read before the manifest says how large it is
 _GOOD_COPIES = ("verified", "done")
-
-
-class PlaceFailed(TargetRefused):
-    """A place did not give what was asked for. away: it may be the place itself, not this file."""
-
-    away = False
-
-
-class Place:
-    """Where one dump lies; name: as in reports; counts what it gave."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.bytes = 0
-        self.requests = 0
-        self._lock = threading.Lock()
-
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """The bytes of a range. Raises PlaceFailed, also when the file is shorter."""
-        return b"".join(self.pieces(name, offset, length))
-
-    def read_small(self, name: str, limit: int) -> bytes:
-        """A whole file. Raises PlaceFailed, ImageDamaged when it has more than limit bytes."""
-        found, size = [], 0
-        for piece in self.pieces(name):
-            size += len(piece)
-            if size > limit:
-                raise ImageDamaged(f"{name} is larger than {limit} bytes")
-            found.append(piece)
-        return b"".join(found)
-
-    def pieces(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes of a range (length None: to the end of the file) in pieces."""
-        with self._lock:
-            self.requests += 1
-        for piece in self._pieces(name, offset, length):
-            with self._lock:
-                self.bytes += len(piece)
-            yield piece
-
-    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
-        raise NotImplementedError
-
-
-class HoldingPlace(Place):
-    """A dump's folder on a holding disk."""
-
-    def __init__(self, folder: str):
-        super().__init__(HOLDING)
-        self.folder = folder
-
-    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
-        left = RANGE if length is None else length
-        try:
-            fd = os.open(os.path.join(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                while left:
-                    piece = os.pread(fd, min(left, RANGE), offset)
-                    if not piece:
-                        return
-                    yield piece
-                    offset += len(piece)
-                    left -= len(piece) if length is not None else 0
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise PlaceFailed(f"{self.folder}/{name} cannot be read: {error.strerror}") from None
-
-
-class TargetPlace(Place):
-    """A dump's folder on a target."""
-
-    def __init__(self, name: str, open_target: Callable[[str], Target], prefix: str):
-        super().__init__(name)
-        self._open = open_target
-        self._prefix = prefix
-
-    def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
-        try:
-            yield from self._open(self.name).read(f"{self._prefix}/{name}", offset, length)
-        except TargetError as error:
-            failed = PlaceFailed(f"target {self.name}: {text.escape(error.message)}", error.hint)
-            failed.away = error.retry
-            raise failed from None
-        except StowageError as error:  # it could not even be opened
-            failed = PlaceFailed(f"target {self.name}: {error.message}", error.hint)
-            failed.away = True
-            raise failed from None
 
 
 @dataclass(frozen=True)
@@ -159,17 +76,21 @@ class ImageReader:
     """
 
     def __init__(
-        self, dump: DumpRow, places: Sequence[Place], public_keys: Mapping[str, bytes], note: Callable[[str], None]
-    ):
+        self, dump: DumpRow, places: Sequence[Place], public_keys: Mapping[str, bytes], note: Callable[[str], None],
+        ring: Any,
+    ):  # fmt: skip
         self.dump = dump
         self.places = list(places)
         self.note = note
         self._keys = public_keys
+        self._file_keys = FileKeys(ring)
         self._lock = threading.RLock()
         self._manifest: manifest.Manifest | None = None
         self._table: frames.Table | None = None
         self._error: StowageError | None = None
         self._lost: set[str] = set()
+        self._sound: set[str] = set()  # places whose manifest is right
+        self._ahead: dict[tuple[str, str], bytes] = {}  # small files that were asked for before they were needed
         self.broken = False
 
     @property
@@ -179,34 +100,44 @@ class ImageReader:
 
     def manifest(self) -> manifest.Manifest:
         """The manifest, signed by a known key and the one the catalog knows. Raises ImageDamaged or TargetRefused."""
-        self._open()
+        self._open(False)
         return self._manifest
 
     def table(self) -> frames.Table:
-        """The frame table that the manifest vouches for. Raises ImageDamaged or TargetRefused."""
+        """The frame table that the manifest vouches for.
+
+        Raises ImageDamaged or TargetRefused; KeyMissing or KeyLocked when the dump is sealed and no key opens it.
+        """
         self._open()
         return self._table
 
-    def _open(self) -> None:
+    def _open(self, table: bool = True) -> None:
         with self._lock:
             if self._error:
                 raise self._error
-            if self._table is not None:
+            if self._table is not None or self._manifest is not None and not table:
                 return
             errors = []
-            for place in self.places:
+            for place in self._good():
                 try:
-                    self._manifest, self._table = self._read_head(place)
+                    if place.name not in self._sound:
+                        self._manifest = self._read_manifest(place)
+                        self._sound.add(place.name)
+                    if table:
+                        self._table = self._read_table(place)
                     return
                 except (ImageDamaged, TargetRefused) as error:
                     errors.append(error)
                     self._lose(place, error)
+                except (KeyMissing, KeyLocked) as error:
+                    self._error = error  # the copies may be whole: nothing is lost
+                    raise self._named(error) from None
             self._error = self._nowhere(errors)
             raise self._error
 
     def place(self) -> str:
         """The name of the place that is read first. Raises as manifest() does."""
-        self._open()
+        self._open(False)
         return self._good()[0].name
 
     def _nowhere(self, errors: Sequence[StowageError]) -> StowageError:
@@ -223,51 +154,87 @@ class ImageReader:
             self._lost.add(place.name)
         self.note(f"{self.dump.id} on {place.name}: {error.message}")
 
-    def _read_head(self, place: Place) -> tuple[manifest.Manifest, frames.Table]:
-        # three small files that lie side by side: asked for at once, since a bucket answers slowly
-        table_name = layout.frames_name(self.dump.codec)
-        with ThreadPoolExecutor(3) as pool:
+    def _named(self, error: StowageError) -> StowageError:
+        error.client, error.source = error.client or self.dump.client, error.source or self.dump.source
+        return error
+
+    def _read_manifest(self, place: Place) -> manifest.Manifest:
+        # small files that lie side by side: asked for at once, since a bucket answers slowly
+        sealed = self._file_keys.expected
+        table = layout.frames_name(self.dump.codec) + (layout.SEALED if sealed else "")
+        with ThreadPoolExecutor(4) as pool:
             asked = [
                 pool.submit(place.read_small, layout.MANIFEST, manifest.SIZE_LIMIT),
                 pool.submit(place.read_small, layout.SIGNATURE, 1024),
-                pool.submit(place.read_small, table_name, TABLE_LIMIT),
             ]
-            data, signature, table_data = (one.result() for one in asked)
+            more = {table: pool.submit(place.read_small, table, AHEAD_LIMIT)}
+            if sealed:
+                more[layout.keys_name()] = pool.submit(place.read_small, layout.keys_name(), recipients.SIZE_LIMIT)
+            data, signature = (one.result() for one in asked)
+            for name, one in more.items():
+                with contextlib.suppress(StowageError):  # whether they are needed is known when the manifest is
+                    self._ahead[place.name, name] = one.result()
+        keys = self._ahead.pop((place.name, layout.keys_name()), None)
+        if keys is not None:
+            self._file_keys.keep(place, layout.keys_name(), keys)
         try:
             found = manifest.open_manifest(data, signature, self._keys)
         except ImageDamaged as error:
             raise ImageDamaged(f"{layout.MANIFEST}: {error.message}", error.hint) from None
         if hashlib.sha256(data).hexdigest() != self.dump.manifest_sha256:
             raise ImageDamaged(f"{layout.MANIFEST} is signed, but not the one the catalog knows")
-        if (found.client, found.source, found.dump) != (self.dump.client, self.dump.source, self.dump.id):
+        row = self.dump
+        mine = row.client, row.source, row.segment, row.id
+        if (found.client, found.source, found.segment or "", found.dump) != mine:
             raise ImageDamaged(f"{layout.MANIFEST} is that of {found.client}:{found.source} {found.dump}")
-        if found.seal is not None:
-            raise ImageDamaged("the image is sealed, which this Stowage cannot open")
-        _check(found.frames, hashlib.sha256(table_data).hexdigest(), len(table_data))
-        table = frames.Table(frames.read(indexes.codec_of(table_name).unpack([table_data])))
+        return found
+
+    def _read_table(self, place: Place) -> frames.Table:
+        found = self._manifest
+        record = found.frames
+        data = self._ahead.pop((place.name, record.name), None)
+        if data is None:
+            data = place.read_small(record.name, TABLE_LIMIT)
+        digest = hashlib.sha256(data)
+        _check(record, digest.hexdigest(), len(data))
+        opener = self._opener(seal.FRAMES, place=place)
+        if opener is not None:
+            _check_table(opener, found, record, digest.digest())
+            data = opener.stream().update(data)
+        table = frames.Table(frames.read(indexes.codec_of(layout.frames_name(found.codec)).unpack([data])))
         ends: dict[int, int] = {}
         for frame in table.frames:
             ends[frame.part] = frame.place + frame.stored
         fits = [ends.get(part) for part in range(len(found.parts))] == [part.size for part in found.parts]
-        if table.archive_size != found.archive_size or not fits:
-            raise ImageDamaged(f"{table_name} does not fit the parts of the image")
-        return found, table
+        if table.archive_size != found.archive_size or not fits or len(ends) != len(found.parts):
+            raise ImageDamaged(f"{record.name} does not fit the parts of the image")
+        return table
+
+    def _opener(self, kind: bytes, part: int = 0, place: Place | None = None) -> seal.Opener | None:
+        """What opens a file of the image; None when it is not sealed. Raises as table() does."""
+        places = [place] if place else []
+        places += [one for one in self._good() if one is not place]
+        return self._file_keys.opener(self._manifest, places, kind, part)
 
     def check_index(self, path: Path) -> bool:
-        """Whether the index file at path is that of this image."""
+        """Whether the index file at path, which is in the clear, is that of this image. Raises as table() does."""
         found = self.manifest()
         digest = hashlib.sha256()
+        opener = self._opener(seal.INDEX)
+        cipher = opener.stream() if opener else None
         try:
             with open(path, "rb") as file:
                 for piece in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(piece)
+                    # sealed once more it must be what the manifest has the digest of
+                    digest.update(cipher.update(piece) if cipher else piece)
         except OSError:
             return False
         return digest.hexdigest() == found.index.sha256
 
     def fetch_index(self, path: Path) -> None:
-        """Puts the index of this image at path, checked. Raises ImageDamaged or TargetRefused."""
+        """Puts the index of this image at path, checked and in the clear. Raises as table() does."""
         record = self.manifest().index
+        opener = self._opener(seal.INDEX)
         errors = []
         for place in self._good():
             files.make_folder(path.parent)
@@ -276,11 +243,14 @@ class ImageReader:
                 fd = files.create(temporary)
                 try:
                     digest, length = hashlib.sha256(), 0
+                    cipher = opener.stream() if opener else None
                     for piece in place.pieces(record.name, 0, record.size):
                         digest.update(piece)
                         length += len(piece)
-                        files.write_all(fd, piece)
+                        files.write_all(fd, cipher.update(piece) if cipher else piece)
                     _check(record, digest.hexdigest(), length)
+                    if opener:
+                        _check_table(opener, self._manifest, record, digest.digest())
                     os.fsync(fd)
                 finally:
                     os.close(fd)
@@ -301,13 +271,19 @@ class ImageReader:
             return [place for place in self.places if place.name not in self._lost]
 
     def read(self, group: Group) -> dict[int, bytes | StowageError]:
-        """The checked stored bytes of each frame of group by its number, or why it cannot be had."""
+        """The checked and opened stored bytes of each frame of group by its number, or why it cannot be had."""
         found: dict[int, bytes | StowageError] = {}
         errors: list[StowageError] = []
         wanted: Sequence[frames.Frame] = group.frames
+        try:
+            opener = self._opener(seal.PART, group.part)
+        except StowageError as error:
+            keys = isinstance(error, (KeyMissing, KeyLocked))
+            error = self._named(error) if keys else self._nowhere([error])
+            return dict.fromkeys((frame.number for frame in wanted), error)
         for place in self._good():
             for piece in [group] if len(wanted) == len(group.frames) else join(wanted):
-                found.update(self._read(place, piece, errors))
+                found.update(self._read(place, piece, opener, errors))
             wanted = [frame for frame in wanted if frame.number not in found]
             if not wanted:
                 return found
@@ -315,7 +291,9 @@ class ImageReader:
         found.update((frame.number, error) for frame in wanted)
         return found
 
-    def _read(self, place: Place, group: Group, errors: list[StowageError]) -> dict[int, bytes]:
+    def _read(
+        self, place: Place, group: Group, opener: seal.Opener | None, errors: list[StowageError]
+    ) -> dict[int, bytes]:
         """The frames of group that are right at place; what is wrong with the others is noted."""
         name = self._manifest.parts[group.part].name
         try:
@@ -326,7 +304,7 @@ class ImageReader:
                 found = {}
                 for frame in group.frames:
                     alone = Group(frame.part, frame.place, frame.stored, (frame,))
-                    found.update(self._read(place, alone, errors))
+                    found.update(self._read(place, alone, opener, errors))
                 return found
             errors.append(error)
             if error.away:
@@ -337,8 +315,8 @@ class ImageReader:
         found = {}
         for frame in group.frames:
             start = frame.place - group.start
-            stored = data[start : start + frame.stored]
-            if len(stored) == frame.stored and hashlib.sha256(stored).digest() == frame.digest:
+            stored = _opened(opener, frame, data[start : start + frame.stored])
+            if stored is not None:
                 found[frame.number] = stored
                 continue
             damage = ImageDamaged(f"frame {frame.number} in {name} is damaged")
@@ -356,6 +334,26 @@ class ImageReader:
         ]
 
 
+def _opened(opener: seal.Opener | None, frame: frames.Frame, stored: memoryview) -> Any:
+    """The stored bytes of a frame in the clear; None when they are not those of the frame table."""
+    if len(stored) != frame.stored:
+        return None
+    if opener is None:
+        return stored if hashlib.sha256(stored).digest() == frame.digest else None
+    try:
+        return opener.frame(frame.number, frame.place, stored, bool(frame.flags & frames.LAST), frame.digest)
+    except ImageDamaged:
+        return None
+
+
+def _check_table(opener: seal.Opener, found: manifest.Manifest, record: manifest.FileRecord, digest: bytes) -> None:
+    mac = bytes.fromhex(found.seal["macs"][record.name])
+    try:
+        opener.check_table(record.size, digest, mac)
+    except ImageDamaged:
+        raise ImageDamaged(f"{record.name} is not what was sealed") from None
+
+
 def _check(record: manifest.FileRecord, digest: str, size: int) -> None:
     if (size, digest) != (record.size, record.sha256):
         raise ImageDamaged(f"{record.name} is not what the manifest says")
@@ -365,9 +363,13 @@ class Images:
     """Every dump's image and index, wherever they lie.
 
     open_target(name) gives an open target, the same at each call. only: None, "holding" or a target's name.
+    ring: the keys.ring.KeyRing for sealed dumps; None: what opens without a passphrase on this server.
     """
 
-    def __init__(self, settings: Settings, catalog: Any, open_target: Callable[[str], Target], only: str | None = None):
+    def __init__(
+        self, settings: Settings, catalog: Any, open_target: Callable[[str], Target], only: str | None = None,
+        ring: Any = None,
+    ):  # fmt: skip
         if only not in (None, HOLDING) and only not in settings.targets:
             raise RequestError(
                 f"unknown target {text.escape(only)!r}", "known: " + ", ".join([HOLDING, *sorted(settings.targets)])
@@ -376,6 +378,7 @@ class Images:
         self.catalog = catalog
         self.only = only
         self.notes: list[str] = []
+        self.ring = ring or store.private_keys(settings.keys)
         self._open_target = open_target
         self._keys: Mapping[str, bytes] | None = None
         self._readers: dict[str, ImageReader] = {}
@@ -414,7 +417,9 @@ class Images:
         with self._lock:
             known = self._readers.get(dump.id)
         if known is None:
-            known = self._readers[dump.id] = ImageReader(dump, self.places(dump), self._keys, self.note)
+            known = self._readers[dump.id] = ImageReader(
+                dump, self.places(dump), self._keys, self.note, self.ring
+            )
         return known
 
     def index(self, dump: DumpRow) -> Path:

@@ -16,7 +16,8 @@ from backupcore import wire
 from backupcore.catalog import places
 from backupcore.catalog.records import CopyRow, DumpRow
 from backupcore.catalog.store import Catalog
-from backupcore.image import codec, folder, frames, index, layout, order, pax
+from backupcore.dump.sealing import Sealing
+from backupcore.image import codec, folder, frames, index, layout, order, pax, seal
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
 from backupcore.restore import deliver, fetch, request
 from backupcore.restore.report import Options
@@ -57,8 +58,9 @@ def walk(tree):
 class Maker:
     """A server whose images are made from trees."""
 
-    def __init__(self, base: Path, compress="zstd", frame=4096, part=1 << 30):
+    def __init__(self, base: Path, compress="zstd", frame=4096, part=1 << 30, sealed_for=()):
         self.base = base
+        self.sealed_for = sealed_for  # private keys
         self.compress, self.frame, self.part = compress, frame, part
         (base / "state").mkdir(parents=True)
         self.settings = Settings(
@@ -69,6 +71,7 @@ class Maker:
         self.signer = Signer.load_or_make(self.settings.keys)
         self.catalog = Catalog(base / "state" / "catalog.sqlite")
         self.trees = {}
+        self.tables = {}  # dump -> its frames
         self.targets = {}
         self.counter = 0
 
@@ -95,23 +98,35 @@ class Maker:
         before = self.trees[base.id] if base else {}
         folder_ = self.base / "holding" / client / source / name
         folder_.mkdir(parents=True)
+        recipients = [one.recipient for one in self.sealed_for]
+        prefix = layout.dump_prefix(client, source, name)
+        self.sealing = Sealing("server", prefix, recipients) if recipients else None
         lines, parts, table, size = self._write(folder_, tree, before, bool(base), codec.get(compress))
         records = {}
         packer = codec.get(compress)
         pieces = [packer.compress(b"".join(lines[at : at + 7])) for at in range(0, len(lines), 7)]
-        for file, data in (
-            (layout.index_name(compress), b"".join(pieces)),
-            (layout.frames_name(compress), packer.compress(b"".join(frames.write(table)))),
+        plain_index = b"".join(pieces)
+        for file, data, kind in (
+            (layout.index_name(compress), plain_index, seal.INDEX),
+            (layout.frames_name(compress), packer.compress(b"".join(frames.write(table))), seal.FRAMES),
         ):  # fmt: skip
-            (folder_ / file).write_bytes(data)
-            records[file] = FileRecord(file, len(data), hashlib.sha256(data).hexdigest())
+            name_, sealer = file, None
+            if self.sealing:
+                name_ = file + layout.SEALED
+                sealer = self.sealing.sealer(name_, kind)
+                data = sealer.seal(data)
+            (folder_ / name_).write_bytes(data)
+            records[file] = FileRecord(name_, len(data), hashlib.sha256(data).hexdigest())
+            if sealer:
+                self.sealing.table(sealer, records[file])
         draft = Manifest(
             server="0" * 16, client=client, source=source, type="tree", path=root, dump=name, level=level,
             counter=self.counter, begun_ns=begun, ended_ns=begun + SECOND, codec=compress, archive_size=size,
             entries=len(lines), parts=tuple(parts), index=records[layout.index_name(compress)],
             frames=records[layout.frames_name(compress)], base=base and Link(base.id, base.manifest_sha256),
+            seal=self.sealing.record() if self.sealing else None,
         )  # fmt: skip
-        finished = folder.finish(folder_, draft, self.signer)
+        finished = folder.finish(folder_, draft, self.signer, keys=self.sealing.keys() if self.sealing else None)
         row = DumpRow(
             id=name, client=client, source=source, segment="", type="tree", path=root, level=level,
             counter=self.counter, begun_ns=begun, ended_ns=begun + SECOND, base=base and base.id, previous=None,
@@ -120,9 +135,10 @@ class Maker:
         )  # fmt: skip
         target = places.index_folder(self.settings.state, client, source) / f"{name}.tsv{layout.SUFFIXES[compress]}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((folder_ / layout.index_name(compress)).read_bytes())
+        target.write_bytes(plain_index)
         self.catalog.add_dump(row)
         self.trees[name] = dict(tree)
+        self.tables[name] = table
         return row
 
     def _write(self, place, tree, before, incremental, packer):
@@ -169,24 +185,34 @@ class Maker:
                 pieces.append(current[: self.frame])
                 current = current[self.frame :]
         pieces.append(current)
-        parts, table, offset, part, data = [], [], 0, 0, b""
+        parts, table, offset, part, data, sealer = [], [], 0, 0, b"", None
         for number, piece in enumerate(pieces):
             stored = packer.compress(piece)
             if data and len(data) + len(stored) > self.part:
-                parts.append(_part(place, part, packer, data))
-                part, data = part + 1, b""
+                parts.append(self._part(place, part, packer, data))
+                part, data, sealer = part + 1, b"", None
             flags = frames.LAST if number == len(pieces) - 1 else 0
             digest = hashlib.sha256(stored).digest()
+            if self.sealing:
+                name = layout.part_name(part, packer.name) + layout.SEALED
+                sealer = sealer or self.sealing.sealer(name, seal.PART, part)
+                stored = sealer.seal(stored)
+                digest = sealer.mac(number, stored, bool(flags))
             table.append(frames.Frame(part, number, len(data), len(stored), offset, len(piece), digest, flags))
             data += stored
             offset += len(piece)
-        parts.append(_part(place, part, packer, data))
+        parts.append(self._part(place, part, packer, data))
         return parts, table, offset
+
+    def _part(self, place, number, packer, data):
+        name = layout.part_name(number, packer.name) + (layout.SEALED if self.sealing else "")
+        (place / name).write_bytes(data)
+        return FileRecord(name, len(data), hashlib.sha256(data).hexdigest())
 
     # restores
 
-    def images(self, only=None):
-        return fetch.Images(self.settings, self.catalog, self.targets.__getitem__, only)
+    def images(self, only=None, ring=None):
+        return fetch.Images(self.settings, self.catalog, self.targets.__getitem__, only, ring)
 
     def wanted(self, *words, at=None, only=None):
         return request.resolve(self.settings, self.catalog, words, at, only)
@@ -211,10 +237,9 @@ class Maker:
 
     def harm(self, row, number, file=None):
         """Turns a byte of a frame of the image around; the frame."""
-        table = frames.Table(frames.read(codec.get(row.codec).unpack(
-            [(Path(row.holding) / layout.frames_name(row.codec)).read_bytes()])))  # fmt: skip
-        frame = table.frames[number]
-        path = Path(row.holding) / layout.part_name(frame.part, row.codec)
+        frame = self.tables[row.id][number]
+        ending = layout.SEALED if self.sealed_for else ""
+        path = Path(row.holding) / (layout.part_name(frame.part, row.codec) + ending)
         data = bytearray(path.read_bytes())
         data[frame.place + frame.stored // 2] ^= 0xFF
         path.write_bytes(data)
@@ -395,12 +420,6 @@ def _member(path, node, first):
         return header + stored + pax.padding(len(stored)), row
     header = pax.member(name, node.kind, *common, 0, node.mtime_ns, node.link, xattrs=node.xattrs)
     return header, (path, node.kind, *common, 0, node.mtime_ns, 0, 0, node.link, None)
-
-
-def _part(place, number, packer, data):
-    name = layout.part_name(number, packer.name)
-    (place / name).write_bytes(data)
-    return FileRecord(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _stamp(ns):
