@@ -13,7 +13,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Protocol, Sequence, Set
+from typing import Any, Dict, Iterable, List, Protocol, Sequence, Set, Tuple
 
 from .. import files
 from ..errors import ImageDamaged, StowageError, TargetRefused
@@ -128,11 +128,11 @@ class TargetFolder:
 
 @dataclass
 class Outcome:
-    """What became of one dump. added: place -> the file that was added; failed: place -> why not. sealed: there
-    was something to renew at all."""
+    """What became of one dump. added: place -> (the file that was added, its hex SHA-256); failed: place -> why not.
+    sealed: there was something to renew at all."""
 
     sealed: bool = True
-    added: Dict[str, str] = field(default_factory=dict)
+    added: Dict[str, Tuple[str, str]] = field(default_factory=dict)
     failed: Dict[str, StowageError] = field(default_factory=dict)
 
 
@@ -170,8 +170,9 @@ def rewrap(places: Iterable[Place], manifest_sha256: str, active: Sequence[Recip
             keys = keys or ring.open(manifest.prefix, seal, everything)
             lines = [line for file in sorted(keys) for line in recipients.key_lines(file, keys[file], missing)]
             name = _free_name(one.names)
-            one.place.add(name, b"".join([*lines, *recipients.private_lines(missing)]))
-            outcome.added[one.place.name] = name
+            data = b"".join([*lines, *recipients.private_lines(missing)])
+            one.place.add(name, data)
+            outcome.added[one.place.name] = (name, digest(data))
         except StowageError as error:
             outcome.failed[one.place.name] = error
     return outcome

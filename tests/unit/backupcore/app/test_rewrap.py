@@ -96,6 +96,10 @@ def test_a_new_key_opens_every_dump_at_every_place_and_nothing_else_changed(worl
     assert {name: after[name] for name in before} == before
     assert sorted(Path(name).name for name in set(after) - set(before)) == ["keys-2.tsv"] * 5
     assert len(done.added) == 5 and not done.failed and done.recipients == ("new", "old")
+    for row in world.catalog.copies():  # so that verify misses the file when it is lost
+        prefix = layout.dump_prefix("web1", "etc", row.dump)
+        data = (world.root / row.target / prefix / "keys-2.tsv").read_bytes()
+        assert row.upload["keys"]["keys-2.tsv"] == manifest.digest(data) and row.state == "verified"
     for dump in dumps:
         for place in ("nas", "disk", *(["holding"] if dump.holding else [])):
             assert opens(world, dump, place, pairs[1]) and opens(world, dump, place, pairs[0])
@@ -304,3 +308,12 @@ def test_the_question_for_a_passphrase_comes_in_the_main_thread_and_once(world, 
 
     assert len(rewrap(world, ask=ask).added) == 4
     assert asked == [("key old", True)]
+
+
+def test_a_copy_that_is_made_later_takes_the_renewed_keys_along(world, pairs):
+    dump = sealed_dump(world, [pairs[0].recipient])
+    known(world, "new", pairs[1])
+    rewrap(world)
+    assert all(one.ok for one in world.stage())
+    assert opens(world, dump, "nas", pairs[1]) and opens(world, dump, "disk", pairs[1])
+    assert rewrap(world).added == []

@@ -352,3 +352,13 @@ def test_the_page_for_bad_nights_shows_the_kit_s_commands_as_they_are():
     shown = re.sub(r"^    [$>] ", "", page, flags=re.MULTILINE)
     for command in (*kit.CHECKS, kit.WHOSE):
         assert command in shown
+
+
+def test_where_clients_seal_the_next_step_is_the_playbook(key, base):
+    with (base / "stowage.yml").open("a") as stream:
+        stream.write("policies: {standard: {encrypt: client}}\n")
+    assert "WARN no key is active, and policy standard seals" in key("list")[0]
+    assert "stowage.backup.site" in key("generate", "--no-passphrase", "--only", "operations")[0]
+    out, _err = key("revoke", "operations")
+    assert "stowage.backup.site" in out and "the next run will refuse it" in out
+    assert "stowage.backup.site" not in key("revoke", "operations")[0]
