@@ -141,6 +141,8 @@ class _Stager:
             self._failed(job, error)
         self._tell({**told, "phase": "failed" if error else "verified", "bytes": count, "total": count})
         seconds = time.monotonic() - begun
+        if error is None and job.dump.damaged and job.dump.id in self.repair:
+            self.catalog.mark_damaged(job.dump.id, False)  # what was put together here is all that was signed
         if error is None:
             return CopyResult(**told, ok=True, bytes=count, seconds=seconds)
         return CopyResult(**told, ok=False, seconds=seconds, code=error.code, message=error.message, hint=error.hint)

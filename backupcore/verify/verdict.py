@@ -8,7 +8,7 @@ alike), and an error (the place could not be asked: nothing is known).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 from ..catalog.records import DumpRow
 
@@ -19,7 +19,7 @@ Report = Callable[[int], None]
 @dataclass
 class Verdict:
     """Of one dump at one place. damage: file -> what is wrong. good: file -> `size sha256` of what was read whole and
-    is right. bytes: read. notes: what could not be looked at."""
+    is right. proven: (start, length) of pieces that a sample read. bytes: read. notes: what could not be looked at."""
 
     dump: DumpRow
     place: str
@@ -27,6 +27,7 @@ class Verdict:
     damage: Dict[str, str] = field(default_factory=dict)
     wrong: List[str] = field(default_factory=list)
     good: Dict[str, str] = field(default_factory=dict)
+    proven: List[Tuple[int, int]] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     bytes: int = 0
 

@@ -140,6 +140,7 @@ def test_two_damaged_copies_heal_each_other(world):
     assert world.stage() == ()  # night after night nothing is tried without a good origin
     assert all(one.ok for one in world.stage(repair={dump.id}))
     assert world.files(world.root / "nas") == world.files(world.root / "disk") == image
+    assert not world.catalog.dump(dump.id).damaged
 
 
 def test_a_damaged_holding_image_is_put_aside_and_made_anew(world):

@@ -1,0 +1,237 @@
+"""`stowage verify` end to end: real dumps on a holding disk, a folder and a bucket, harmed and made anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+import s3server
+from botocore.config import Config
+from cli_lab import Server
+
+from backupcore import clock
+from backupcore.catalog import places
+from backupcore.catalog.records import ProofRow
+from backupcore.catalog.store import Catalog
+
+BUCKET = "verify"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s3")
+    answer = s3server.up(folder, 32000 + os.getpid() % 1000, memory=True)
+    client = boto3.client(
+        "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
+        aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+    client.create_bucket(Bucket=BUCKET)
+    yield answer, client
+    s3server.down(folder)
+
+
+class World:
+    """A server with a nas and a cloud, and some dumps of one client at both."""
+
+    def __init__(self, base, bucket, nights=1):
+        self.server = Server(base)
+        self.base, (answer, self.s3) = base, bucket
+        keys = base / "credentials"
+        keys.write_text(json.dumps({name: answer[name] for name in ("access_key", "secret_key")}))
+        keys.chmod(0o600)
+        self.prefix = base.name
+        (base / "nas").mkdir()
+        self.server.write(targets={
+            "nas": {"type": "directory", "path": str(base / "nas")},
+            "cloud": {"type": "s3", "bucket": BUCKET, "prefix": self.prefix, "endpoint": answer["endpoint"],
+                      "addressing": "path", "credentials": str(keys), "part_size": "5 MiB"},
+        })  # fmt: skip
+        tree = base / "tree"
+        (tree / "deep/er").mkdir(parents=True)
+        randomly = random.Random(7)
+        for number in range(40):
+            (tree / f"f{number}").write_bytes(randomly.randbytes(randomly.randrange(20_000)))
+        (tree / "deep/er/big").write_bytes(randomly.randbytes(6_000_000))
+        os.link(tree / "f1", tree / "deep/hard")
+        (tree / "soft").symlink_to("f1")
+        self.server.client("web1", {"data": tree})
+        for night in range(nights):
+            (tree / f"night{night}").write_text(str(night))
+            assert self.run("run").exit == 0
+
+    def run(self, *words):
+        """(exit, json) of a command in a process of its own."""
+        process = self.server.start("--json", *words)
+        out, err = process.communicate(timeout=120)
+        assert b"Traceback" not in out + err and b"this is a bug" not in out + err, (out, err)
+        assert process.returncode in (0, 1, 2), (out, err)
+        return SimpleNamespace(exit=process.returncode, json=json.loads(out), err=err)
+
+    def catalog(self):
+        return Catalog(places.catalog_file(Path(self.server.config["state"])))
+
+    def newest(self):
+        with self.catalog() as catalog:
+            return catalog.dumps()[-1]
+
+    def states(self, dump):
+        with self.catalog() as catalog:
+            return {row.target: row.state for row in catalog.copies(dump=dump.id)}
+
+    def on_nas(self, dump, name):
+        return self.base / "nas/web1/data" / dump.id / name
+
+    def flip_in_bucket(self, dump, name):
+        key = f"{self.prefix}/web1/data/{dump.id}/{name}"
+        content = bytearray(self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+        content[len(content) // 2] ^= 1
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=bytes(content))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def world(tmp_path, bucket):
+    return World(tmp_path, bucket)
+
+
+PART = "image-0000.tar.zst"
+
+
+def test_all_is_good_and_remembered(world):
+    for depth in ("--quick", "--full"):
+        answer = world.run("verify", depth)
+        assert answer.exit == 0 and answer.json["status"] == "ok", answer
+        assert {(one["place"], one["status"]) for one in answer.json["results"]} == {
+            ("holding", "ok"), ("nas", "ok"), ("cloud", "ok"),
+        }  # fmt: skip
+    stored = world.newest().stored_size
+    assert all(one["bytes"] >= stored for one in answer.json["results"])
+    with world.catalog() as catalog:
+        proofs = catalog.proofs()
+    assert {(one.place, one.kind) for one in proofs} == {
+        (place, kind) for place in ("holding", "nas", "cloud") for kind in ("quick", "full")
+    }  # fmt: skip
+    assert all(one.ok for one in proofs)
+
+
+@pytest.mark.parametrize("place", ["nas", "cloud", "holding"])
+def test_what_rotted_is_found_marked_and_made_anew(world, place):
+    dump = world.newest()
+    right = Path(dump.holding, PART).read_bytes()
+    if place == "cloud":
+        world.flip_in_bucket(dump, PART)
+    else:
+        flip(world.on_nas(dump, PART) if place == "nas" else Path(dump.holding, PART))
+    answer = world.run("verify", "--full", "--no-repair")
+    assert answer.exit == 1
+    (bad,) = [one for one in answer.json["results"] if one["status"] != "ok"]
+    assert (bad["place"], bad["status"]) == (place, "damaged") and PART in bad["message"]
+    assert world.states(dump)[place] == "damaged"
+    listed = world.run("list", "copies").json["copies"]
+    assert {one["target"]: one["state"] for one in listed}[place] == "damaged"
+    report = world.run("report")
+    assert report.json["headline"].startswith("FAIL")
+    assert any(f"damaged: web1:data {dump.id} on {place}" in note for note in report.json["notes"])
+    if place == "holding":
+        restored = world.run("restore", "web1:" + str(world.base / "tree/f3"), "--plan")
+        assert {one["place"] for one in restored.json["dumps"]} <= {"nas", "cloud"}
+    answer = world.run("verify", "--full")
+    assert answer.exit == 1  # what was damaged is said, also when it is made anew
+    assert [(one["target"], one["ok"]) for one in answer.json["repaired"]] == [(place, True)]
+    assert world.run("verify", "--full").exit == 0
+    dump = world.newest()
+    assert world.on_nas(dump, PART).read_bytes() == right == Path(dump.holding, PART).read_bytes()
+    assert not dump.damaged
+
+
+def test_the_quick_look_at_a_bucket_compares_the_checksums_it_keeps(world):
+    dump = world.newest()
+    world.flip_in_bucket(dump, "index.tsv.zst")
+    answer = world.run("verify", "--quick", "--target", "cloud", "--no-repair")
+    # a bucket that keeps no checksum of what another program put says nothing: then only --full finds it
+    status = answer.json["results"][0]["status"]
+    assert status in ("damaged", "ok")
+    if status == "ok":
+        assert any("no checksums" in note for note in answer.json["notes"])
+    assert world.run("verify", "--full", "--target", "cloud", "--no-repair").exit == 1
+
+
+def test_without_any_good_copy_the_next_run_makes_a_full(world):
+    dump = world.newest()
+    world.flip_in_bucket(dump, PART)
+    flip(world.on_nas(dump, PART))
+    flip(Path(dump.holding, PART))
+    answer = world.run("verify", "--full")
+    assert answer.exit == 1
+    assert any("no good copy left" in problem for problem in answer.json["problems"])
+    assert world.newest().damaged
+    assert "damaged" in world.run("plan").json["sources"][0]["reason"]
+    assert world.run("run").json["sources"][0]["level"] == 0
+
+
+def test_an_unmounted_holding_disk_is_no_damage_but_a_lost_folder_is(world):
+    holding = world.base / "holding"
+    holding.rename(world.base / "away")
+    holding.mkdir()
+    answer = world.run("verify")
+    assert any("not mounted" in problem for problem in answer.json["problems"])
+    assert "holding" not in world.states(world.newest())
+    assert world.newest().holding
+    holding.rmdir()
+    (world.base / "away").rename(holding)
+    dump = world.newest()
+    for path in sorted(Path(dump.holding).iterdir()):
+        path.unlink()
+    Path(dump.holding).rmdir()
+    answer = world.run("verify", "--target", "holding")
+    assert "it is gone" in answer.json["results"][0]["message"]
+    assert [(one["target"], one["ok"]) for one in answer.json["repaired"]] == [("holding", True)]
+    assert world.run("verify", "--full", "--target", "holding").exit == 0
+
+
+def test_a_full_that_was_killed_goes_on_with_what_it_had_not_read(world):
+    with world.catalog() as catalog:
+        run = catalog.begin_run("verify")
+        catalog.add_proofs([ProofRow(world.newest().id, "nas", "full", True)])
+        catalog.end_run(run.id, "FAIL", {"stopped": True})
+    answer = world.run("verify", "--full")
+    assert {one["place"] for one in answer.json["results"]} == {"holding", "cloud"}
+    assert any("goes on with the verify of" in note for note in answer.json["notes"])
+    assert len(world.run("verify", "--full").json["results"]) == 3
+
+
+def test_a_sample_comes_round_and_a_night_takes_its_share(world):
+    seen = set()
+    for _turn in range(3):
+        answer = world.run("verify", "--sample", "1%")
+        assert answer.exit == 0
+        (one,) = answer.json["results"]
+        seen.add(one["place"])
+    assert seen == {"holding", "nas", "cloud"}
+    flip(world.on_nas(world.newest(), PART))
+    old = clock.now_ns() - 3 * 86400 * clock.NS
+    with world.catalog() as catalog:  # as if all this was days ago
+        with catalog._write() as connection:
+            connection.exec_driver_sql(f"UPDATE dumps SET ended_ns = {old}")
+            connection.exec_driver_sql(f"UPDATE copies SET verified_ns = {old}")
+            connection.exec_driver_sql(f"UPDATE proofs SET when_ns = {old} + number FROM (SELECT 1 AS number)")
+            connection.exec_driver_sql(f"UPDATE proofs SET when_ns = {old - 5} WHERE place = 'nas'")
+    answer = world.run("run")
+    assert answer.exit == 1
+    assert "damaged" in json.dumps(answer.json) and "made anew from a good copy" in json.dumps(answer.json)
+    assert world.run("verify", "--full").exit == 0
+
+
+def test_what_is_asked_for_must_be_there(world):
+    for words in (("--client", "web9"), ("--dump", "nonsense"), ("--target", "nsa"), ("--sample", "x")):
+        assert world.run("verify", *words).exit == 2
