@@ -81,12 +81,22 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What reading from a target costs, in currency: a GB (10^9 bytes), 1,000 requests."""
+
+    read_gb: float
+    request_1000: float
+    currency: str
+
+
+@dataclass(frozen=True)
 class TargetSettings:
-    """A place that keeps images; options are those its target driver declares."""
+    """A place that keeps images; options are those its target driver declares. price: None when nobody said it."""
 
     name: str
     type: str
     options: Mapping[str, Any]
+    price: Optional[Price] = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,16 @@ class EventSettings:
     name: str
     type: str
     options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DrillSettings:
+    """The small drill of a night: whether, of how many files, of at most so many bytes, for at most so many seconds."""
+
+    nightly: bool = True
+    files: int = 5
+    size: int = 256 * 1024**2
+    time: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -129,3 +149,4 @@ class Settings:
     ssh_key: Path = Path("/etc/stowage/ssh/id_ed25519")
     ssh_program: str = "ssh"
     verify: VerifySettings = VerifySettings()
+    drill: DrillSettings = DrillSettings()

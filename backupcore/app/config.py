@@ -70,9 +70,12 @@ class _Builder:
             if seen.setdefault(disk.path, number) != number:
                 self._wrong(("holding", number, "path"), f'the holding disk "{disk.path}" stands twice')
         targets = {
-            name: s.TargetSettings(name, one.type, self._options("target", ("targets", name), one))
+            name: s.TargetSettings(
+                name, one.type, self._options("target", ("targets", name), one),
+                one.price and s.Price(**one.price.model_dump()),
+            )
             for name, one in root.targets.items()
-        }
+        }  # fmt: skip
         events = {
             name: s.EventSettings(name, one.type, self._options("event", ("events", name), one))
             for name, one in root.events.items()
@@ -98,6 +101,7 @@ class _Builder:
             ssh_key=Path(root.ssh.key or folder / "ssh/id_ed25519"),
             ssh_program=root.ssh.program,
             verify=s.VerifySettings(**root.verify.model_dump()),
+            drill=s.DrillSettings(**root.drill.model_dump()),
         )
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:

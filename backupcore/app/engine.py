@@ -186,6 +186,7 @@ class Engine:
                     self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
+                undone = self._drill(run.begun_ns) if everything and copies else []
                 report = self._report(replace(run, ended_ns=clock.now_ns()), names)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
                 stopped = ""
@@ -200,7 +201,7 @@ class Engine:
             report = replace(report, run=self.catalog.run(run.id))
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
-        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems]
+        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
         warnings += self._tell(report) if everything else []
         warnings += listing.refresh_search(self)
         status = "WARN" if warnings and report.status == "OK" else report.status
@@ -256,6 +257,16 @@ class Engine:
             )  # fmt: skip
         released = release.release(self.settings, self.catalog)
         return StageAnswer(copies, released.dumps, released.problems)
+
+    def _drill(self, begun_ns: int) -> List[str]:
+        """The night's small drill, when it is time; what it could not do. What it found, the report knows."""
+        from ..catalog import drills
+
+        if not self.settings.drill.nightly or not drills.due(self.catalog, begun_ns):
+            return []
+        from . import drilling
+
+        return drilling.nightly(self)
 
     def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
         from ..report import night

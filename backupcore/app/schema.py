@@ -47,6 +47,13 @@ def _part_size(value: Any) -> int:
     return size
 
 
+def _drill_size(value: Any) -> int:
+    size = _size(value)
+    if size < 1 << 20:
+        raise ValueError("must be at least 1 MiB")
+    return size
+
+
 def _compress(value: str) -> str:
     match = re.match(r"(none|gzip|zstd)(?::(\d{1,2}))?\Z", value)
     highest = {"gzip": 9, "zstd": 19}
@@ -125,6 +132,16 @@ class Driven(BaseModel):
     type: str
 
 
+class Price(Section):
+    read_gb: Annotated[float, Field(ge=0)] = 0.0
+    request_1000: Annotated[float, Field(ge=0)] = 0.0
+    currency: Annotated[str, Field(min_length=1, max_length=8)]
+
+
+class Target(Driven):
+    price: Optional[Price] = None
+
+
 class Source(Driven):
     type: str = "tree"
     policy: str = "standard"
@@ -143,6 +160,13 @@ class Client(Section):
     state: Literal["present", "retired"] = "present"
     ignore: Dict[str, str] = {}
     sources: Dict[str, Source] = {}
+
+
+class Drill(Section):
+    nightly: bool = True
+    files: Count = 5
+    size: Annotated[int, BeforeValidator(_drill_size)] = 256 * 1024**2
+    time: Duration = 600.0
 
 
 def _duration(value: Any) -> float:
@@ -175,12 +199,13 @@ class Root(Section):
     holding: Annotated[List[Holding], Field(min_length=1)]
     cycle: Cycle = Cycle()
     keys: Optional[Keys] = None
-    targets: Dict[str, Driven] = {}
+    targets: Dict[str, Target] = {}
     policies: Dict[str, Policy] = {}
     clients: Dict[str, Client] = {}
     events: Dict[str, Driven] = {}
     dumps_at_once: Count = 4
     copies_at_once: Count = 4
+    drill: Drill = Drill()
     verify: Verify = Verify()
     timeouts: Timeouts = Timeouts()
     ssh: Ssh = Ssh()

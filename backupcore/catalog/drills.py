@@ -14,6 +14,7 @@ from .records import RunRow
 
 KIND = "drill"
 DAYS = 30  # so long a drill counts
+NIGHT = 20 * 3600.0  # seconds after which the next night is there
 RUNS = 1000  # are looked at, at most
 # proven: what was asked for came back as it was. failed: it did not. sealed: no private key was at hand.
 # unproven: something else kept it from being tried to the end.
@@ -77,6 +78,15 @@ def remembered(catalog: Any, now_ns: int, days: float = DAYS) -> List[RunRow]:
     """The drills that still count, newest last."""
     since = now_ns - round(days * 86400 * clock.NS)
     return [run for run in catalog.runs(limit=RUNS, kind=KIND) if run.begun_ns >= since]
+
+
+def due(catalog: Any, now_ns: int) -> bool:
+    """Whether a night has passed since the last nightly drill, and since the first run: before, nothing was there."""
+    before = now_ns - round(NIGHT * clock.NS)
+    if any(run.begun_ns > before and run.summary.get("nightly") for run in remembered(catalog, now_ns)):
+        return False
+    runs = catalog.runs(limit=100, kind="run")
+    return bool(runs) and runs[0].begun_ns <= before
 
 
 def newest(runs: List[RunRow]) -> Dict[Tuple[str, str], Drilled]:

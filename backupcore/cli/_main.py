@@ -36,6 +36,7 @@ VERBS = {
     "restore": "bring back files, folders, sources or a whole client",
     "list": "runs, dumps, copies, or the files at a moment",
     "find": "where a file is, over all dumps",
+    "drill": "restore something of every client from the farthest copy, and take it away again",
     "rebuild": "make the catalog again, from the images of one target",
     "key": "the keys that dumps are sealed for, and the key kit",
     "drivers": "the kinds of sources, targets and events at hand",

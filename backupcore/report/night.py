@@ -13,6 +13,8 @@ from .. import clock, text
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
 from ..settings import Client, Settings, Source
+from . import proven as proving
+from .proven import Proven
 
 RANK = {FAIL: 0, WARN: 1, OK: 2}
 # How many runs back a source's last result is looked for: a month of nights and some by hand.
@@ -71,6 +73,7 @@ class Report:
     away: Tuple[str, ...] = ()
     warnings: int = 0
     next: Tuple[str, ...] = field(default=())
+    proven: Optional[Proven] = None  # what drills have shown; None in the report of a run of some sources
     stopped: str = ""  # why the run as a whole came to nothing, or was ended before it was through
 
     def as_dict(self) -> Dict[str, Any]:
@@ -88,6 +91,7 @@ class Report:
             "away": list(self.away),
             "notes": list(self.notes),
             "stopped": self.stopped,
+            "proven": self.proven.as_dict() if self.proven else None,
             "sources": [asdict(line) for line in self.lines],
             "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed)}
                         for line in self.targets],
@@ -102,9 +106,11 @@ def make(
     run: Optional[RunRow] = None,
     only: Optional[Iterable[Tuple[str, str]]] = None,
     running: bool = False,
+    failures: Iterable[str] = (),
 ) -> Report:
     """The report of a run (None: the last one). only: (client, source) pairs, when the run was asked for these.
 
+    failures: what else went wrong in it, each as `WHAT -> NEXT STEP`.
     running: the run of this report is at work right now, in this process or another.
     """
     if run is None:
@@ -133,7 +139,21 @@ def make(
     stopped = ""
     if run is not None and run.summary.get("stopped"):
         stopped = text.escape(str(run.summary.get("headline", ""))).removeprefix("FAIL ")
-    return _sum_up(lines, copies.lines(), notes, run, now_ns, stopped)
+    wrong = list(failures) + (_damaged(catalog) if chosen is None else [])
+    proven = proving.read(settings, catalog, now_ns) if chosen is None else None
+    wrong += proving.trouble(proven)
+    return _sum_up(lines, copies.lines(), notes, run, now_ns, stopped, wrong, proven)
+
+
+def _damaged(catalog: Any) -> List[str]:
+    """The copies that are damaged and not made anew yet, in one line."""
+    found = [row for row in catalog.copies() if row.state == "damaged"]
+    if not found:
+        return []
+    dump = catalog.dump(found[0].dump)
+    name = f"{dump.client}:{dump.source} {dump.id} on {found[0].target}"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [f"damaged: {name}: {text.escape(found[0].error)}{more} -> stowage stage"]
 
 
 class _Past:
@@ -257,7 +277,7 @@ class _Copies:
             if row is not None and (row.state == "verified" or row.state == "done" and dump.holding is None):
                 # done and on no holding disk: a rebuild found it whole, staging has nothing to do; verify reads it
                 self.verified[rule.target].append(name)
-            elif row is not None and row.state == "failed":
+            elif row is not None and row.state in ("failed", "damaged"):
                 self.failed[rule.target].append((name, row.error))
             else:
                 self.pending[rule.target].append(name)
@@ -297,13 +317,16 @@ def _sum_up(
     run: Optional[RunRow],
     now_ns: int,
     stopped: str,
+    wrong: List[str],
+    proven: Optional[Proven],
 ) -> Report:
     lines = sorted(lines, key=_worst_first)
     away = tuple(sorted({line.client for line in lines if line.away}))
     shown = [line for line in lines if line.status != OK and not line.away]
     trouble = [(line.status, f"{line.client}:{line.source} {line.message}", line.hint) for line in shown]
     trouble += [(line.status, f"{line.target}: {line.message}", line.hint) for line in targets if line.status != OK]
-    for rank, note in [(FAIL, stopped)] * bool(stopped) + [(WARN, note) for note in notes]:
+    told = [(FAIL, stopped)] * bool(stopped) + [(FAIL, one) for one in wrong] + [(WARN, note) for note in notes]
+    for rank, note in told:
         message, _arrow, hint = note.partition(" -> ")
         trouble.append((rank, message, hint))
     trouble.sort(key=lambda one: RANK[one[0]])
@@ -329,8 +352,8 @@ def _sum_up(
         headline = f"{status:4s} " + "; ".join(parts)
     hints = tuple(dict.fromkeys(hint for _status, _message, hint in trouble if hint.startswith("stowage ")))
     return Report(
-        status, headline, tuple(lines), tuple(targets), tuple(notes), run, size, seconds, away,
-        sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3], stopped,
+        status, headline, tuple(lines), tuple(targets), (*wrong, *notes), run, size, seconds, away,
+        sum(1 for one in trouble if one[0] == WARN) + len(away), hints[:3], proven, stopped,
     )  # fmt: skip
 
 

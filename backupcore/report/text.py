@@ -32,6 +32,8 @@ def render(report: Report, everything: bool = False) -> str:
     if report.run is not None:
         ended = clock.local(report.run.ended_ns) if report.run.ended_ns else "not ended"
         parts.append(f"run {report.run.id}: {clock.local(report.run.begun_ns)} - {ended}")
+    if report.proven is not None and report.proven.line:
+        parts.append(report.proven.line)
     return "\n".join(parts)
 
 
