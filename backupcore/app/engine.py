@@ -187,7 +187,8 @@ class Engine:
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 undone = self._drill(run.begun_ns) if everything and copies else []
-                report = self._report(replace(run, ended_ns=clock.now_ns()), names)
+                found = self._sample(progress) if everything and copies else []
+                report = self._report(replace(run, ended_ns=clock.now_ns()), names, failures=found)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
                 stopped = ""
             except StowageError as error:  # nothing could be dumped at all: who waits for the mail must hear it
@@ -268,10 +269,21 @@ class Engine:
 
         return drilling.nightly(self)
 
-    def _report(self, run: Any, names: Optional[list], running: bool = False) -> Any:
+    def _sample(self, progress: Progress) -> List[str]:
+        """Reads a little of what was read longest ago; what was found, for the report."""
+        from . import verifying
+
+        try:
+            return verifying.warnings_of(verifying.night(self, progress))
+        except StowageError as error:
+            return [f"verify: {error.message}" + (f" -> {error.hint}" if error.hint else "")]
+
+    def _report(self, run: Any, names: Optional[list], running: bool = False, failures: Iterable[str] = ()) -> Any:
         from ..report import night
 
-        return night.make(self.settings, self.catalog, clock.now_ns(), run=run, only=names, running=running)
+        return night.make(
+            self.settings, self.catalog, clock.now_ns(), run=run, only=names, running=running, failures=failures
+        )
 
     def report(self, run: Optional[str] = None) -> Any:
         """The report of the last run, or of one that is named."""

@@ -33,6 +33,7 @@ VERBS = {
     "status": "what runs now, else how the last run ended",
     "report": "the last night: the worst first",
     "stage": "make the copies that the policies ask for",
+    "verify": "read copies and images again, make anew what is damaged",
     "restore": "bring back files, folders, sources or a whole client",
     "list": "runs, dumps, copies, or the files at a moment",
     "find": "where a file is, over all dumps",
