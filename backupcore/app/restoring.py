@@ -91,6 +91,10 @@ def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
         status = {"ok": "OK", "warn": "WARN"}.get(report.status, "FAIL")
         summary.update(files=report.files, bytes=report.bytes, failed=report.failed_count)
         summary["destination"] = report.destination
+        read: dict = {}
+        for use in report.read_from:  # by such measurements a drill reckons what a whole restore would take
+            read[use.place] = read.get(use.place, 0) + use.bytes
+        summary.update(read=read, seconds=round(report.seconds, 3))
     except StowageError as error:
         summary["error"] = error.message
         raise

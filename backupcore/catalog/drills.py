@@ -83,9 +83,10 @@ def remembered(catalog: Any, now_ns: int, days: float = DAYS) -> List[RunRow]:
 def due(catalog: Any, now_ns: int) -> bool:
     """Whether a night has passed since the last nightly drill, and since the first run: before, nothing was there."""
     before = now_ns - round(NIGHT * clock.NS)
-    if any(run.begun_ns > before and run.summary.get("nightly") for run in remembered(catalog, now_ns)):
-        return False
-    runs = catalog.runs(limit=100, kind="run")
+    nights = [run for run in remembered(catalog, now_ns) if run.summary.get("nightly")]
+    if nights:
+        return nights[-1].begun_ns <= before
+    runs = catalog.runs(limit=RUNS, kind="run")
     return bool(runs) and runs[0].begun_ns <= before
 
 
