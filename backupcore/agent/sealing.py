@@ -7,6 +7,7 @@ byte; the ciphers are image.seal. Keys leave this machine only wrapped, and are 
 from __future__ import annotations
 
 import base64
+import warnings
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import ids
@@ -63,7 +64,10 @@ def sealing(request: Dict[str, Any], config: AgentConfig, source: Source, level:
     prefix = request.get("prefix")
     if not isinstance(prefix, str) or not _is_ours(prefix, config.client, source.name, level):
         raise RequestError("the server's request has no right prefix")
-    if seal.available() is None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this Python is old is said elsewhere
+        there = seal.available()
+    if there is None:
         raise SourceFailed("source %s must be sealed, and Python's cryptography is not on this client" % source.name,
                            MISSING)  # fmt: skip
     try:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import pythons
 import sealed
 from agent_peer import Peer, Talk
 
@@ -87,6 +88,24 @@ def test_a_full_without_helpers_is_sealed_as_well(peer):
     full = peer.dump(**asked(part_size=1 << 20))
     full.open(sealed.recipient(), DUMP)
     assert len(full.keys) > 2 and len(full.archive()) == full.done["archive_size"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version, release", [("3.8", "cryptography==2.8"), ("3.8", "cryptography"),
+                                              ("3.13", "cryptography")])  # fmt: skip
+def test_old_and_new_pythons_seal_with_the_cryptography_of_their_time(peer, tmp_path, version, release):
+    subprocess.run([pythons.require(version), "-m", "venv", str(tmp_path / "venv")], check=True)
+    peer.python = str(tmp_path / "venv" / "bin" / "python")
+    pip = [peer.python, "-m", "pip", "install", "-q", "--disable-pip-version-check", release]
+    subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
+    full = peer.dump(**asked(part_size=1 << 20))
+    full.open(sealed.recipient(), DUMP)
+    (tmp_path / "tree" / "f").write_text("changed")
+    second = peer.dump(base=full, **asked(prefix=NEXT))
+    second.open(sealed.recipient(), NEXT)
+    for got in (full, second):
+        assert len(got.archive()) == got.done["archive_size"]
 
 
 def test_two_recipients_open_the_same(peer):
