@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from .. import clock, ids
-from ..errors import RequestError, StowageError
+from ..errors import NothingThatOld, RequestError, StowageError
 from .engine import Engine, Progress
 
 HOLDING = "holding"
@@ -49,7 +49,16 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     from ..restore import request
 
     moment = None if at is None else _moment(engine, at)
-    return request.resolve(engine.settings, engine.catalog, words, moment, place)
+    found = request.resolve(engine.settings, engine.catalog, words, moment, place)
+    named = engine.catalog.dump(at) if at is not None and ids.parse_dump_name(at) else None
+    for one in found:
+        if named is not None and one.source == named.source and one.dump.id != named.id:
+            raise NothingThatOld(
+                f"the dump {named.id} cannot be read" + (f" on {place}" if place else ""),
+                f"stowage list copies --client {named.client} --source {named.source}",
+                client=named.client, source=named.source,
+            )  # fmt: skip
+    return found
 
 
 def client_of(words: Sequence[str]) -> str:
@@ -103,11 +112,15 @@ def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
     return report
 
 
-def cat(engine: Engine, asked: Request) -> Iterator[bytes]:
-    """The content of the one file that was asked for, checked to its end."""
+def cat(engine: Engine, asked: Request, say: Callable[[str], None] = lambda _note: None) -> Iterator[bytes]:
+    """The content of the one file that was asked for, checked to its end. say: gets what a person should know."""
     from ..restore import deliver
 
-    return deliver.cat(images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place))
+    found = wanted(engine, asked.words, asked.at, asked.place)
+    for one in found:
+        for note in one.notes:
+            say(note)
+    return deliver.cat(images(engine, asked.place, asked.ring), found)
 
 
 def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Callable[[], Any]]:
@@ -144,8 +157,10 @@ def _to_client(engine: Engine, name: str) -> Callable[[], Any]:
     return lambda: engine.connect(client)
 
 
-def files(engine: Engine, words: Sequence[str], at: Optional[str], recursive: bool) -> Iterator[Any]:
-    """The entries at a path at a moment: restore.report.Listed."""
+def files(
+    engine: Engine, words: Sequence[str], at: Optional[str], recursive: bool, ring: Any = None
+) -> Iterator[Any]:
+    """The entries at a path at a moment: restore.report.Listed. ring: as of images."""
     from ..restore import find
 
-    return find.list_files(images(engine), wanted(engine, words, at), recursive=recursive)
+    return find.list_files(images(engine, ring=ring), wanted(engine, words, at), recursive=recursive)

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         _keys.ring(args, engine.settings),
     )  # fmt: skip
     if args.stdout:
-        for piece in restoring.cat(engine, asked):
+        for piece in restoring.cat(engine, asked, lambda note: _output.say(f"WARN {text.escape(note)}")):
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return _output.Answer()

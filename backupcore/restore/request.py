@@ -71,13 +71,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Known:
-    """A source of a client: its root and the chain of the moment; else why there is none."""
+    """A source of a client: its root and the chain of the moment; else why there is none.
+
+    passed: the newest dump of the moment when it cannot be read, and an older one is the chain's.
+    """
 
     name: str
     root: bytes
     chain: tuple[DumpRow, ...]
     alive: bool
     oldest: DumpRow | None
+    passed: DumpRow | None = None
 
 
 def resolve(
@@ -114,8 +118,9 @@ def resolve(
             without = tuple(sorted(path for path in inner if path is not None and path != ROOT))
         patterns = tuple(dict.fromkeys(chosen[name]))
         found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without))
-    notes = tuple(_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent)
-    return [replace(found[0], notes=notes), *found[1:]]
+    notes = [_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent]
+    notes += [_older(client, known[one.source], one.dump, only) for one in found if known[one.source].passed]
+    return [replace(found[0], notes=tuple(notes)), *found[1:]]
 
 
 def parse_words(words: Sequence[str]) -> tuple[str, str | None, list[bytes]]:
@@ -176,7 +181,7 @@ def _sources(
     found = {}
     for name in sorted(set(by_name) | set(configured)):
         dumps = sorted(by_name.get(name, []), key=lambda row: row.counter)
-        chain = _chain_at(catalog, dumps, moment, only)
+        chain, passed = _chain_at(catalog, dumps, moment, only)
         if chain:
             root = chain[-1].path
         elif dumps:
@@ -187,13 +192,17 @@ def _sources(
         alive = name in configured or not configured or later
         if root.startswith("/"):
             oldest = dumps[0] if dumps else None
-            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest)
+            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest, passed)
     return found
 
 
-def _chain_at(catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None) -> tuple[DumpRow, ...]:
-    """The chain of the newest dump begun at or before moment that can still be read; () when there is none."""
+def _chain_at(
+    catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None
+) -> tuple[tuple[DumpRow, ...], DumpRow | None]:
+    """The chain of the newest dump begun at or before moment that can still be read, () when there is none; and the
+    newest one that should be there and cannot be read, None when that is the one."""
     readable: dict[str, bool] = {}
+    passed: DumpRow | None = None
 
     def can_read(row: DumpRow) -> bool:
         if row.id not in readable:
@@ -204,15 +213,19 @@ def _chain_at(catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | N
         return readable[row.id]
 
     for row in reversed(dumps):
-        if row.begun_ns > moment or not can_read(row):
+        if row.begun_ns > moment:
             continue
-        try:
-            chain = catalog.chain(row.id)
-        except CatalogError:  # a base that is gone: an older dump may still be whole
-            continue
-        if all(can_read(link) for link in chain):
-            return tuple(chain)
-    return ()
+        if can_read(row):
+            try:
+                chain = catalog.chain(row.id)
+            except CatalogError:  # a base that is gone: an older dump may still be whole
+                chain = ()
+            if chain and all(can_read(link) for link in chain):
+                return tuple(chain), passed
+        # a place that was never meant to have it is not asked for it
+        wanted = only is None or any(copy.target == only for copy in catalog.copies(dump=row.id))
+        passed = passed or (row if wanted else None)
+    return (), passed
 
 
 def _none_that_old(client: str, one: _Known, moment: int, asked: bool, only: str | None) -> NothingThatOld:
@@ -235,6 +248,15 @@ def _none_that_old(client: str, one: _Known, moment: int, asked: bool, only: str
         f"stowage list copies --client {client} --source {one.name}",
         **named,
     )  # fmt: skip
+
+
+def _older(client: str, one: _Known, taken: DumpRow, only: str | None) -> str:
+    # silence would be what somebody wants who has spoiled the newest one
+    where = f" on {only}" if only else ""
+    return (
+        f"{client}:{one.name}: the dump {one.passed.id} from {clock.local(one.passed.begun_ns)} cannot be read{where}, "
+        f"an older one is taken: {taken.id}"
+    )
 
 
 def _by_path(

@@ -83,6 +83,7 @@ class World:
         self.public_keys = load_public_keys(base / "keys")
         self.server = self.engine.server_id
         self.victims, self.pristine, self.stores = [], {}, {HOLDING: FolderStore(base / HOLDING)}
+        self.drafts = {}  # manifests that this server signed as well, and that nobody ever used
         for client in ("web1", "web2"):
             for source in KINDS:
                 base_link = None
@@ -111,6 +112,8 @@ class World:
             frame_size=FRAME, privates=(self.operations, self.escrow), signer=self.signer, client=client,
             source=source, dump=dump, counter=number, server=self.server,
         )  # fmt: skip
+        for name in (layout.MANIFEST, layout.SIGNATURE):
+            self.drafts[made.manifest.prefix, name] = (made.path / name).read_bytes()
         begun = made.manifest.begun_ns + number * 86400 * clock.NS
         dated = replace(made.manifest, previous=before, begun_ns=begun, ended_ns=begun + clock.NS)
         manifest = self._signed(made.path, dated)
@@ -163,7 +166,24 @@ class World:
 
     def request(self, words, victim, place, **more):
         """A restore of that dump."""
-        return restoring.Request(words, at=victim.row.id, place=place, **more)
+        return restoring.Request(words, at=victim.row.id, place=place, ring=self.ring, **more)
+
+    @contextlib.contextmanager
+    def alone(self, victim, place=NAS):
+        """An engine without any server over that place, told whom to believe; the error of its reading else."""
+        from backupcore.app.serverless import Loose, Place
+
+        engine = None
+        try:
+            engine = Loose(Place(str(self.base / place), signers=[self.signer.fingerprint]), (victim.row.client,))
+            yield engine
+        except StowageError as error:
+            if engine is not None:
+                raise
+            yield error
+        finally:
+            if engine is not None:
+                engine.close()
 
     def verify(self, victim, place, noted=False):
         """The verdict of a full reading of one copy. noted: the wrapped keys are known as they were."""
@@ -445,6 +465,32 @@ def named_as_the_signer(rng, world, victim):
     return {victim.at(layout.MANIFEST): data, victim.at(layout.SIGNATURE): _attacker().sign(data)}
 
 
+def signed_before(rng, world, victim):
+    """Another manifest of this very dump that the server once signed: only the catalog knows better."""
+    names = (layout.MANIFEST, layout.SIGNATURE)
+    return {victim.at(name): world.drafts[victim.prefix, name] for name in names}
+
+
+def forged_image(rng, world, victim):
+    """A plain dump with other content and all files made to fit, the manifest too; signed by the attacker under the
+    server's name."""
+    if victim.sealed:
+        return named_as_the_signer(rng, world, victim)
+    found = forge(world, victim, b"FORGED")
+    records = {}
+    for record in victim.manifest.all_files():
+        data = found.get(victim.at(record.name), world.of(victim, record.name))
+        records[record.name] = replace(record, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    manifest = victim.manifest
+    manifest = replace(
+        manifest, parts=tuple(records[one.name] for one in manifest.parts), index=records[manifest.index.name],
+        frames=records[manifest.frames.name],
+        sums_sha256=hashlib.sha256(found[victim.at(layout.SUMS)]).hexdigest(),
+    )  # fmt: skip
+    data = manifest.to_bytes()
+    return {**found, victim.at(layout.MANIFEST): data, victim.at(layout.SIGNATURE): _attacker().sign(data)}
+
+
 def _forged_sizes(rng, victim):
     return {"entries": victim.manifest.entries + rng.randint(1, 9)}
 
@@ -558,5 +604,5 @@ ATTACKS = [
     frames_swapped, frame_of_another, frame_of_another, frame_twice, parts_swapped, part_of_another, images_swapped,
     image_of_another, all_but_the_manifest, manifest_of_another, small_file_of_another, index_of_another,
     table_of_another, index_and_table_swapped, keys_of_another, key_of_our_own, keys_among_files, signed_by_another,
-    named_as_the_signer, manifest_edited, seal_taken_off, forged_part,
+    named_as_the_signer, manifest_edited, seal_taken_off, forged_part, forged_image, signed_before,
 ]  # fmt: skip

@@ -206,3 +206,14 @@ def test_a_source_that_has_no_dump_of_the_moment_is_named_when_the_others_are_re
     assert report.notes == []
     with pytest.raises(NothingThatOld, match="web1:etc"):
         maker.restore("web1:/etc", at=first.begun_ns)
+
+
+def test_an_older_dump_in_the_place_of_one_that_cannot_be_read_is_said(maker):
+    maker.dump({b".": folder_node(), b"a": Node("f", b"old")})
+    newer = maker.dump({b".": folder_node(), b"a": Node("f", b"new")})
+    assert maker.wanted("web1:/srv/data")[0].notes == ()
+    maker.catalog.set_holding(newer.id, None)
+    (wanted,) = maker.wanted("web1:/srv/data")
+    assert f"the dump {newer.id} from" in wanted.notes[0] and wanted.dump.id in wanted.notes[0]
+    report, _peer = maker.restore("web1:/srv/data")
+    assert report.status == "warn" and any(newer.id in note for note in report.notes)

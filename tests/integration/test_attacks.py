@@ -1,0 +1,269 @@
+"""A thousand attacks on stored dumps, and what each place, key and credential gives to whoever has stolen it.
+
+What somebody with the credential of a place, or root on a holding disk, can do to files, is done here; nothing wrong
+may ever come out, and every attack is found by reading the copy. docs/security.md has the table of attacks and answers;
+tests/unit/test_docs.py checks that the tests it names exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import attack_world as attacks
+import boto3
+import pytest
+import s3server
+from botocore.config import Config
+
+from backupcore.app import restoring
+from backupcore.app.serverless import Loose, Place
+from backupcore.errors import RequestError, StowageError
+from backupcore.image import layout, manifest, seal, signing
+from backupcore.restore import fetch
+
+SEED = 20261122
+COUNT = 1000
+PLACES = (attacks.HOLDING, attacks.NAS, attacks.CLOUD)
+NOISE = random.Random(1).randbytes(2000)
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # nothing here is worth a sync
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """A bucket on a real S3 server."""
+    place = tmp_path_factory.mktemp("s3")
+    answer = s3server.up(place, 33000 + os.getpid() % 1000, memory=True)
+    credentials = place / "credentials"
+    credentials.write_text(json.dumps({name: answer[name] for name in ("access_key", "secret_key")}))
+    credentials.chmod(0o600)
+    client = boto3.client(
+        "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
+        aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
+    )  # fmt: skip
+    client.create_bucket(Bucket="attacked")
+    options = {"type": "s3", "bucket": "attacked", "endpoint": answer["endpoint"], "addressing": "path",
+               "credentials": str(credentials)}  # fmt: skip
+    yield {"client": client, "options": options}
+    s3server.down(place)
+
+
+@pytest.fixture(scope="module")
+def world(cloud):
+    base = Path(tempfile.mkdtemp(prefix="stowage-attacks-", dir=MEMORY))
+    made = attacks.World(base, random.Random(SEED), cloud)
+    yield made
+    made.close()
+    shutil.rmtree(base)
+
+
+def look(world, victim, place, rng, changes):
+    """What came of an attack: `refused`, `not met` (what was asked for was not touched, reading all finds it) or
+    `harmless` (a key wrapped for somebody else: said when the wrapped keys are known as they were).
+
+    Nothing but the truth may be given out: the whole file, or a beginning of it before the error.
+    """
+    name = rng.choice(sorted(victim.files))
+    truth = victim.files[name]
+    world.forget()
+    out, error = world.cat(victim, name, place)
+    if error is None:
+        assert out == truth, "wrong bytes were given out"
+    else:
+        assert truth.startswith(out), "wrong bytes were given out before the error"
+        assert len(out) < len(truth) and error.message and "\n" not in error.message
+        assert not out or len(truth) > attacks.FRAME, "a small file is given out whole or not at all"
+    found = world.verify(victim, place)
+    if found.ok:
+        assert {path.rpartition("/")[2] for path in changes} == {layout.keys_name()}, "reading all did not find it"
+        assert error is None
+        assert not world.verify(victim, place, noted=True).ok
+        return "harmless"
+    return "refused" if error else "not met"
+
+
+def test_the_truth_comes_out_and_is_found_right_when_nobody_attacks(world):
+    for victim in world.victims:
+        for place in PLACES:
+            world.forget()
+            for name, truth in victim.files.items():
+                assert world.cat(victim, name, place) == (truth, None)
+            assert world.verify(victim, place, noted=True).ok, world.verify(victim, place).message()
+
+
+def test_a_thousand_attacks_give_out_nothing_but_the_truth(world, record_property):
+    rng = random.Random(SEED)
+    counts = {}
+    for number in range(COUNT):
+        victim, attack = rng.choice(world.victims), attacks.ATTACKS[number % len(attacks.ATTACKS)]
+        place = PLACES[2] if number % 10 == 0 else rng.choice(PLACES[:2])
+        changes = attack(rng, world, victim)
+        assert any(data != world.pristine.get(name) for name, data in changes.items()), attack.__name__
+        try:
+            with world.under(place, changes):
+                found = look(world, victim, place, rng, changes)
+        except AssertionError as error:
+            pytest.fail(f"attack {number}, {attack.__name__} on {victim.prefix} at {place}: {error}")
+        counts[found] = counts.get(found, 0) + 1
+    record_property("attacks", json.dumps(counts))
+    assert sum(counts.values()) == COUNT
+
+
+@pytest.mark.parametrize("place", PLACES[:2])
+def test_links_in_the_place_of_files_are_not_followed(world, place):
+    rng = random.Random(SEED)
+    for _ in range(30):
+        victim = rng.choice(world.victims)
+        changes = attacks.link(rng, world, victim)
+        with world.under(place, changes):
+            assert look(world, victim, place, rng, changes) in ("refused", "not met", "harmless")
+
+
+@pytest.mark.parametrize("attack", [attacks.line_of_another_recipient, attacks.keys_more, attacks.file_more])
+def test_what_is_harmless_is_harmless(world, attack):
+    rng = random.Random(SEED)
+    for victim in world.victims:
+        if not victim.sealed and attack is not attacks.file_more:
+            continue
+        place, name = rng.choice(PLACES), rng.choice(sorted(victim.files))
+        with world.under(place, attack(rng, world, victim)):
+            world.forget()
+            assert world.cat(victim, name, place) == (victim.files[name], None)
+            assert world.verify(victim, place).ok
+            if attack is attacks.line_of_another_recipient:
+                found = world.verify(victim, place, noted=True)
+                assert "keys.tsv is not what it was when this copy was made" in found.message()
+
+
+def test_a_restore_to_a_folder_puts_down_nothing_but_the_truth(world, tmp_path):
+    rng = random.Random(SEED)
+    met = 0
+    for number in range(24):
+        victim, attack = rng.choice(world.victims), rng.choice(attacks.ATTACKS)
+        place, to = PLACES[number % 3], tmp_path / f"to{number}"
+        to.mkdir()
+        world.forget()
+        with world.under(place, attack(rng, world, victim)):
+            try:
+                words = [victim.row.client, victim.row.source]
+                report = restoring.restore(world.engine, world.request(words, victim, place, to=str(to)))
+                failed = report.failed_count
+            except StowageError:
+                failed = -1
+        there = {path.name: path.read_bytes() for path in to.rglob("*") if path.is_file()}
+        for name, data in there.items():
+            assert data == victim.files[name], (attack.__name__, victim.prefix, place, name)
+        assert failed or len(there) == len(victim.files), (attack.__name__, victim.prefix, place)
+        met += bool(failed)
+    assert met > 12
+
+
+def test_without_any_server_nothing_but_the_truth_comes_out(world):
+    rng = random.Random(SEED)
+    met = 0
+    for attack in [*attacks.ATTACKS, attacks.link]:
+        if attack is attacks.signed_before:
+            continue  # what no catalog contradicts, and is as the server signed it
+        victim = rng.choice(world.victims)
+        name = rng.choice(sorted(victim.files))
+        with world.under(attacks.NAS, attack(rng, world, victim)), world.alone(victim) as engine:
+            if isinstance(engine, StowageError):
+                met += 1
+                continue
+            out, error = world.cat(victim, name, engine=engine)
+            assert out == victim.files[name] if error is None else victim.files[name].startswith(out), attack.__name__
+            met += error is not None
+    assert met > 15
+
+
+def test_two_signers_on_a_place_are_refused_when_nobody_says_which(world):
+    rng = random.Random(SEED)
+    victim = world.victims[0]
+    with world.under(attacks.NAS, attacks.signed_by_another(rng, world, victim)):
+        with pytest.raises(RequestError, match="signed by 2 keys"):
+            Loose(Place(str(world.base / attacks.NAS)), (victim.row.client,))
+
+
+# That all this can fail: with a check gone its attack gets through.
+
+
+def _plain(world):
+    return next(one for one in world.victims if not one.sealed)
+
+
+def _sealed(world):
+    return next(one for one in world.victims if one.row.source == "client")
+
+
+def given_out(world, victim, changes, name="big", alone=False):
+    """What comes out of a file, its error."""
+    world.forget()
+    with world.under(attacks.NAS, changes):
+        if not alone:
+            return world.cat(victim, name, attacks.NAS)
+        with world.alone(victim) as engine:
+            return (b"", engine) if isinstance(engine, StowageError) else world.cat(victim, name, engine=engine)
+
+
+def middle_flipped(world, victim):
+    """A bit in the middle of a frame of the first part."""
+    first = next(one for one in world.table(victim) if one.part == 0)
+    name = victim.manifest.parts[0].name
+    data = bytearray(world.of(victim, name))
+    data[first.place + first.stored // 2] ^= 1
+    return {victim.at(name): bytes(data)}
+
+
+def frame_of_the_other_dump(world, victim):
+    """The source's other dump's second frame, of the same length, in the place of ours."""
+    other = next(one for one in world.victims if one.row.source == victim.row.source and one is not victim)
+    mine, theirs = world.table(victim)[1], world.table(other)[1]
+    assert (mine.place, mine.stored, mine.length) == (theirs.place, theirs.stored, theirs.length)
+    name = victim.manifest.parts[0].name
+    data, end = world.of(victim, name), mine.place + mine.stored
+    return {victim.at(name): data[: mine.place] + world.of(other, name)[mine.place : end] + data[end:]}
+
+
+def frame_checked(_world, _victim, monkeypatch):
+    def _opened(opener, frame, stored):
+        if opener is None:
+            return bytes(stored)
+        return opener._cipher(frame.place).update(bytes(stored))
+
+    monkeypatch.setattr(fetch, "_opened", _opened)
+
+
+def mac_checked(_world, _victim, monkeypatch):
+    monkeypatch.setattr(seal.hmac, "compare_digest", lambda _a, _b: True)
+
+
+def table_checked(_world, _victim, monkeypatch):
+    monkeypatch.setattr(fetch, "_check", lambda *_all: None)
+
+
+def signature_checked(world, _victim, monkeypatch):
+    for room in (manifest, signing):
+        monkeypatch.setattr(room, "verify", lambda data, _signature, _keys: json.loads(data)["signer"])
+
+
+@pytest.mark.parametrize(
+    ("check", "pick", "attack", "alone"),
+    [
+        (frame_checked, _plain, frame_of_the_other_dump, False),
+        (mac_checked, _sealed, middle_flipped, False),
+        (table_checked, _plain, lambda world, victim: attacks.forge(world, victim, NOISE), False),
+        (signature_checked, _plain, lambda world, victim: attacks.forged_image(None, world, victim), True),
+    ],
+)
+def test_without_the_check_the_attack_gets_through(world, monkeypatch, check, pick, attack, alone):
+    victim = pick(world)
+    changes, truth = attack(world, victim), victim.files["big"]
+    out, error = given_out(world, victim, changes, alone=alone)
+    assert error is not None and truth.startswith(out) and len(out) < len(truth)
+    check(world, victim, monkeypatch)
+    out, _error = given_out(world, victim, changes, alone=alone)
+    assert out and not truth.startswith(out)
