@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 from .. import clock, text
 from ..errors import RequestError
 from ..restore.report import shell_word
-from . import _output, _place
+from . import _keys, _output, _place
 
 NEWEST = 100
 _KINDS = {"f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "c": stat.S_IFCHR, "b": stat.S_IFBLK,
@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="dumps, copies, files: those of s3://BUCKET/PREFIX, file:///FOLDER or a folder, without "
                         "any server")  # fmt: skip
     _place.add_options(parser)
+    _keys.add_options(parser)
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
@@ -109,7 +110,7 @@ def _copy_row(one: Dict[str, Any]) -> List[str]:
 def _files(args: argparse.Namespace, engine: Any) -> _output.Answer:
     from ..app import restoring
 
-    found = restoring.files(engine, args.words, args.at, args.recursive)
+    found = restoring.files(engine, args.words, args.at, args.recursive, _keys.ring(args, engine.settings))
     words = " ".join(map(shell_word, args.words))
     at = f" --at {shell_word(args.at)}" if args.at else ""
     return _output.Answer(

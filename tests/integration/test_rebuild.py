@@ -271,3 +271,45 @@ def test_only_the_clients_own_manifests_are_read(s3, crowd, tmp_path):
         assert {row.client for row in engine.catalog.dumps()} == {"web03"}
         assert engine.report.seen.files == MANY // 20 * 7
         assert not (engine.settings.state / "index").exists()
+
+
+@pytest.fixture
+def sealing(server, tree, tmp_path):
+    """A server whose policy seals, with two dumps at the target; the file of the private key, which is elsewhere."""
+    import sealed
+
+    keys = server.base / "state/keys"
+    sealed.prove(keys)
+    key = tmp_path / "escrow.pem"
+    key.write_bytes((keys / "private/operations.pem").read_bytes())
+    key.chmod(0o600)
+    server.write(policies={"standard": {"encrypt": "server"}})
+    server.client("web1", {"etc": tree})
+    server.stowage("run")
+    (tree / "new").write_text("later")
+    server.stowage("run")
+    return key
+
+
+def test_a_lost_server_with_sealed_dumps(server, sealing, tree, tmp_path):
+    lose(server)
+    told = server.json("rebuild", "--from", "cloud")
+    assert (told["added"], told["sealed"], told["indexes"]["closed"], told["status"]) == (2, 2, 2, "ok")
+    assert "--key" in server.stowage("restore", f"web1:{tree}", "--to", tmp_path / "no", status=1)[1]
+    told = server.json("rebuild", "--from", "cloud", "--key", sealing)
+    assert (told["added"], told["indexes"]["fetched"]) == (0, 2)
+    assert "sub/file7" in server.stowage("find", "file7")[0]
+    server.stowage("restore", f"web1:{tree}", "--to", tmp_path / "out", "--key", sealing)
+    assert content(tmp_path / "out" / str(tree)[1:]) == content(tree)
+
+
+def test_no_server_at_all_and_sealed_dumps(server, s3, sealing, tree, tmp_path):
+    lose(server)
+    refused = alone(s3, server, "restore", f"web1:{tree}", "--to", tmp_path / "out", status=1)
+    assert b"sealed" in refused.stderr and b"--key" in refused.stderr
+    listed = alone(s3, server, "list", "files", f"web1:{tree}", "--recursive", "--key", sealing)
+    assert b"sub/file7" in listed.stdout
+    alone(s3, server, "restore", f"web1:{tree}", "--to", tmp_path / "out", "--key", sealing)
+    assert content(tmp_path / "out" / str(tree)[1:]) == content(tree)
+    one = alone(s3, server, "restore", f"web1:{tree}/new", "--stdout", "--key", sealing)
+    assert one.stdout == b"later"
