@@ -147,6 +147,31 @@ def test_an_index_that_rotted_is_fetched_again(maker):
     assert any("fetched again" in note for note in images.notes)
 
 
+def test_a_damaged_history_is_made_again_in_the_middle_of_a_search(maker):
+    maker.dump(TREE)
+    right = versions(maker, "*")
+    (place,) = (maker.settings.state / "search").glob("*/*/*.history")
+    data = bytearray(place.read_bytes())
+    data[20] ^= 1  # in the rows of the only block
+    place.write_bytes(data)
+    images = maker.images()
+    assert versions(maker, "*", images) == right
+    assert any("made again" in note for note in images.notes)
+    images = maker.images()
+    assert versions(maker, "*", images) == right and not images.notes
+
+
+def test_a_hard_link_has_the_content_of_its_first_name(maker):
+    tree = dict(TREE)
+    first = maker.dump(tree)
+    alone = Node("f", SHARED.data)
+    last = maker.dump({path: node for path, node in tree.items() if path != b"h1"} | {b"h2": alone})
+    (one,) = versions(maker, "h2")
+    assert (one.first, one.last, one.dumps, one.size) == (first.id, last.id, 2, 900)
+    (other,) = versions(maker, "h1")
+    assert other.sha256 == one.sha256 and other.gone == last.id
+
+
 def test_find_keeps_what_it_read_and_forgets_what_retention_removed(maker):
     rows = [maker.dump(TREE), maker.dump({**TREE, b"late": Node("f", b"x")})]
     assert [one.dumps for one in versions(maker, "y")] == [2]

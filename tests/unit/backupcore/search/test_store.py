@@ -211,6 +211,17 @@ def test_a_damaged_history_is_never_believed(world):
     assert {one for client, one, _versions in ask(world) if client == "c1"} == {key[0] for key in versions_of(world)}
 
 
+def test_a_helper_that_finds_damage_says_where(world, monkeypatch):
+    world.update()
+    path = store.place(world.state, store.Key("c1", "s", "", "/srv"))
+    damage(path, 20, "flip")
+    monkeypatch.setattr(scan, "ALONE", 0)
+    monkeypatch.setattr(scan, "TASK", 2)
+    with pytest.raises(history.HistoryDamaged) as caught:
+        ask(world, processes=2)
+    assert caught.value.path == str(path)
+
+
 KILLED = """
 import sys, os, time
 sys.path[:0] = [{tests!r}]
