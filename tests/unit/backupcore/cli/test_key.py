@@ -343,7 +343,7 @@ def test_the_commands_of_the_kit_that_begin_with_stowage_can_be_typed(key, base)
     text, _err = key("kit")
     found = re.findall(r"^  (stowage (?:.*\\\n)*.*)$", text, re.MULTILINE)
     assert [command.split()[1] for command in found] == ["restore", "rebuild"]
-    for command in found[1:]:
+    for command in found:
         _main.parser().parse_args(shlex.split(command.replace("\\\n", ""))[1:])
 
 
