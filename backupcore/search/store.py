@@ -145,11 +145,20 @@ def open_all(state: Path, dumps: Iterable[Any]) -> tuple[list[Opened], list[Any]
     return found, absent
 
 
+def _own(state: Path, *paths: Path) -> None:
+    """What root makes belongs to whom the state folder belongs: the night may run as somebody else."""
+    if os.geteuid() == 0:
+        owner = os.stat(state)
+        for path in paths:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
 @contextmanager
 def lock(state: Path, wait: bool) -> Iterator[bool]:
     """Held while histories are written; gives whether it could be had."""
     files.make_folder(folder(state))
-    fd = os.open(folder(state) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(folder(state) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    _own(state, folder(state), folder(state) / "lock")
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -202,11 +211,11 @@ def _numbered(number: int) -> Updated:
 
 def _update_one(state: Path, key: Key, rows: Sequence[Any], chunks: Chunks) -> Updated:
     try:
-        return _fill(_Build(place(state, key), key), rows, chunks)
+        return _fill(_Build(state, key), rows, chunks)
     except HistoryDamaged:
         # found out in the middle: made again from the indexes
         place(state, key).unlink(missing_ok=True)
-        return _fill(_Build(place(state, key), key), rows, chunks)
+        return _fill(_Build(state, key), rows, chunks)
 
 
 def _fill(build: _Build, rows: Sequence[Any], chunks: Chunks) -> Updated:
@@ -273,15 +282,15 @@ def _steps(absent: Sequence[Any], lineage: Lineage, done: Updated) -> Iterator[l
 class _Build:
     """A history on its way: each step is a new file beside it, the last one takes its place, synced."""
 
-    def __init__(self, path: Path, key: Key):
-        self.path, self.key = path, key
+    def __init__(self, state: Path, key: Key):
+        self.state, self.path, self.key = state, place(state, key), key
         self.lineage = Lineage()
         self._count = 0
         self._now: Path | None = None
-        opened = _read(path, key)
+        opened = _read(self.path, key)
         if opened is not None:
             os.close(opened[0].fd)
-            self._now, self.lineage = path, opened[1]
+            self._now, self.lineage = self.path, opened[1]
 
     def _next(self) -> Path:
         self._count += 1
@@ -333,6 +342,7 @@ class _Build:
             os.fsync(fd)
         finally:
             os.close(fd)
+        _own(self.state, self._now, self.path.parent, self.path.parent.parent)
         # the folder is not synced: after a power cut the old history may be there again, which is only older
         os.replace(self._now, self.path)
         self._now = self.path
