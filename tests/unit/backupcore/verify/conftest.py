@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "restore"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "lab"))
 from maker import MEMORY, Maker, Node, folder_node  # noqa: E402
 
 
