@@ -18,7 +18,7 @@ STDLIB_3_8 = frozenset((
     "datetime", "errno", "fcntl", "functools", "gc", "grp", "hashlib", "heapq", "hmac", "importlib", "io", "itertools",
     "json", "math", "mmap", "operator", "os", "pathlib", "pwd", "queue", "re", "resource", "secrets", "select",
     "shutil", "signal", "socket", "stat", "string", "struct", "subprocess", "sys", "tempfile", "threading", "time",
-    "traceback", "typing", "types", "weakref", "zlib", "zipfile", "marshal", "multiprocessing",
+    "traceback", "typing", "types", "warnings", "weakref", "zlib", "zipfile", "marshal", "multiprocessing",
 ))  # fmt: skip
 
 
