@@ -169,11 +169,13 @@ class _Drill:
     def _try(self, pick: Pick, readable: Any) -> Drilled:
         wanted = pick.wanted
         blank = Drilled(wanted.client, wanted.source, pick.what, pick.place, SERVER, FAILED, wanted.dump.id)
+        manifest = None
         try:
             for dump in wanted.chain:
+                manifest = readable.reader(dump).manifest()
                 readable.reader(dump).table()
         except (KeyMissing, KeyLocked) as error:
-            return self._sealed(replace(blank, code=error.code), readable, wanted, error)
+            return self._sealed(replace(blank, code=error.code), readable.reader(dump), manifest, error)
         except StowageError as error:
             return _failed(blank, error)
         note = ""
@@ -212,14 +214,12 @@ class _Drill:
             return replace(found, message=why, code="restore-incomplete")
         return replace(found, status=PROVEN)
 
-    def _sealed(self, blank: Drilled, readable: Any, wanted: Any, error: StowageError) -> Drilled:
+    def _sealed(self, blank: Drilled, reader: Any, manifest: Any, error: StowageError) -> Drilled:
         """What can be proven without a private key: the signature, and the sealed bytes by their checksums."""
-        reader = readable.reader(wanted.dump)
-        left, count = self.settings.drill.size // 2, 0
+        left, count, place, dump = self.settings.drill.size // 2, 0, reader.places[0], reader.dump
+        parts = list(manifest.parts)
+        self._dice.shuffle(parts)
         try:
-            place, manifest = readable.places(wanted.dump)[0], reader.manifest()
-            parts = list(manifest.parts)
-            self._dice.shuffle(parts)
             for record in (manifest.frames, manifest.index, *parts):
                 if record.size > left:
                     continue
@@ -228,12 +228,12 @@ class _Drill:
                 for piece in place.pieces(record.name, 0, record.size):
                     digest.update(piece)
                 if digest.hexdigest() != record.sha256:
-                    raise ImageDamaged(f"{record.name} of {wanted.dump.id} is damaged")
+                    raise ImageDamaged(f"{record.name} of {dump.id} is damaged")
                 count += 1
         except StowageError as damage:
             return _failed(blank, damage)
-        told = f"{error.message}; signature and {count} sealed files of {wanted.dump.id} are right"
-        hint = f"stowage drill --client {wanted.client} --key FILE"
+        told = f"{error.message}; signature and {count} sealed files of {dump.id} are right"
+        hint = f"stowage drill --client {dump.client} --key FILE"
         return replace(blank, status=SEALED, message=text.escape(told), hint=hint)
 
     @contextlib.contextmanager

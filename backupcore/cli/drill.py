@@ -57,7 +57,7 @@ def _plan(picks: List[Any], args: argparse.Namespace) -> _output.Answer:
     words += ["--files", str(args.files)] if args.files is not None else []
     words += ["--target", args.target] if args.target else []
     words += ["--small"] if args.small else []
-    data = {"picks": [one.as_dict() for one in picks], "bytes": size}
+    data = {"picks": [one.as_dict() for one in picks], "bytes": size, "lines": lines}
     return _output.Answer(data, lines, [" ".join(map(shell_word, words))])
 
 
@@ -87,7 +87,7 @@ def _answer(done: Any, state: proven.Proven) -> _output.Answer:
         data={
             "results": [one.as_dict() for one in done.results], "estimates": done.estimates, "money": done.money,
             "without": list(done.without), "stopped": done.stopped, "seconds": round(done.seconds, 3),
-            "proven": state.as_dict(),
+            "proven": state.as_dict(), "lines": lines,
         },
         lines=lines,
         next=list(dict.fromkeys(again))[:3] or ["stowage report"],

@@ -16,7 +16,8 @@ from ..settings import Settings
 
 @dataclass(frozen=True)
 class Proven:
-    """clients: all that have sources; proven: how many of them were restored from within the days.
+    """clients: all that have sources; proven: of how many of them something came back within the days, and no source
+    failed the last time.
 
     failed: sources whose newest drill failed. sealed: clients that nobody could open. longest: the estimate of the
     client that would take longest to restore, None when none is known.
@@ -68,6 +69,7 @@ def read(settings: Settings, catalog: Any, now_ns: int) -> Proven:
         one for (client, source), one in sorted(last.items())
         if one.status == drills.FAILED and source in clients.get(client, ())
     )  # fmt: skip
+    proven -= {one.client for one in failed}
     return Proven(len(clients), len(proven), failed, len(sealed - proven), _longest(runs, clients))
 
 

@@ -255,3 +255,24 @@ def test_unknown_names_are_refused(server, tmp_path):
     server.json("drill", "--files", "0", status=2)
     out, _err = server.stowage("drill")
     assert "web1 has no copy to restore from" in out
+
+
+def test_sealed_dumps_are_proven_with_a_key_and_say_so_without(server, tmp_path):
+    server.stowage("key", "generate", "--only", "operations", "--no-passphrase")
+    server.write(policies={"standard": {"encrypt": "server"}})
+    server.client("web1", {"etc": grow(tmp_path / "etc", 1)})
+    server.stowage("run")
+    assert server.json("drill")["results"][0]["status"] == "proven"
+    key = next((tmp_path / "state" / "keys" / "private").iterdir())
+    away = key.rename(tmp_path / "operations.pem")
+    answer = server.json("drill")
+    (result,) = answer["results"]
+    assert answer["status"] == "ok" and result["status"] == "sealed" and result["read"] > 30_000
+    assert "sealed files of" in result["message"] and result["hint"] == "stowage drill --client web1 --key FILE"
+    assert answer["next"] == ["stowage drill --client web1 --key FILE"]
+    (result,) = server.json("drill", "--key", away)["results"]
+    assert result["status"] == "proven" and result["place"] == "nas" and left(server, "web1") == []
+    damage(tmp_path / "nas")
+    for words in ((), ("--key", away)):  # found with and without the key
+        (result,) = server.json("drill", *words, status=1)["results"]
+        assert result["status"] == "failed" and "damaged" in result["message"]
