@@ -14,7 +14,7 @@ import sys
 from typing import Any, List, Optional
 
 from ..errors import ConfigError, RequestError
-from ..keys.guard import keep_secret
+from ..guard import keep_secret
 
 TRIES = 3
 LIMIT = 4096

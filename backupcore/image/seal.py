@@ -20,6 +20,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
 
+from .. import guard
 from ..errors import ImageDamaged, SourceFailed
 
 VERSION = 1
@@ -54,6 +55,7 @@ class FileKey:
     secret: bytes
 
     def __post_init__(self) -> None:
+        guard.no_core()
         if len(self.secret) != KEY_LENGTH:
             raise ImageDamaged("a file's key has %d bytes, not %d" % (len(self.secret), KEY_LENGTH))
 

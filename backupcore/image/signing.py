@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
-from .. import files
+from .. import files, guard
 from ..errors import ConfigError, ImageDamaged
 
 PRIVATE = "signing.pem"
@@ -31,6 +31,7 @@ class Signer:
     def __init__(self, key: Any):
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+        guard.no_core()
         self._key = key
         public = key.public_key()
         self.public: bytes = public.public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -22,11 +22,11 @@ from typing import Any, Iterator, List, Optional, Sequence
 
 from .. import clock, files
 from ..errors import Busy, ConfigError, ImageDamaged, KeyLocked, RequestError
+from ..guard import keep_secret
 from ..ids import is_name
 from ..image import recipients as wrapping
 from ..image.recipients import PASSPHRASE, RSA, PrivateKey, Recipient
 from ..image.seal import FileKey
-from .guard import keep_secret
 
 SCHEMA = 1
 ACTIVE, REVOKED = "active", "revoked"

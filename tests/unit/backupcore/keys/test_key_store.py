@@ -158,7 +158,7 @@ def test_two_commands_do_not_change_keys_at_once(tmp_path):
 def test_a_process_that_holds_keys_leaves_no_core_file():
     code = (
         "import ctypes, os, resource\n"
-        "from backupcore.keys.guard import keep_secret\n"
+        "from backupcore.guard import keep_secret\n"
         "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
         "before = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)\n"
