@@ -54,7 +54,7 @@ def run_dumps(
     usable, problems = [], []
     for disk in settings.holding:
         try:
-            claim(disk.path, server)
+            claim(disk.path, server, catalog)
             usable.append(disk)
         except StowageError as error:
             problems.append(error)

@@ -17,7 +17,7 @@ import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from .. import files
 from ..catalog.places import source_folder
@@ -131,10 +131,11 @@ class writing:
             raise StowageError(f"the holding disk {self.disk} cannot be written: {error.strerror}") from None
 
 
-def claim(disk: Path, server: str) -> None:
+def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
     """Makes sure that the disk belongs to this server. Raises ConfigError when it is another's, or not usable.
 
-    The disk's own folder must be there: an unmounted disk must not become a folder on the root file system.
+    The disk's own folder must be there: an unmounted disk must not become a folder on the root file system. catalog:
+    when it has images on this disk, the marker must be there too: a bare mount point is not claimed as a new disk.
     """
     owner = disk / OWNER
     try:
@@ -143,6 +144,11 @@ def claim(disk: Path, server: str) -> None:
         if not disk.is_dir():
             raise ConfigError(
                 f"the holding disk {disk} is not there", f"mount it, or: install -d -m 0700 {disk}"
+            ) from None
+        if catalog is not None and any(disk in Path(row.holding).parents for row in catalog.dumps() if row.holding):
+            raise ConfigError(
+                f"the holding disk {disk} is not mounted: images are known on it, and {OWNER} is not there",
+                f"mount it; if it is a new, empty disk: echo {server} > {owner}, then stowage verify",
             ) from None
         with writing(disk):
             files.replace(owner, (server + "\n").encode())

@@ -48,7 +48,7 @@ def sweep(settings: Settings, catalog: Catalog) -> Swept:
     waiting = _waiting(places.pending_folder(settings.state))
     for disk in settings.holding:
         try:
-            claim(disk.path, server)
+            claim(disk.path, server, catalog)
         except StowageError as error:
             swept.problems.append(error.message)
             continue

@@ -36,6 +36,7 @@ class World:
         self.policy(CopyRule("nas"), CopyRule("disk"))
         self.catalog = Catalog(places.catalog_file(self.settings.state))
         self.server = places.server_id(self.settings.state)
+        (self.holding / ".stowage").write_text(self.server + "\n")
         self.signer = Signer.make(self.settings.keys)
         self.opened = {name: self.directory(name) for name in self.settings.targets}
         self.last = {}

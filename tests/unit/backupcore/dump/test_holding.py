@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,24 @@ def test_many_threads_never_take_more_than_there_is(tmp_path):
     assert len(taken) + len(full) == 4 and full
     assert sum(room.written for room in taken) + sum(full) <= 300 * MIB
     assert sum(room.reserved for room in space._rooms) <= 300 * MIB
+
+
+def test_a_bare_mount_point_is_not_claimed_while_images_are_known_on_the_disk(tmp_path):
+    class Known:
+        def __init__(self, *holding):
+            self.rows = [SimpleNamespace(holding=one) for one in holding]
+
+        def dumps(self):
+            return self.rows
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    known = Known(None, str(disk / "web1/etc/20261122T120000Z-L0-00000001"))
+    with pytest.raises(ConfigError, match="not mounted"):
+        claim(disk, "a" * 16, known)
+    assert list(disk.iterdir()) == []
+    claim(disk, "a" * 16, Known(None, str(tmp_path / "other/web1/etc/x")))
+    claim(disk, "a" * 16, known)  # the marker is there now
 
 
 def test_a_disk_is_claimed_by_the_first_server_only(tmp_path):
