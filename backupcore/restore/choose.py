@@ -92,13 +92,18 @@ class Selection:
         self._final: dict[bytes, bytes] = {}
         self._names: dict[bytes, SpooledNames] = {}
         self._spool = tempfile.TemporaryFile(prefix="stowage-") if exact else None  # noqa: SIM115
+        self._seek = True  # look only where a path stands in walk order
         for dump in wanted.chain:
             images.index(dump)
         if self.surveyed:
             try:
                 self._survey()
+                if not self.matched:  # "it is not there" is said after all of the index was looked at
+                    self._seek = False
+                    self._survey()
             except ImageDamaged:
                 # an index that rotted here is fetched again; one that was never right stays an error
+                self._seek = False
                 for dump in wanted.chain:
                     images.checked_index(dump)
                 self._survey()
@@ -119,7 +124,8 @@ class Selection:
 
     def _view(self, bases: Iterable[bytes] | None, keep: Callable | None = None) -> Iterator[view.Row]:
         bases = None if bases is None else list(bases)
-        streams = [indexes.entries(self.images.chunks(dump), bases, keep) for dump in self.wanted.chain]
+        near = bases if self._seek else None
+        streams = [indexes.entries(self.images.chunks(dump, near), bases, keep) for dump in self.wanted.chain]
         return view.merge(streams)
 
     def rows(self) -> Iterator[view.Row]:

@@ -27,7 +27,7 @@ from ..hookspecs import Target
 from ..image import frames, layout, manifest, recipients, seal
 from ..keys import store
 from ..settings import Settings
-from . import indexes
+from . import indexes, seek
 from .filekeys import FileKeys
 from .places import HOLDING, HoldingPlace, Place, PlaceFailed, TargetPlace
 from .report import DumpUse
@@ -444,10 +444,17 @@ class Images:
             self._checked.add(dump.id)
         return path
 
-    def chunks(self, dump: DumpRow) -> Iterator[bytes]:
-        """The lines of dump's index in chunks. Raises ImageDamaged."""
+    def chunks(self, dump: DumpRow, bases: Sequence[bytes] | None = None) -> Iterator[bytes]:
+        """The lines of dump's index in chunks; bases: at least those of these paths, of what is below them, and of
+        their parents. Raises ImageDamaged."""
         path = self.index(dump)
         try:
+            if bases is not None and indexes.ROOT not in bases:
+                try:
+                    yield from seek.chunks(path, bases)
+                    return
+                except seek.Unseekable:
+                    pass
             yield from indexes.chunks(path)
         except OSError as error:
             raise ImageDamaged(f"the index {path} cannot be read: {error.strerror}") from None

@@ -118,7 +118,7 @@ def test_a_hard_link_to_a_name_that_only_the_base_holds_is_found_there(maker):
     line = index.format_entry(b"b/y", "h", 0o644, 0, 0, 4, BEGIN, link=b"a", offset=entry.offset, length=512)
     images = maker.images()
     original = images.chunks
-    images.chunks = lambda dump: (
+    images.chunks = lambda dump, _bases=None: (
         chunk.replace(index.format_entry(*entry), line) if dump.id == row.id else chunk for chunk in original(dump)
     )
     report, peer = maker.restore("web1:/srv/data/b/y", images=images)
@@ -182,7 +182,7 @@ def test_bytes_that_are_whole_but_not_what_the_index_says_never_become_a_file(ma
     import hashlib
 
     old, new = (hashlib.sha256(data).hexdigest().encode() for data in (b"right", b"wrong"))
-    images.chunks = lambda dump: (chunk.replace(old, new) for chunk in original(dump))
+    images.chunks = lambda dump, _bases=None: (chunk.replace(old, new) for chunk in original(dump))
     _report, peer = maker.restore("web1:/", images=images)
     assert set(peer.failed) == {b"/srv/data/a"} and b"/srv/data/b" in peer.tree
     assert row.id
