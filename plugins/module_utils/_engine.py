@@ -12,6 +12,7 @@ and leaves its answer in a file. What the answers mean to Ansible (changed, fail
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ SCHEMA = 1
 MOST_FAILED = 20
 KEEP_JOBS = 7 * 24 * 3600.0
 JOB = re.compile(r"[0-9]{10}-[0-9a-f]{8}\Z")
+PIPE = 60000  # bytes that a pipe takes at once
 # sh waits for the engine, also when both are asked to end, and puts its exit status down last
 SUPERVISOR = 'trap : TERM INT HUP; "$@" >out 2>err; echo $? >rc.new; mv rc.new rc'
 
@@ -90,9 +92,10 @@ def understand(rc, out, err):
     return answer
 
 
-def call(module, words):
-    """Asks the engine and waits; returns its answer. Raises EngineError."""
-    rc, out, err = module.run_command(command(module.params, words), cwd="/")
+def call(module, words, secret=None):
+    """Asks the engine and waits; returns its answer. secret: bytes for its standard input. Raises EngineError."""
+    more = {} if secret is None else {"data": secret, "binary_data": True}
+    rc, out, err = module.run_command(command(module.params, words), cwd="/", **more)
     return understand(rc, out, err)
 
 
@@ -121,8 +124,23 @@ def new_job():
     return "%010d-%s" % (time.time(), secrets.token_hex(4))
 
 
-def start_job(module, words):
-    """Starts the engine on its own, under the id that the caller may have chosen; returns it. Raises EngineError."""
+def secret_of(params):
+    """(options, standard input or None) that hand over a passphrase and a private key: seen in no process list."""
+    words, lines = [], b""
+    if params["passphrase"] is not None:
+        words += ["--passphrase-file", "-"]
+        lines += params["passphrase"].encode("utf-8") + b"\n"
+    if params["private"] is not None:
+        words += ["--key", "-"]
+        lines += params["private"].strip().encode("utf-8") + b"\n"
+    return words, lines or None
+
+
+def start_job(module, words, secret=None):
+    """Starts the engine on its own, under the id that the caller may have chosen; returns it. Raises EngineError.
+
+    secret: bytes for its standard input, fewer than a pipe holds (64 KiB).
+    """
     job = module.params.get("job") or new_job()
     if not JOB.match(job):
         raise EngineError("job", "%r cannot name a job" % job)
@@ -134,16 +152,36 @@ def start_job(module, words):
         sweep_jobs(top)
         folder = os.path.join(top, job)
         os.mkdir(folder, 0o700)
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", SUPERVISOR, "stowage-job"] + line,
-            cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, close_fds=True,
-        )  # fmt: skip
+        with _standard_input(secret) as stdin:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", SUPERVISOR, "stowage-job"] + line,
+                cwd=folder, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, close_fds=True,
+            )  # fmt: skip
         with open(os.path.join(folder, "pid"), "w") as stream:
             stream.write("%d %s" % (process.pid, started_at(process.pid)))
     except OSError as error:
         raise EngineError("job", "the engine cannot be started: %s" % error) from None
     return job
+
+
+@contextlib.contextmanager
+def _standard_input(secret):
+    """What a job reads: a pipe that holds the secret already, so that it never lies in a file; else nothing."""
+    if secret is None:
+        yield subprocess.DEVNULL
+        return
+    if len(secret) > PIPE:
+        raise EngineError("job", "the private key is larger than %d bytes" % PIPE)
+    taken, given = os.pipe()
+    try:
+        os.write(given, secret)
+    finally:
+        os.close(given)
+    try:
+        yield taken
+    finally:
+        os.close(taken)
 
 
 def sweep_jobs(top):

@@ -65,6 +65,17 @@ options:
   permit:
     description: Identifier of the permit on the client.
     type: str
+  private:
+    description:
+      - A private key in PEM, such as from a vault, that opens sealed dumps.
+      - It reaches the engine on its standard input and is not kept.
+    type: str
+    aliases: [key]
+  passphrase:
+    description:
+      - Opens O(private), or the protected keys on the backup server.
+      - It reaches the engine on its standard input, never on a command line or in the environment.
+    type: str
   plan:
     description: Whether only to return what would be read.
     type: bool
@@ -97,6 +108,12 @@ EXAMPLES = r"""
     what: ["web1.example.org:/"]
     plan: true
   register: plan
+
+- name: Restore from sealed dumps, whose private key is in the vault and not on the backup server
+  stowage.backup.restore:
+    what: ["web1.example.org:/etc/nginx"]
+    private: "{{ vault_stowage_operations_key }}"
+    passphrase: "{{ vault_stowage_passphrase }}"
 """
 
 RETURN = r"""
@@ -154,6 +171,8 @@ def main():
             "existing": {"type": "str", "choices": ["refuse", "overwrite", "keep"], "default": "refuse"},
             "exact": {"type": "bool", "default": False},
             "permit": {"type": "str"},
+            "private": {"type": "str", "no_log": True, "aliases": ["key"]},
+            "passphrase": {"type": "str", "no_log": True},
             "plan": {"type": "bool", "default": False},
             "wait": {"type": "bool", "default": True},
             "progress": {"type": "bool", "default": True},
@@ -162,12 +181,13 @@ def main():
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     params = module.params
-    words = words_of(params)
+    opening, secret = _engine.secret_of(params)
+    words = words_of(params) + opening
     try:
         if module.check_mode or params["plan"]:
-            plan = _engine.call(module, words + ["--plan", "--"] + params["what"])
+            plan = _engine.call(module, words + ["--plan", "--"] + params["what"], secret)
             module.exit_json(changed=not params["plan"], plan=plan, status=plan["status"], next=plan["next"])
-        job = _engine.start_job(module, words + ["--"] + params["what"])
+        job = _engine.start_job(module, words + ["--"] + params["what"], secret)
         if not params["wait"]:
             module.exit_json(changed=True, job=job)
         result = _engine.told_of_restore(_engine.wait_for_job(job))
