@@ -15,7 +15,7 @@ from maker import MEMORY, Maker, Node, expected, folder_node, received
 from backupcore import wire
 from backupcore.catalog import places
 from backupcore.errors import ImageDamaged, KeyLocked, KeyMissing, TargetRefused
-from backupcore.image import layout, recipients, seal
+from backupcore.image import codec, layout, recipients, seal
 from backupcore.keys import store
 from backupcore.restore import deliver
 
@@ -278,3 +278,35 @@ def test_what_lies_at_the_places_says_nothing_of_what_is_in_it(vault):
     digest = hashlib.sha256(tree[b"very-telling-name"].data).hexdigest().encode()
     assert found == [] and sealed.names_in(row.holding, [digest]) == []
     assert all(path.name.endswith(layout.SEALED) for path in Path(row.holding).glob("i*"))
+
+
+def test_an_index_that_rotted_here_costs_one_file_a_second_try(vault):
+    row = vault.dump(TREE)
+    path = places.find_index(vault.settings.state, "web1", "data", row.id)
+    packer = codec.get("zstd")
+    text = b"".join(packer.unpack([path.read_bytes()]))
+    lines = text.splitlines(keepends=True)
+    (number,) = [number for number, line in enumerate(lines) if line.startswith(b"f030\t")]
+    other = lines[number + 1].split(b"\t")
+    for column in (10, 11):  # another's digest, another's place
+        fields = lines[number].split(b"\t")
+        fields[column] = other[column]
+        path.write_bytes(packer.compress(b"".join([*lines[:number], b"\t".join(fields), *lines[number + 1 :]])))
+        images = opened(vault)
+        assert b"".join(deliver.cat(images, vault.wanted("web1:/srv/data/f030"))) == TREE[b"f030"].data
+        assert any("was damaged and is fetched again" in note for note in images.notes)
+
+
+def test_a_small_file_is_given_only_when_all_of_it_is_right(vault):
+    row = vault.dump(TREE)
+    frame = next(frame for frame in vault.tables[row.id] if frame.number == 5)
+    vault.harm(row, frame.number)
+    refused = 0
+    for path in TREE:
+        if path != b".":
+            try:
+                found = b"".join(deliver.cat(opened(vault), vault.wanted("web1:/srv/data/" + path.decode())))
+                assert found == TREE[path].data
+            except ImageDamaged:
+                refused += 1
+    assert 0 < refused < 6
