@@ -77,6 +77,8 @@ def open_loose(args: argparse.Namespace, opener: Any, clients: Tuple[str, ...]) 
             _output.say(f"signed by {name}")
         else:
             _output.say(f"signed by {name}: compare this fingerprint with the key kit before you use what comes")
+    # who took the newest dumps away left signatures that are right
+    _output.say("one place alone cannot show that nothing newer was taken away: compare the moment with your last mail")
     for one in report.findings:
         if one.status != "note":
             _output.say(text.escape(f"{one.status} {one.source + ': ' if one.source else ''}{one.message}"))

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         args.place, args.signer, args.signer_key, args.server, args.witness, args.last_run, args.key, _keys.asker(args)
     )
     report = rebuilding.rebuild(open_engine(), asked, None if args.json else _Told())
-    lines = [*_findings(report), *_signers(report, bool(args.signer or args.signer_key)), _headline(report)]
+    said = bool(args.signer or args.signer_key)
+    lines = [*_findings(report), *_alone(report), *_signers(report, said), _headline(report)]
     target = report.place
     after = ["stowage check", f"stowage verify --target {target}", "stowage list dumps"]
     if report.failed:
@@ -101,6 +102,17 @@ def _signers(report: Any, said: bool) -> List[str]:
     if report.taken:
         lines.append(f"this is the backup server {report.server} again: its dumps are its own, its numbers go on")
     return lines
+
+
+def _alone(report: Any) -> List[str]:
+    """What one place cannot show of itself, said whenever nobody else was asked."""
+    if not report.alone:
+        return []
+    newest = f"the newest run it knows is {report.newest_run or 'none'}; compare with your last mail"
+    return [
+        f"note {report.place} alone cannot show that nothing newer was taken away: {newest}",
+        f"     -> stowage rebuild --from {report.place} --witness TARGET   or   --last-run RUN",
+    ]
 
 
 def _headline(report: Any) -> str:

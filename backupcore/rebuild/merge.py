@@ -72,6 +72,8 @@ class Report:
     findings_count: int = 0
     seen: scan.Seen = field(default_factory=scan.Seen)
     indexes: indexes.Indexes = field(default_factory=indexes.Indexes)
+    newest_run: str = ""  # that the place knows
+    alone: bool = False  # nobody was there to contradict the place, were it to show an older state of itself
     seconds: float = 0.0
     failed: bool = False
 
@@ -106,7 +108,8 @@ class Report:
             "left": [{"folder": folder, "message": why} for folder, why in self.left], "left_count": self.left_count,
             "findings": [one.as_dict() for one in self.findings], "findings_count": self.findings_count,
             "files": self.seen.files, "other_files": self.seen.others, "unfinished": self.seen.unfinished,
-            "indexes": self.indexes.as_dict(), "seconds": round(self.seconds, 3),
+            "indexes": self.indexes.as_dict(), "newest_run": self.newest_run, "alone": self.alone,
+            "seconds": round(self.seconds, 3),
         }  # fmt: skip
 
 
@@ -235,6 +238,7 @@ class _Rebuild:
             source: (row.counter, row.id) for source, row in self.catalog.newest_on(place).items()
         }  # fmt: skip
         self.refused = judge.contradictions(self.spool, place, known, "the catalog")
+        self.report.newest_run, self.report.alone = newest, not (known or witness or asked.last_run)
 
     # writing
 

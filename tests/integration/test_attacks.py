@@ -11,7 +11,10 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import attack_world as attacks
@@ -20,9 +23,9 @@ import pytest
 import s3server
 from botocore.config import Config
 
-from backupcore.app import restoring
+from backupcore.app import rebuilding, restoring
 from backupcore.app.serverless import Loose, Place
-from backupcore.errors import RequestError, StowageError
+from backupcore.errors import NothingThatOld, RequestError, StowageError
 from backupcore.image import layout, manifest, seal, signing
 from backupcore.restore import fetch
 
@@ -267,3 +270,78 @@ def test_without_the_check_the_attack_gets_through(world, monkeypatch, check, pi
     check(world, victim, monkeypatch)
     out, _error = given_out(world, victim, changes, alone=alone)
     assert out and not truth.startswith(out)
+
+
+# Rollbacks: what somebody else can contradict is refused, what one place alone cannot show is said.
+
+
+def fresh(world, tmp_path, **more):
+    """The command line of a server that has lost everything but its keys: (status, what it printed)."""
+    base = tmp_path / "new"
+    base.mkdir()
+    (base / "keys").mkdir(mode=0o700)
+    shutil.copy(world.base / "keys" / "signing.pub", base / "keys" / "signing.pub")
+    targets = {name: {"type": "directory", "path": str(world.base / name)} for name in ("nas", "holding")}
+    config = base / "stowage.yml"
+    config.write_text(json.dumps({
+        "state": str(base / "state"), "keys": {"folder": str(base / "keys")}, "targets": targets,
+        "holding": [{"path": str(base), "use": "1 GB"}],
+    }))  # fmt: skip
+    words = [word for name, value in more.items() for word in ("--" + name.replace("_", "-"), value)]
+    command = [sys.executable, "-m", "backupcore", "--config", str(config), "rebuild", "--from", "nas", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def newest_gone(world):
+    """The changes that take every source's newest dump away."""
+    gone = [one for one in world.victims if one.row.counter == 2]
+    return {one.at(name): None for one in gone for name in world.names(one)}
+
+
+def test_a_place_alone_shows_an_older_state_and_says_that_it_may(world, tmp_path):
+    with world.under(attacks.NAS, newest_gone(world)):
+        status, printed = fresh(world, tmp_path)
+    assert status == 0 and "nas alone cannot show that nothing newer was taken away" in printed
+    assert "--witness TARGET   or   --last-run RUN" in printed and "6 dumps of 6 sources added" in printed
+
+
+def test_another_place_contradicts_what_was_taken_away(world, tmp_path):
+    with world.under(attacks.NAS, newest_gone(world)):
+        status, printed = fresh(world, tmp_path, witness="holding")
+    assert status == 1 and "nas has nothing newer than" in printed and "added" not in printed
+
+
+def test_the_last_run_that_is_remembered_contradicts_what_was_taken_away(world, tmp_path):
+    status, printed = fresh(world, tmp_path, last_run="20261223T000000Z-0000")
+    assert status == 1 and "you remember 20261223T000000Z-0000" in printed and "added" not in printed
+
+
+def test_the_catalog_contradicts_what_was_taken_away(world, tmp_path):
+    with world.under(attacks.NAS, newest_gone(world)):
+        victim = next(one for one in world.victims if one.row.counter == 2)
+        assert world.verify(victim, attacks.NAS).message() == "it is gone"
+        out, error = world.cat(victim, "tiny", attacks.NAS)
+        assert out == b"" and "cannot be read" in error.message
+        report = rebuilding.rebuild(world.engine, rebuilding.Request(attacks.NAS), None)
+    assert report.status == "FAIL" and report.added == 0
+    assert sum("the catalog knows" in one.message for one in report.findings) == 6
+
+
+def test_an_older_dump_is_never_given_for_a_newer_one_in_silence(world):
+    victim = next(one for one in world.victims if one.row.counter == 2)
+    copies = list(world.engine.catalog.copies(dump=victim.row.id))
+    notes = []
+    try:
+        world.engine.catalog.set_holding(victim.row.id, None)
+        for row in copies:
+            world.engine.catalog.put_copy(replace(row, state="damaged"))
+        words = [victim.row.client, victim.row.source, f"{victim.row.path}/tiny"]
+        b"".join(restoring.cat(world.engine, restoring.Request(words, ring=world.ring), notes.append))
+        assert len(notes) == 1 and f"the dump {victim.row.id} from" in notes[0] and "an older one is taken" in notes[0]
+        with pytest.raises(NothingThatOld, match=victim.row.id):
+            list(restoring.cat(world.engine, world.request(words, victim, None)))
+    finally:
+        world.engine.catalog.set_holding(victim.row.id, victim.row.holding)
+        for row in copies:
+            world.engine.catalog.put_copy(row)
