@@ -157,7 +157,7 @@ class _Restore:
         self._channel = channel
         self._plan = plan
         self._progress: Dict[str, int] = getattr(channel, "progress", {})
-        rights = rights_of_caller(plan.scratch)
+        rights = rights_of_caller(plan.scratch or plan.drill is not None)
         self.how = How(plan.existing, plan.exact, rights, time.time_ns())
         self.lost: Set[str] = set()
         self.files = self.others = self.bytes = self.skipped = self.failed = 0  # others: links, fifos, devices

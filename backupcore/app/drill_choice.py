@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import clock, text
 from ..catalog import drills
@@ -24,6 +24,7 @@ from .restoring import HOLDING, images
 
 FILES, SOURCE = "files", "source"
 ENTRIES = 5000  # a source of more is not small
+SPARE = 3  # paths more than are wanted: an older dump's may be gone
 LOOKED_AT = 24  # paths in one index at most: more are looked up line by line
 HEADERS = 3072  # what stands before a content at most; of a file with holes 4096 bytes at least are not there
 
@@ -208,8 +209,7 @@ class Choice:
         try:
             found = self._some_files(place, wanted, count)
             if found:
-                patterns = tuple(request.Pattern(wanted.absolute(path), path, path) for path in found)
-                yield self._pick(place, FILES, replace(wanted, patterns=patterns))
+                yield _pick_of(place, FILES, replace(wanted, patterns=_patterns(wanted, found)), found.values())
             elif self._is_small(wanted):
                 yield self._pick(place, SOURCE, wanted)
         except StowageError as error:
@@ -219,8 +219,11 @@ class Choice:
         # found when it is tried: the index cannot be had
         return Pick(place, what, replace(wanted, patterns=wanted.patterns[:1]))
 
-    def _some_files(self, place: str, wanted: Any, count: int) -> List[bytes]:
-        """Paths of files of the view, drawn by lot from all dumps of the chain; of an unknown place a large one."""
+    def _some_files(self, place: str, wanted: Any, count: int) -> Dict[bytes, index.Entry]:
+        """Files of the view by their path, drawn by lot from all dumps of the chain.
+
+        How fast a place is shows only what is large: of one that was not measured yet more is read, the largest first.
+        """
         readable = images(self.engine, place, self.asked.ring)
         limit = max(1 << 16, self.settings.drill.size // 2 // self._count)
         numbers = reckon.lines({dump.id: dump.entries for dump in wanted.chain}, count * 16, self.dice)
@@ -232,42 +235,56 @@ class Choice:
                     paths[entry.path] = entry.size
         drawn = sorted(paths)
         self.dice.shuffle(drawn)
-        if place not in self._known:  # how fast it is, is not known yet
+        spare = count + SPARE
+        if place not in self._known and sum(dump.stored_size for dump in wanted.chain) >= reckon.BIG:
+            spare = count = max(LOOKED_AT, count)
             drawn.sort(key=lambda path: paths[path], reverse=True)
-            drawn = drawn[:1] + self.dice.sample(drawn[1:], len(drawn) - 1)
-        drawn = drawn[: max(LOOKED_AT, count)]
-        patterns = tuple(request.Pattern(wanted.absolute(path), path, path) for path in drawn)
-        if not patterns:
-            return []
-        selection = choose.Selection(readable, replace(wanted, patterns=patterns))
+            drawn = drawn[:1] + self.dice.sample(drawn[1:], max(0, len(drawn) - 1))
+        drawn = drawn[:spare]
+        if not drawn:
+            return {}
+        selection = choose.Selection(readable, replace(wanted, patterns=_patterns(wanted, drawn)))
         try:
-            there = {
-                row.entry.path for row in selection.rows() if row.entry.kind == "f" and row.entry.size <= limit
-            }  # fmt: skip
+            rows = {row.entry.path: row.entry for row in selection.rows()}
         finally:
             selection.close()
-        return [path for path in drawn if path in there][:count]
+        found: Dict[bytes, index.Entry] = {}
+        for path in drawn:
+            entry = rows.get(path)  # not there any more, or something else now
+            fits = entry is not None and entry.kind == "f" and sum(one.size for one in found.values()) <= limit * count
+            if fits and entry.size <= limit and len(found) < count:
+                found[path] = entry
+        return found
 
     def _pick(self, place: str, what: str, wanted: Any) -> Pick:
         """A pick with what must come back, by the index. Raises what a restore would raise."""
         selection = choose.Selection(images(self.engine, place, self.asked.ring), wanted)
-        expected: Dict[str, bytes] = {}
-        count = size = entries = 0
         try:
-            for row in selection.rows():
-                entry = row.entry
-                if entry.kind in "-n":
-                    continue
-                entries += 1
-                count += entry.kind in "fh"
-                if entry.kind == "f":
-                    size += entry.size
-                    whole = 0 <= entry.length - entry.size <= HEADERS
-                    if entry.size and entry.sha256 is not None and whole:
-                        expected[entry.sha256.hex()] = wanted.absolute(entry.path)
+            return _pick_of(place, what, wanted, (row.entry for row in selection.rows()))
         finally:
             selection.close()
-        return Pick(place, what, wanted, count, size, entries, expected)
+
+def _patterns(wanted: Any, paths: Iterable[bytes]) -> Tuple[request.Pattern, ...]:
+    """Exactly these paths of the index, whatever signs are in them."""
+    return tuple(request.Pattern(wanted.absolute(path), path, path) for path in paths)
+
+
+def _pick_of(place: str, what: str, wanted: Any, rows: Iterable[index.Entry]) -> Pick:
+    """What must come back of these entries."""
+    expected: Dict[str, bytes] = {}
+    count = size = entries = 0
+    for entry in rows:
+        if entry.kind in "-n":
+            continue
+        entries += 1
+        count += entry.kind in "fh"
+        if entry.kind == "f":
+            size += entry.size
+            whole = 0 <= entry.length - entry.size <= HEADERS
+            if entry.size and entry.sha256 is not None and whole:
+                expected[entry.sha256.hex()] = wanted.absolute(entry.path)
+    return Pick(place, what, wanted, count, size, entries, expected)
+
 
 def _lines_at(chunks: Iterator[bytes], numbers: Sequence[int]) -> Iterator[bytes]:
     """The lines of an index with these numbers, ascending."""

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from ..catalog.drills import PROVEN, Drilled
 from ..settings import Price
 
-BIG = 4 << 20  # from so many bytes on a measurement says how fast a place is
+BIG = 1 << 20  # from so many bytes on a measurement says how fast a place is
 KEPT = 10  # measurements of a place that count, the newest
 SCALE = 4  # how much larger than the largest measurement a small restore may be, to be told by small ones
 RANGE = 16 << 20  # bytes of one request, as restore.fetch joins them
