@@ -66,7 +66,7 @@ def configure(lab: Path, s3: dict) -> Any:
     file = lab / "stowage.yml"
     file.write_text(json.dumps(plain))
     file.chmod(0o600)
-    if not (lab / "keys" / "recipients").exists():
+    if not (lab / "state" / "keys" / "recipients").exists():
         subprocess.run([stowage(), "--config", str(file), "key", "generate", "--no-passphrase"], check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
     return Engine(file)

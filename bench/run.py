@@ -20,11 +20,13 @@ import sys
 import time
 from pathlib import Path
 
+import onefile
 import search
 import trees
 from bed import Bed
 
 ROOT = Path(__file__).resolve().parents[1]
+ONEFILE_PORT = 17480  # and those up to 60 above
 
 
 def shell(script: str) -> None:
@@ -60,6 +62,7 @@ class Bench:
         self.bed = Bed(scratch)
         self.runs = runs
         self.small = small
+        self.onefile_gib = 2.0
         self.rows: list[tuple[str, str, str, str, str, str]] = []
 
     def add(self, what: str, ours: list[float], theirs: list[float], wanted: float, yardstick: str, note: str) -> None:
@@ -241,6 +244,19 @@ class Bench:
                 self.add_figure(what, value, wanted, note)
             shutil.rmtree(place)
 
+    def row_onefile(self):
+        """One 10 KiB file out of a sealed image on S3; the image's size does not matter, so that it is a small one."""
+        place = self.bed.scratch / "onefile"
+        lab = [sys.executable, str(ROOT / "tests/lab/s3server.py")]
+        up = subprocess.run([*lab, "up", str(place / "s3"), str(ONEFILE_PORT)], check=True, capture_output=True)
+        try:
+            size = (1 << 28) if self.small else int(self.onefile_gib * (1 << 30))
+            for row in onefile.rows(place / "lab", json.loads(up.stdout), size, self.runs + 2):
+                self.add_figure(*row)
+        finally:
+            subprocess.run([*lab, "down", str(place / "s3")], check=True, capture_output=True)
+            shutil.rmtree(place, ignore_errors=True)
+
 
 def page(bench: Bench) -> str:
     """The page of benchmarks, Markdown."""
@@ -271,14 +287,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--small", action="store_true", help="small trees: proves the benchmark, measures nothing")
+    parser.add_argument("--onefile-gib", type=float, default=2.0, help="size of the image of row onefile (20: 10 min)")
     options = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its byte code
     if os.geteuid() != 0:
         sys.exit("the benchmark starts sshd's and reads as root: run it as root")
     subprocess.run([str(ROOT / "tests/lab/packages.sh"), "restic"], check=True)
     bench = Bench(options.scratch, options.runs, options.small)
+    bench.onefile_gib = options.onefile_gib
     try:
-        for name in ("full", "sealed", "unchanged", "restic", "restore", "small", "tiny", "memory", "search"):
+        for name in "full sealed unchanged restic restore small tiny memory search onefile".split():
             if options.only in name:
                 getattr(bench, f"row_{name}")()
                 if not options.only:
