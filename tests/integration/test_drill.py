@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,26 @@ def test_sealed_dumps_are_proven_with_a_key_and_say_so_without(server, tmp_path)
     for words in ((), ("--key", away)):  # found with and without the key
         (result,) = server.json("drill", *words, status=1)["results"]
         assert result["status"] == "failed" and "damaged" in result["message"]
+
+
+def test_a_drill_that_is_killed_leaves_nothing_that_the_next_one_does_not_take_away(server, tmp_path):
+    big = grow(tmp_path / "etc", 1)
+    (big / "large").write_bytes(random.Random(5).randbytes(60 << 20))
+    server.client("web1", {"etc": big}, address="127.0.0.31")
+    server.stowage("run")
+    scratch = tmp_path / "web1.scratch" / "drill"
+    process = server.start("drill")
+    until = time.monotonic() + 60
+    while not (scratch.exists() and os.listdir(scratch)):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while os.listdir(scratch):  # the agent notices that nobody is there any more, and cleans up
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (result,) = server.json("drill")["results"]
+    assert result["status"] == "proven" and result["where"] == "client" and os.listdir(scratch) == []
+    with engine_of(server) as engine:
+        assert [run.status for run in engine.catalog.runs(kind="drill")] == [None, "OK"]
