@@ -3,7 +3,10 @@
 request   what was asked for, as Wanted records: client, source, patterns, the chain of dumps
 indexes   index files as chunks of whole lines; only the lines that matter are parsed
 view      the tree at a moment: the merge of a chain's indexes in walk order
-fetch     ImageReader: checked frames of one dump from the nearest good copy; Images: all of them
+seek      the few pieces of a large index that can hold some paths
+places    where one dump lies: holding disk or target, read by ranges
+filekeys  the keys of a sealed dump's files, unwrapped when they are needed
+fetch     ImageReader: checked (and opened) frames of one dump from the nearest good copy; Images: all of them
 rewrite   headers of archive members with another name, link or further records
 stream    frames in the order they are needed, read ahead
 choose    which members are sent: hard links, names for --exact
@@ -16,9 +19,9 @@ report    RestorePlan, RestoreReport, Version, Listed: plain records with as_dic
 
 What app/ calls; opened targets and connections are handed in:
 
-    images = fetch.Images(settings, catalog, open_target, only=None)
+    images = fetch.Images(settings, catalog, open_target, only=None, ring=None)
         open_target(name) -> an open hookspecs Target; asked once per name, never closed here
-        only: None, "holding", or a target's name (--from)
+        only: None, "holding", or a target's name (--from); ring: a keys.ring.KeyRing, for sealed dumps
     wanted = request.resolve(settings, catalog, words, at_ns=None, only=None) -> list[Wanted], all of one client
         words: ["web1:/etc/nginx", …] or ["web1", "etc", "nginx", …]; str with surrogateescape, as in argv
     plan.plan(images, wanted, options) -> RestorePlan
