@@ -186,8 +186,8 @@ class Engine:
                     self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
-                undone = self._drill(run.begun_ns) if everything and copies else []
                 found = self._sample(progress) if everything and copies else []
+                undone = self._drill(run.begun_ns) if everything and copies else []
                 report = self._report(replace(run, ended_ns=clock.now_ns()), names, failures=found)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
                 stopped = ""
