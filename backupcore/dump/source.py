@@ -248,6 +248,9 @@ class OneDump:
         except ValueError:
             raise WireError(f"{self.client.name} sent a START that cannot be read") from None
         self.options = {name: value for name, value in options.items() if name not in NOT_CONTENT}
+        if self.source.policy.encrypt != "none":
+            # a chain is opened by one way: who turns sealing on wants no base in the clear, and RESTORE.txt is for both
+            self.options["encrypt"] = self.source.policy.encrypt
         if self.chain:
             base = self.chain[-1]
             names = sorted(set(self.options) | set(base.options))

@@ -297,3 +297,15 @@ def test_an_agents_frames_are_taken_as_they_are(tmp_path):
     opener = seal.Opener(agent.key, f"web1/etc/{DUMP}", seal.PART)
     assert opener.stream().update(data) == b"x" * 100
     assert hashlib.sha256(data).hexdigest() == got.parts[0].sha256
+
+
+@pytest.mark.parametrize("before, after", [("none", "server"), ("server", "none")])
+def test_a_change_of_sealing_begins_a_new_chain(keyed, before, after):
+    keyed.client("web1", policy=Policy("before", encrypt=before))
+    assert keyed.one().ok
+    keyed.client("web1", policy=Policy("after", encrypt=after))
+    result = keyed.one(level=1)
+    row = keyed.catalog.dump(result.dump)
+    assert result.ok and row.level == 0 and row.base is None
+    assert "encrypt of the source changed" in " ".join([*row.notes, result.message])
+    assert keyed.catalog.dump(keyed.one(level=1).dump).level == 1

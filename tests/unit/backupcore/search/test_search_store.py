@@ -235,14 +235,14 @@ import sys, os, time
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from search_world import World
-import test_store
+import test_search_store
 from backupcore.search import block
 block.SIZE_OF = 64
 world = World(Path({state!r}))
-before = test_store.tree_of(20, 100)
+before = test_search_store.tree_of(20, 100)
 base = world.full(before)
-world.incremental(test_store.tree_of(20, 100, 3), before, base)
-world.full(test_store.tree_of(19, 100, 5))
+world.incremental(test_search_store.tree_of(20, 100, 3), before, base)
+world.full(test_search_store.tree_of(19, 100, 5))
 print("ready", flush=True)
 while True:
     world.update()
