@@ -20,6 +20,7 @@ import sealed
 from collection_lab import Lab, hosts
 
 pytestmark = [
+    pytest.mark.slow,  # six playbooks on hosts of its own; make demo seals by the roles, too
     pytest.mark.skipif(os.geteuid() != 0, reason="lab hosts need root"),
     pytest.mark.timeout(900),
 ]
