@@ -128,18 +128,6 @@ def words_of(params, check_mode):
     return words + (["--small"] if params["small"] else []) + (["--plan"] if check_mode else [])
 
 
-def secret_of(params):
-    """(options, standard input) that hand over the passphrase and the private key."""
-    words, lines = [], b""
-    if params["passphrase"] is not None:
-        words += ["--passphrase-file", "-"]
-        lines += params["passphrase"].encode("utf-8") + b"\n"
-    if params["private"] is not None:
-        words += ["--key", "-"]
-        lines += params["private"].strip().encode("utf-8") + b"\n"
-    return words, lines or None
-
-
 def main():
     spec = _engine.argument_spec()
     spec.update(
@@ -152,11 +140,9 @@ def main():
         strict={"type": "bool", "default": False},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    words, secret = secret_of(module.params)
+    words, secret = _engine.secret_of(module.params)
     try:
-        command = _engine.command(module.params, words_of(module.params, module.check_mode) + words)
-        rc, out, err = module.run_command(command, cwd="/", data=secret, binary_data=True)
-        answer = _engine.understand(rc, out, err)
+        answer = _engine.call(module, words_of(module.params, module.check_mode) + words, secret)
     except _engine.EngineError as error:
         _engine.fail(module, error)
     # what was restored is gone again: nothing has changed
