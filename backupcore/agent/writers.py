@@ -200,7 +200,6 @@ class Pool:
         self._users = [0] * SLOTS  # batches on their way, and one while the piece is being read
         self._lock = threading.Condition()
         self._out: Dict[int, Batch] = {}
-        self._sent = 0
         self.results: "queue.SimpleQueue[Tuple[Batch, int, int, List[Problem], List[str]]]" = queue.SimpleQueue()
         self._broken = False
         self._jobs, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -209,9 +209,3 @@ class Root(Section):
     verify: Verify = Verify()
     timeouts: Timeouts = Timeouts()
     ssh: Ssh = Ssh()
-
-
-class ClientsFile(Section):
-    """A file of clients.d."""
-
-    clients: Dict[str, Client] = {}

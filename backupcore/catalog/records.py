@@ -1,11 +1,12 @@
 """The rows of the catalog as frozen records.
 
-Here live the records only, so that a room can name a row without loading a database; reading and
-writing them is catalog.store. Times are nanoseconds since 1970, sizes bytes.
+Here live the records only, so that a room can name a row without loading a database, and whether the process that
+a run's row names still runs; reading and writing rows is catalog.store. Times are nanoseconds since 1970, sizes bytes.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Mapping, Optional, Tuple
 
@@ -134,3 +135,14 @@ class ResultRow:
     hint: str = ""
     seconds: float = 0.0
     warning: bool = False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number, anybody's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

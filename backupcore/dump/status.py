@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from .. import clock, files
 from ..catalog import places
+from ..catalog.records import is_alive
 from ..settings import Settings
 
 INTERVAL = 1.0
@@ -81,17 +82,7 @@ def read(settings: Settings) -> Optional[Dict[str, Any]]:
     try:
         value = json.loads(places.status_file(settings.state).read_bytes())
         age = clock.now_ns() - int(value["heartbeat_ns"])
-        value["alive"] = age < STALE_NS and _exists(int(value["pid"]))
+        value["alive"] = age < STALE_NS and is_alive(int(value["pid"]))
         return value
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

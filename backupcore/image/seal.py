@@ -18,7 +18,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from .. import guard
 from ..errors import ImageDamaged, SourceFailed
@@ -160,11 +160,6 @@ class Seal:
     recipients: Tuple[Tuple[str, str], ...]
     commitments: Mapping[str, str]
     macs: Mapping[str, str]
-
-    @property
-    def fingerprints(self) -> FrozenSet[str]:
-        """Whose private keys open it."""
-        return frozenset(name for _kind, name in self.recipients)
 
     def as_dict(self) -> Dict[str, Any]:
         """As it stands in the manifest."""

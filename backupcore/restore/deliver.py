@@ -210,7 +210,6 @@ class Delivery:
             raise agent.failure(self._error or failed or WireError("the agent ended without a word"))
         if failed is not None:
             raise agent.failure(failed)
-        agent.channel_over = True
 
     def _over(self) -> bool:
         return self._error is not None or self._done is not None

@@ -72,7 +72,7 @@ class _Pieces(Sequence):
     """The places in walk order of the first lines of the pieces of an index, each looked up when it is asked for."""
 
     def __init__(self, data: Any, spans: list[tuple[int, int]], packed: bool):
-        self._data, self._spans, self._packed = data, spans, packed
+        self._data, self._spans = data, spans
         self._keys: dict[int, bytes] = {}
         self._texts: dict[int, bytes] = {}
         self._codec = codec.get("zstd") if packed else None

@@ -196,16 +196,3 @@ def read_ahead(jobs: Iterable[Job], threads: int = THREADS) -> Iterator[tuple[Jo
                     yield job, read.stored(job.frame.number) if read else job.error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def unpacked(job: Job, stored: Any, codec: Any) -> bytes | StowageError:
-    """The archive bytes of a job's frame. A frame whose digest is right can still be no frame: then why."""
-    try:
-        data = codec.decompress(stored, job.frame.length)
-        if len(data) != job.frame.length:
-            raise ValueError
-        return data
-    except StowageError as error:
-        return error
-    except ValueError:
-        return StowageError(f"frame {job.frame.number} is shorter than the frame table says")

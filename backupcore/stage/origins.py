@@ -18,7 +18,6 @@ from .. import files
 from ..catalog.records import HOLDING, DumpRow
 from ..errors import HoldingFull, ImageDamaged, StowageError
 from ..image import layout, recipients
-from ..image.copies import FolderCopy
 from ..image.folder import check_folder, key_files, read_small
 from ..image.manifest import SIZE_LIMIT, Manifest, digest, open_manifest
 from ..image.signing import LENGTH
@@ -196,8 +195,3 @@ def _again(dump: DumpRow) -> str:
 def prefix_of(dump: DumpRow) -> str:
     """The dump's folder below a holding disk or target."""
     return layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
-
-
-def from_folder(settings: Settings, dump: DumpRow, folder: Path, public_keys: Mapping[str, bytes]) -> FromCopy:
-    """What a damaged holding image still has that is right."""
-    return FromCopy(settings, dump, FolderCopy(folder, HOLDING), public_keys)

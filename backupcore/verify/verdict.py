@@ -55,7 +55,3 @@ class Verdict:
         found = list(self.damage.values()) + self.wrong
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         return "; ".join(found[:3]) + more
-
-
-def nothing(_count: int) -> None:
-    """A report that nobody reads."""

@@ -6,7 +6,6 @@ copy is full.py, head.py and sample.py, what a finding means is marking.py.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 from .. import clock
 from ..catalog import aside, places
-from ..catalog.records import HOLDING, CopyRow, DumpRow
+from ..catalog.records import HOLDING, CopyRow, DumpRow, is_alive
 from ..errors import StowageError, TargetRefused
 from ..hookspecs import TargetError
 from ..image.copies import FolderCopy, TargetCopy
@@ -150,7 +149,7 @@ def proven_before(catalog: Any, found: Sequence[Job], run: str) -> Tuple[Set[Tup
     for row in reversed(catalog.runs(kind="verify")):
         if row.id == run:
             continue
-        stopped = row.ended_ns is None and not _alive(row.pid) or row.summary.get("stopped")
+        stopped = row.ended_ns is None and not is_alive(row.pid) or row.summary.get("stopped")
         if not stopped or row.begun_ns < clock.now_ns() - RESUMED_FOR_NS:
             break
         since = row.begun_ns
@@ -158,16 +157,6 @@ def proven_before(catalog: Any, found: Sequence[Job], run: str) -> Tuple[Set[Tup
         return set(), None
     proven = {(one.dump, one.place) for one in catalog.proofs(kind="full", since_ns=since) if one.ok and one.part < 0}
     return {(job.dump.id, job.place) for job in found} & proven, since
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Verifier:

@@ -164,9 +164,7 @@ class Keys:
 
     def ask(self, words, secret=None):
         """What `stowage key …` answers; secret goes to its standard input."""
-        command = _engine.command(self.params, ["key"] + words)
-        rc, out, err = self.module.run_command(command, cwd="/", data=secret, binary_data=True)
-        return _engine.understand(rc, out, err)
+        return _engine.call(self.module, ["key"] + words, secret)
 
     def known(self):
         """name -> key"""

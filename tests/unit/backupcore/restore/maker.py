@@ -275,7 +275,6 @@ class Peer:
     def __init__(self, zstd=True):
         self.zstd = "zstandard" if zstd else None
         self.channel = self
-        self.channel_over = False
         self.requests = []
         self.tree = {}
         self.names = {}

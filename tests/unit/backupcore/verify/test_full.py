@@ -13,7 +13,7 @@ from backupcore.errors import StowageError
 from backupcore.image.copies import FolderCopy
 from backupcore.image.manifest import load_public_keys
 from backupcore.verify import full, head
-from backupcore.verify.verdict import Verdict, nothing
+from backupcore.verify.verdict import Verdict
 
 
 def look(maker, row, ring=None, keys=None, kind="full"):
@@ -23,7 +23,7 @@ def look(maker, row, ring=None, keys=None, kind="full"):
     if kind == "quick":
         head.check(copy, verdict, known, {})
     else:
-        full.check(copy, verdict, known, {}, ring, maker.settings.state, nothing)
+        full.check(copy, verdict, known, {}, ring, maker.settings.state, lambda _count: None)
     return verdict
 
 
