@@ -37,11 +37,11 @@ def images(engine: Engine, place: Optional[str] = None, ring: Any = None) -> Any
 
     ring: a keys.ring.KeyRing that opens sealed ones; None: the keys on this server that ask for nothing.
     """
-    from ..restore import fetch
+    from ..restore.images import Images
 
     if place not in (None, HOLDING):
         engine.target_name(place)
-    return fetch.Images(engine.settings, engine.catalog, engine.target, only=place, ring=ring)
+    return Images(engine.settings, engine.catalog, engine.target, only=place, ring=ring)
 
 
 def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optional[str] = None) -> List[Any]:

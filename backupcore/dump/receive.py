@@ -7,31 +7,27 @@ its own dump only. What a whole dump needs besides (sums, manifest, its place, i
 
 from __future__ import annotations
 
-import errno
-import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from .. import files, wire
-from ..errors import ImageDamaged, StowageError, WireError
+from .. import wire
+from ..errors import ImageDamaged, WireError
 from ..image import codec as codecs
 from ..image import frames, layout, seal
 from ..image.manifest import FileRecord
 from ..text import escape
 from . import statefile
-from .holding import Landing, Room, writing
+from .holding import Landing, Room
+from .newfile import Beside, HashedFile
 from .sealing import Sealing
 
-FLUSH = 16 << 20  # written bytes after which the kernel is told to begin, so that the last sync is quick
 PIECE = 256 << 10  # of a frame taken at once: small enough to be hashed and written while the processor has it at hand
 TABLE_LINES = 4096  # lines in a frame of the frame table
 INDEX_LIMIT = 256 << 20  # unpacked bytes in one INDEX message: no bomb, but 2048 lines of paths of any length
 NOTES_KEPT = 200
 NOTES_LIMIT = 1_000_000
 IDLE_LIMIT = 100_000  # messages in a row that bring nothing of the dump; a heartbeat of 5 s lasts six days
-SPARE = 64 << 20  # bytes that state and index of a sealed dump leave free on the state disk
 _COUNT_LIMIT = 1 << 62
 
 
@@ -330,112 +326,3 @@ def _count(value: Dict[str, Any], name: str, peer: str) -> int:
     if type(number) is not int or not 0 <= number < _COUNT_LIMIT:
         raise WireError(f"{peer} sent no number as {name}")
     return number
-
-
-class HashedFile:
-    """A new file whose bytes are hashed as they are written."""
-
-    def __init__(self, path: Path, disk: Path, room: Room):
-        self.name, self.size = path.name, 0
-        self._disk, self._room = disk, room
-        self._hasher = hashlib.sha256()
-        self._flushed = 0
-        self._fd = -1
-        with writing(disk):
-            self._fd = files.create(path)
-
-    def write(self, data: Any) -> None:
-        """Appends data. Raises HoldingFull."""
-        self._room.take(len(data))
-        self._hasher.update(data)
-        with writing(self._disk):
-            files.write_all(self._fd, data)
-        self.size += len(data)
-        if self.size - self._flushed >= FLUSH:
-            _begin_writing(self._fd, self._flushed, self.size - self._flushed)
-            self._flushed = self.size
-
-    def digest(self) -> bytes:
-        """SHA-256 of what was written."""
-        return self._hasher.digest()
-
-    def finish(self) -> FileRecord:
-        """Syncs and closes."""
-        with writing(self._disk):
-            os.fsync(self._fd)
-        self.close()
-        return FileRecord(self.name, self.size, self._hasher.hexdigest())
-
-    def close(self) -> None:
-        """Closes without syncing; safe to call twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class Beside:
-    """A file on the state disk while a sealed dump comes. The dump is good without it: an error ends the file only,
-    and is told once."""
-
-    def __init__(self, path: Path, tell: Callable[[str], None]):
-        self._path, self._tell = path, tell
-        self._file: Optional[HashedFile] = None
-        self._do(self._begin)
-
-    def _begin(self) -> None:
-        self._file = HashedFile(self._path, self._path.parent, self)
-
-    def take(self, count: int) -> None:
-        """As a Room's: a client that sends an endless index or state must not fill the disk of the catalog."""
-        if self._file is None or self._file.size % FLUSH + count < FLUSH and self._file.size:
-            return
-        found = os.statvfs(self._path.parent)
-        if count + FLUSH > found.f_bavail * found.f_frsize - SPARE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _do(self, step: Callable[[], Any]) -> None:
-        try:
-            step()
-        except (OSError, StowageError) as error:
-            cause = error.__context__ if isinstance(error, StowageError) else error
-            self._tell(getattr(cause, "strerror", None) or str(error))
-            self.close()
-            self._file = None
-            self._path.unlink(missing_ok=True)
-
-    def write(self, data: Any) -> None:
-        """Appends data."""
-        file = self._file
-        if file is not None:
-            self._do(lambda: file.write(data))
-
-    def digest(self) -> bytes:
-        """SHA-256 of what was written."""
-        return self._file.digest() if self._file is not None else b""
-
-    def finish(self) -> None:
-        """Syncs and closes."""
-        if self._file is not None:
-            self._do(self._file.finish)
-
-    def close(self) -> None:
-        """Closes without syncing."""
-        if self._file is not None:
-            self._file.close()
-
-
-@functools.lru_cache(maxsize=None)
-def _sync_file_range() -> Optional[Callable[..., int]]:
-    import ctypes  # small dumps do without
-
-    function = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
-    if function is not None:
-        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return function
-
-
-def _begin_writing(fd: int, offset: int, count: int) -> None:
-    # only a hint: what did not reach the disk by it is waited for, and its errors told, by fsync
-    function = _sync_file_range()
-    if function is not None:
-        function(fd, offset, count, 2)  # SYNC_FILE_RANGE_WRITE

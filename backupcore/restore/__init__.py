@@ -6,7 +6,8 @@ view      the tree at a moment: the merge of a chain's indexes in walk order
 seek      the few pieces of a large index that can hold some paths
 places    where one dump lies: holding disk or target, read by ranges
 filekeys  the keys of a sealed dump's files, unwrapped when they are needed
-fetch     ImageReader: checked (and opened) frames of one dump from the nearest good copy; Images: all of them
+images    which dump is where, and where its index is
+fetch     ImageReader: checked (and opened) frames of one dump from the nearest good copy
 rewrite   headers of archive members with another name, link or further records
 stream    frames in the order they are needed, read ahead
 choose    which members are sent: hard links, names for --exact
@@ -19,7 +20,7 @@ report    RestorePlan, RestoreReport, Version, Listed: plain records with as_dic
 
 What app/ calls; opened targets and connections are handed in:
 
-    images = fetch.Images(settings, catalog, open_target, only=None, ring=None)
+    images = images.Images(settings, catalog, open_target, only=None, ring=None)
         open_target(name) -> an open hookspecs Target; asked once per name, never closed here
         only: None, "holding", or a target's name (--from); ring: a keys.ring.KeyRing, for sealed dumps
     wanted = request.resolve(settings, catalog, words, at_ns=None, only=None) -> list[Wanted], all of one client

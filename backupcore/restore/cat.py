@@ -14,7 +14,7 @@ from ..image import codec, pax
 from ..text import escape
 from . import view
 from .choose import Selection, check_matched
-from .fetch import Images
+from .images import Images
 from .report import restore_command
 from .request import Wanted
 from .stream import Job, Members, jobs_of, read_ahead

@@ -19,7 +19,7 @@ from ..image import dumpdir, order, pax
 from ..image.index import Entry
 from ..text import escape
 from . import indexes, view
-from .fetch import Images
+from .images import Images
 from .report import path_word
 from .request import Wanted
 from .stream import Job, Members, jobs_of, merged

@@ -15,7 +15,7 @@ from ..errors import AgentMissing, KeyLocked, KeyMissing, RestoreIncomplete, Sto
 from ..text import escape
 from .cat import cat
 from .choose import Selection, check_matched
-from .fetch import Images
+from .images import Images
 from .report import Options, RestoreReport, path_word, restore_command, shell_word
 from .request import Wanted
 from .sender import Sender

@@ -1,7 +1,7 @@
 """Bytes of images, checked before use: from the holding disk, else from the nearest target, else from the next.
 
-Here live Images (which dump is where, and where its index is) and ImageReader (manifest, frame table and
-frames of one dump). Nothing is used unchecked: the manifest by its signature and by the catalog's digest, the
+Here lives ImageReader (manifest, frame table and frames of one dump); all dumps together are images.py.
+Nothing is used unchecked: the manifest by its signature and by the catalog's digest, the
 frame table and the index by the manifest (of a sealed dump also by their MAC), a frame by the frame table: its
 SHA-256, or of a sealed dump its MAC, before a byte of it is opened. What one place has lost or broken is read from
 the next, and noted. Where a dump lies is places.py, how its keys are had filekeys.py.
@@ -17,26 +17,21 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
-from .. import files, text
-from ..catalog import places as state_places
+from .. import files
 from ..catalog.records import DumpRow
-from ..errors import ImageDamaged, KeyLocked, KeyMissing, RequestError, StowageError, TargetRefused
-from ..hookspecs import Target
+from ..errors import ImageDamaged, KeyLocked, KeyMissing, StowageError, TargetRefused
 from ..image import frames, layout, manifest, recipients, seal
-from ..keys import store
-from ..settings import Settings
-from . import indexes, seek
+from . import indexes
 from .filekeys import FileKeys
-from .places import HOLDING, HoldingPlace, Place, PlaceFailed, TargetPlace
+from .places import Place, PlaceFailed
 from .report import DumpUse
 
 GAP = 256 << 10  # neighbours this near are read as one
 RANGE = 16 << 20  # at most this much in one request
 TABLE_LIMIT = 1 << 30  # stored bytes of a frame table
 AHEAD_LIMIT = 4 << 20  # of one that is read before the manifest says how large it is
-_GOOD_COPIES = ("verified", "done")
 
 
 @dataclass(frozen=True)
@@ -357,119 +352,3 @@ def _check_table(opener: seal.Opener, found: manifest.Manifest, record: manifest
 def _check(record: manifest.FileRecord, digest: str, size: int) -> None:
     if (size, digest) != (record.size, record.sha256):
         raise ImageDamaged(f"{record.name} is not what the manifest says")
-
-
-class Images:
-    """Every dump's image and index, wherever they lie.
-
-    open_target(name) gives an open target, the same at each call. only: None, "holding" or a target's name.
-    ring: the keys.ring.KeyRing for sealed dumps; None: what opens without a passphrase on this server.
-    """
-
-    def __init__(
-        self, settings: Settings, catalog: Any, open_target: Callable[[str], Target], only: str | None = None,
-        ring: Any = None,
-    ):  # fmt: skip
-        if only not in (None, HOLDING) and only not in settings.targets:
-            raise RequestError(
-                f"unknown target {text.escape(only)!r}", "known: " + ", ".join([HOLDING, *sorted(settings.targets)])
-            )
-        self.settings = settings
-        self.catalog = catalog
-        self.only = only
-        self.notes: list[str] = []
-        self.ring = ring or store.private_keys(settings.keys)
-        self._open_target = open_target
-        self._keys: Mapping[str, bytes] | None = None
-        self._readers: dict[str, ImageReader] = {}
-        self._checked: set[str] = set()
-        self._lock = threading.Lock()
-
-    def note(self, message: str) -> None:
-        """Keeps what a person should know, once."""
-        with self._lock:
-            if message not in self.notes and len(self.notes) < 1000:
-                self.notes.append(message)
-
-    def places(self, dump: DumpRow) -> list[Place]:
-        """Where dump can be read, nearest first: holding disk, folders, then whatever is far."""
-        found: list[Place] = []
-        if dump.holding is not None and self.only in (None, HOLDING):
-            found.append(HoldingPlace(dump.holding))
-        prefix = layout.dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
-        copies = [
-            copy for copy in self.catalog.copies(dump=dump.id)
-            if copy.state in _GOOD_COPIES and copy.target in self.settings.targets and self.only in (None, copy.target)
-        ]  # fmt: skip
-        order = list(self.settings.targets)
-
-        def distance(copy: Any) -> tuple:
-            near = self.settings.targets[copy.target].type == "directory"
-            return not near, _GOOD_COPIES.index(copy.state), order.index(copy.target)
-
-        found += [TargetPlace(copy.target, self._open_target, prefix) for copy in sorted(copies, key=distance)]
-        return found
-
-    def reader(self, dump: DumpRow) -> ImageReader:
-        """The reader of dump's image; opened when first used."""
-        if self._keys is None:
-            self._keys = manifest.load_public_keys(self.settings.keys)
-        with self._lock:
-            known = self._readers.get(dump.id)
-        if known is None:
-            known = self._readers[dump.id] = ImageReader(
-                dump, self.places(dump), self._keys, self.note, self.ring
-            )
-        return known
-
-    def index(self, dump: DumpRow) -> Path:
-        """The index file of dump on this server; fetched again when it is missing. Raises as ImageReader does."""
-        state = self.settings.state
-        path = state_places.find_index(state, dump.client, dump.source, dump.id, dump.segment)
-        if path is None:
-            folder = state_places.index_folder(state, dump.client, dump.source, dump.segment)
-            path = folder / f"{dump.id}.tsv{layout.SUFFIXES[dump.codec]}"
-            self.reader(dump).fetch_index(path)
-            self._checked.add(dump.id)
-        return path
-
-    def checked_index(self, dump: DumpRow) -> Path:
-        """The index file of dump, the very one its manifest vouches for. Raises as ImageReader does."""
-        path = self.index(dump)
-        if dump.id not in self._checked:
-            reader = self.reader(dump)
-            if not reader.check_index(path):
-                self.note(f"the index {path} was damaged and is fetched again")
-                reader.fetch_index(path)
-            self._checked.add(dump.id)
-        return path
-
-    def chunks(self, dump: DumpRow, bases: Sequence[bytes] | None = None) -> Iterator[bytes]:
-        """The lines of dump's index in chunks; bases: at least those of these paths, of what is below them, and of
-        their parents. Raises ImageDamaged."""
-        path = self.index(dump)
-        try:
-            if bases is not None and indexes.ROOT not in bases:
-                try:
-                    yield from seek.chunks(path, bases)
-                    return
-                except seek.Unseekable:
-                    pass
-            yield from indexes.chunks(path)
-        except OSError as error:
-            raise ImageDamaged(f"the index {path} cannot be read: {error.strerror}") from None
-
-    def mark_broken(self) -> None:
-        """Tells the catalog of dumps of which no copy was whole, so that no other dump is based on them."""
-        for reader in self._readers.values():
-            if reader.broken and self.only is None and not reader.dump.damaged:
-                self.catalog.mark_damaged(reader.dump.id)
-                self.note(f"{reader.name} has no whole copy: the next dump of the source will be a full")
-
-    def uses(self) -> list[DumpUse]:
-        """What was read so far: one record for each dump and place."""
-        return [use for reader in self._readers.values() for use in reader.uses()]
-
-    def requests(self) -> int:
-        """How many reads that took."""
-        return sum(place.requests for reader in self._readers.values() for place in reader.places)

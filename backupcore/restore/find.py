@@ -26,8 +26,8 @@ from ..settings import Settings
 from ..text import escape as shown
 from . import view
 from .choose import Selection, check_matched
-from .fetch import Images
 from .histories import bring
+from .images import Images
 from .report import Listed, Version
 from .request import ROOT, Wanted, glob_regex, parse_pattern, unknown
 

@@ -12,7 +12,8 @@ from ..errors import StowageError
 from ..text import escape
 from .choose import Selection, check_matched
 from .deliver import newest_dump
-from .fetch import Images, join
+from .fetch import join
+from .images import Images
 from .report import DumpUse, Options, RestorePlan
 from .request import Wanted
 

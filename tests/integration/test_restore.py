@@ -21,7 +21,8 @@ from backupcore.catalog.records import CopyRow
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, transport
 from backupcore.errors import AgentRefused, StowageError
-from backupcore.restore import deliver, fetch, request
+from backupcore.restore import deliver, request
+from backupcore.restore.images import Images
 from backupcore.restore.report import Options
 from backupcore.schedule import plain
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source, TargetSettings
@@ -138,7 +139,7 @@ class World:
         self.catalog.put_copy(CopyRow(row.id, name, "verified"))
 
     def images(self, only=None):
-        return fetch.Images(self.settings, self.catalog, self.targets.__getitem__, only)
+        return Images(self.settings, self.catalog, self.targets.__getitem__, only)
 
     def restore(self, *words, at=None, only=None, to=None, options=None, connect=None):
         """Restores to a new folder; (report, folder)."""

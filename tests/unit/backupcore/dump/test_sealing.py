@@ -182,7 +182,7 @@ def test_a_kill_at_any_step_leaves_a_whole_dump_or_none(keyed, monkeypatch, step
 
 def test_a_state_disk_that_is_full_costs_no_dump(keyed, monkeypatch):
     keyed.client("web1", policy=SERVER)
-    monkeypatch.setattr("backupcore.dump.receive.SPARE", 1 << 60)
+    monkeypatch.setattr("backupcore.dump.newfile.SPARE", 1 << 60)
     result = keyed.one()
     assert result.ok
     row = keyed.catalog.dump(result.dump)

@@ -19,7 +19,8 @@ from backupcore.catalog.store import Catalog
 from backupcore.dump.sealing import Sealing
 from backupcore.image import codec, folder, frames, index, layout, order, pax, seal
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
-from backupcore.restore import deliver, fetch, request
+from backupcore.restore import deliver, request
+from backupcore.restore.images import Images
 from backupcore.restore.report import Options
 from backupcore.settings import Client, HoldingDisk, Settings, Source, TargetSettings
 
@@ -212,7 +213,7 @@ class Maker:
     # restores
 
     def images(self, only=None, ring=None):
-        return fetch.Images(self.settings, self.catalog, self.targets.__getitem__, only, ring)
+        return Images(self.settings, self.catalog, self.targets.__getitem__, only, ring)
 
     def wanted(self, *words, at=None, only=None):
         return request.resolve(self.settings, self.catalog, words, at, only)

@@ -14,6 +14,7 @@ from backupcore.errors import ImageDamaged, TargetRefused
 from backupcore.image import frames, layout
 from backupcore.image.manifest import Signer
 from backupcore.restore import fetch
+from backupcore.restore.images import Images
 
 TREE = {b".": folder_node(), **{b"f%03d" % n: Node("f", os.urandom(3000)) for n in range(60)}}
 
@@ -222,6 +223,6 @@ def test_a_target_that_cannot_be_opened_is_left_for_the_next(maker):
             raise TargetRefused("its credentials are gone")
         return maker.targets[name]
 
-    images = fetch.Images(maker.settings, maker.catalog, opener)
+    images = Images(maker.settings, maker.catalog, opener)
     report, peer = maker.restore("web1:/", images=images)
     assert received(peer) == expected(TREE) and "credentials are gone" in report.notes[0]
