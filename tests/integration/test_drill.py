@@ -217,6 +217,7 @@ def test_no_night_drills_when_it_is_switched_off(server, tmp_path):
         assert engine.catalog.runs(kind="drill") == []
 
 
+@pytest.mark.slow
 def test_a_night_drill_ends_with_its_time(server, tmp_path):
     server.write(drill={"time": "0.2 s"})
     server.client("web1", {"etc": grow(tmp_path / "etc", 1)})

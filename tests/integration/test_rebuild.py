@@ -155,6 +155,7 @@ def test_a_thousand_dumps_a_minute(server, crowd, capsys):
     assert MANY / seconds * 60 >= A_MINUTE
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(server, crowd):
     at_crowd(server)
     rng = random.Random(os.getpid())

@@ -50,6 +50,7 @@ def test_a_restore_that_is_no_drill_stays(tmp_path):
     assert "drill" not in done and (tmp_path / "scratch" / "dump" / "deep" / "er" / "f0").read_bytes() == b"one"
 
 
+@pytest.mark.slow
 def test_a_hostile_tree_leaves_nothing_and_nothing_outside_is_touched(tmp_path):
     tree.make_hostile_tree(tmp_path / "tree")
     outside = tmp_path / "outside"
