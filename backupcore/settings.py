@@ -91,12 +91,14 @@ class Price:
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """A place that keeps images; options are those its target driver declares. price: None when nobody said it."""
+    """A place that keeps images; options are those its target driver declares. price: None when nobody said it.
+    remote: its driver says that it outlives this machine."""
 
     name: str
     type: str
     options: Mapping[str, Any]
     price: Optional[Price] = None
+    remote: bool = False
 
 
 @dataclass(frozen=True)

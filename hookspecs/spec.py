@@ -35,7 +35,7 @@ class StowageSpec:
 
             @hookimpl
             def stowage_targets():
-                return [TargetDriver("webdav", "a WebDAV share", WebdavOptions, WebdavTarget)]
+                return [TargetDriver("webdav", "a WebDAV share", WebdavOptions, WebdavTarget, remote=True)]
         """
 
     @hookspec

@@ -178,7 +178,9 @@ class TargetDriver:
     """A kind of target.
 
     type: the word in the configuration. options: a pydantic model class (extra="forbid") of its options.
-    open(options, context) returns a Target without any network access where it can.
+    open(options, context) returns a Target without any network access where it can. remote: what such places keep
+    is still there when this machine and all that is mounted on it is gone, and is reached over a network: drills
+    prove those copies first, restores read them last. Said by the kind, since it must be known without asking a place.
     """
 
     type: str
@@ -186,3 +188,4 @@ class TargetDriver:
     options: type
     open: Callable[[Any, TargetContext], Target]
     secrets: tuple = field(default=())  # names of options that are secret: never shown, never in argv
+    remote: bool = False

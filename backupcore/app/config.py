@@ -72,7 +72,7 @@ class _Builder:
         targets = {
             name: s.TargetSettings(
                 name, one.type, self._options("target", ("targets", name), one),
-                one.price and s.Price(**one.price.model_dump()),
+                one.price and s.Price(**one.price.model_dump()), self._is_remote(one.type),
             )
             for name, one in root.targets.items()
         }  # fmt: skip
@@ -173,6 +173,10 @@ class _Builder:
         except ValidationError as error:
             _add_all(self.wrong, error, driver.options, loc, getattr(driver, "secrets", ()), _own_keys(type(raw)))
         return {}
+
+    def _is_remote(self, kind: str) -> bool:
+        """Whether targets of this type outlive this machine, as their driver says."""
+        return bool(getattr(self.drivers.of("target").get(kind), "remote", False))
 
     def _name(self, loc: Loc, what: str) -> None:
         if not is_name(loc[-1]):

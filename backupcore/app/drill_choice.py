@@ -68,8 +68,8 @@ def far_first(settings: Settings, target: Optional[str] = None, dice: Optional[r
     """The places a restore may read, the one first that would be left if this server burned down."""
     if target is not None:
         return [target]
-    far = [name for name, one in settings.targets.items() if one.type != "directory"]
-    near = [name for name in settings.targets if name not in far]
+    far = [name for name, one in settings.targets.items() if one.remote]
+    near = [name for name, one in settings.targets.items() if not one.remote]
     if dice is not None:  # of several that are as far, each has its turn
         dice.shuffle(far)
         dice.shuffle(near)

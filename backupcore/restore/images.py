@@ -70,8 +70,7 @@ class Images:
         order = list(self.settings.targets)
 
         def distance(copy: Any) -> tuple:
-            near = self.settings.targets[copy.target].type == "directory"
-            return not near, _GOOD_COPIES.index(copy.state), order.index(copy.target)
+            return self.settings.targets[copy.target].remote, _GOOD_COPIES.index(copy.state), order.index(copy.target)
 
         found += [TargetPlace(copy.target, self._open_target, prefix) for copy in sorted(copies, key=distance)]
         return found

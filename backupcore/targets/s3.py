@@ -279,4 +279,5 @@ def _stored(item: dict, name: str, proven: bool = False) -> Stored:
     return Stored(name, item["Size"], int(when.timestamp() * clock.NS) if when else 0, proven)
 
 
-DRIVER = TargetDriver("s3", "a bucket at AWS S3 or a server of that protocol", S3Options, S3Target)
+DRIVER = TargetDriver("s3", "a bucket at AWS S3 or a server of that protocol", S3Options, S3Target,
+                      remote=True)  # fmt: skip

@@ -7,6 +7,8 @@ Subclass TargetConformance in a test module and give it a fixture `target` that 
         def target(self, tmp_path):
             return WebdavTarget(WebdavOptions(url=...), TargetContext("webdav", "0123456789abcdef", tmp_path))
 
+        driver = DRIVER  # the TargetDriver that the package's hook returns
+
 Here live the behaviours the engine builds on; not how a driver tells its own place's errors.
 """
 
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from backupcore.hookspecs import Stored, TargetCapabilities, TargetError, WrongDigest
+from backupcore.hookspecs import Stored, TargetCapabilities, TargetDriver, TargetError, WrongDigest
 
 UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
 UNSAFE += ["a/" * 500 + "b", "half\ud800"]
@@ -30,9 +32,11 @@ RANGES = [(0, 1), (0, 10_000), (1, 9_999), (5_000, 100), (9_999, 1), (777, None)
 
 
 class TargetConformance:
-    """Behaviours of a target. big: bytes of the big file; more than one upload part of the place, if it has such."""
+    """Behaviours of a target. big: bytes of the big file; more than one upload part of the place, if it has such.
+    driver: the TargetDriver of the target, so that what it declares is looked at, too."""
 
     big = 3_000_000
+    driver = None
 
     @pytest.fixture
     def target(self):
@@ -254,6 +258,14 @@ class TargetConformance:
         assert isinstance(stored, Stored)
         assert not stored.proven or target.capabilities.own_checksums
         assert not target.stat("name").proven, "only put() can prove"
+
+    def test_the_driver_says_where_such_places_are(self, target):
+        if self.driver is None:
+            pytest.skip("give the suite a class attribute named driver")
+        assert isinstance(self.driver, TargetDriver)
+        assert isinstance(self.driver.remote, bool)
+        # who is paid for reading stands elsewhere: a drill must prove that copy before those at hand
+        assert self.driver.remote or not target.capabilities.metered
 
     def test_close_may_be_called_twice(self, target):
         target.close()

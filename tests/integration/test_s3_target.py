@@ -18,7 +18,7 @@ import pytest
 from backupcore.hookspecs import TargetContext, TargetError
 from botocore.config import Config
 
-from backupcore.targets import _s3_client
+from backupcore.targets import _s3_client, s3
 from backupcore.targets.s3 import S3Options, S3Target
 from backupcore.testing.targets import TargetConformance
 
@@ -99,6 +99,7 @@ def shared(server, plain, keys, tmp_path_factory):
 
 class TestRadosgw(TargetConformance):
     big = 11 * MIB
+    driver = s3.DRIVER
 
     @pytest.fixture
     def target(self, shared):

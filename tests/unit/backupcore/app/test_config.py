@@ -274,3 +274,22 @@ def test_a_secret_is_never_shown(tmp_path):
         config.load(tmp_path / "stowage.yml", found)
     assert "targets.v.token" in caught.value.message
     assert "12345" not in caught.value.message
+
+
+def test_what_is_far_away_is_what_a_driver_says_whatever_its_name_is(tmp_path):
+    from backupcore.hookspecs import TargetDriver
+    from pydantic import BaseModel
+
+    from backupcore.app import drill_choice
+
+    class Options(BaseModel):
+        pass
+
+    own = [TargetDriver(name, "a test", Options, lambda *_: None, remote=far)
+           for name, far in (("tape", False), ("sftp", True))]  # fmt: skip
+    found = drivers.Drivers((*DRIVERS.loaded, *(drivers.Loaded("target", one, "test 1") for one in own)))
+    targets = "{a: {type: tape}, b: {type: directory, path: /b}, c: {type: sftp}, d: {type: s3, bucket: ddd}}"
+    (tmp_path / "stowage.yml").write_text("holding: [{path: /h, use: 1 GB}]\ntargets: " + targets)
+    settings = config.load(tmp_path / "stowage.yml", found).settings
+    assert {name for name, one in settings.targets.items() if one.remote} == {"c", "d"}
+    assert drill_choice.far_first(settings) == ["c", "d", "a", "b", "holding"]

@@ -231,7 +231,7 @@ class Maker:
         place = Path(row.holding)
         for file in place.iterdir():
             target.files[f"{row.client}/{row.source}/{row.id}/{file.name}"] = file.read_bytes()
-        targets = {**self.settings.targets, name: TargetSettings(name, kind, {})}
+        targets = {**self.settings.targets, name: TargetSettings(name, kind, {}, remote=kind != "directory")}
         self.settings = replace(self.settings, targets=targets)
         self.catalog.put_copy(CopyRow(row.id, name, "verified"))
         return target

@@ -12,6 +12,7 @@ import pytest
 from backupcore.hookspecs import TargetContext, TargetError
 from pydantic import ValidationError
 
+from backupcore.targets import directory
 from backupcore.targets.directory import DirectoryOptions, DirectoryTarget
 from backupcore.testing.targets import TargetConformance
 
@@ -42,6 +43,8 @@ def local(tmp_path):
 
 
 class TestDirectory(TargetConformance):
+    driver = directory.DRIVER
+
     @pytest.fixture
     def target(self, place, tmp_path):
         return opened(place, tmp_path / "state")

@@ -16,7 +16,7 @@ from backupcore.hookspecs import TargetContext, TargetError, WrongDigest
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from backupcore.targets import _s3_upload
+from backupcore.targets import _s3_upload, s3
 from backupcore.targets._s3_client import S3Options, read_credentials
 from backupcore.targets.s3 import S3Target
 from backupcore.testing.targets import TargetConformance
@@ -97,6 +97,7 @@ def shared(endpoint, client, keys, tmp_path_factory):
 
 class TestS3(TargetConformance):
     big = 11 * MIB
+    driver = s3.DRIVER
 
     @pytest.fixture
     def target(self, shared, plain):
