@@ -121,7 +121,7 @@ def _measure(rows: Iterable[Row], grain: float) -> _Folder:
 
 
 def _pieces(folder: _Folder, wanted: float) -> Iterator[_Folder]:
-    """Folders to be packed: each the highest that is not larger than wanted; larger ones are divided where they can be."""
+    """Folders to be packed: each the highest that is not larger than wanted; larger ones are divided if they can be."""
     for one in folder.kept:
         if one.size <= wanted or not one.kept:
             yield one
