@@ -15,7 +15,7 @@ from ..catalog.records import FAIL, OK, WARN, ResultRow, RunRow
 from ..errors import ClientUnreachable, StowageError
 from ..image.manifest import Signer, sign_run_record
 from ..image.recipients import Recipient
-from ..schedule.plain import Planned
+from ..schedule.bases import Planned
 from ..settings import Client, Settings
 from ..text import escape
 from . import transport

@@ -20,7 +20,7 @@ from ..image import codec as codecs
 from ..image import folder, layout, state
 from ..image.manifest import Link, Manifest, Signer
 from ..image.recipients import Recipient
-from ..schedule.plain import Planned
+from ..schedule.bases import Planned
 from ..settings import Client, Policy, Settings, Source
 from ..text import escape
 from . import accept, history, statefile

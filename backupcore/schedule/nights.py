@@ -1,0 +1,200 @@
+"""Nights and the clock: which night a moment belongs to, and what a schedule of its own asks for at a moment.
+
+Here live pure functions: a moment in nanoseconds and a time zone in, a night or moments out; nothing here asks what
+time it is. A *night* goes from noon to noon by the wall clock and is the ordinal of the day it begins on, so that
+dumps before and after midnight belong together, and a night of summer time's end is one night of 25 hours. zone
+None is the zone of this process.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from typing import FrozenSet, Iterator, List, Optional, Tuple
+
+NS = 1_000_000_000
+HALF = timedelta(hours=12)
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ALL = frozenset(range(7))
+LOOK_BACK = 400  # days: who was away longer is due whatever the schedule says
+_TIME = re.compile(r"([01]?\d|2[0-4]):([0-5]\d)\Z")
+_LONG = {"monday": "mon", "tuesday": "tue", "wednesday": "wed", "thursday": "thu", "friday": "fri", "saturday": "sat",
+         "sunday": "sun", "tues": "tue", "thur": "thu", "thurs": "thu"}  # fmt: skip
+
+
+def wall(ns: int, zone: Optional[tzinfo] = None) -> datetime:
+    """What a clock on the wall showed at that moment, naive."""
+    return datetime.fromtimestamp(ns // NS, zone).replace(tzinfo=None)
+
+
+def moment(shown: datetime, zone: Optional[tzinfo] = None) -> int:
+    """The moment at which a clock showed that, in ns; the first of two, and past the gap where it never did."""
+    if zone is not None:
+        return int(shown.replace(tzinfo=zone, fold=0).astimezone(timezone.utc).timestamp()) * NS
+    return int(shown.timestamp()) * NS
+
+
+def night_of(ns: int, zone: Optional[tzinfo] = None) -> int:
+    """The night of a moment."""
+    return (wall(ns, zone) - HALF).toordinal()
+
+
+def day_of(night: int) -> date:
+    """The day on which a night begins."""
+    return date.fromordinal(night)
+
+
+def weekday_of(night: int) -> int:
+    """0 for a night that begins on a Monday."""
+    return (night - 1) % 7
+
+
+def begin_of(night: int, zone: Optional[tzinfo] = None) -> int:
+    """When a night begins, noon, in ns."""
+    return moment(datetime.combine(day_of(night), time(12)), zone)
+
+
+def at(night: int, minutes: int, zone: Optional[tzinfo] = None) -> int:
+    """When the clock shows that many minutes after midnight in a night, in ns: 22:00 is before 03:00."""
+    day = day_of(night) + timedelta(days=minutes < 12 * 60)
+    return moment(datetime.combine(day, time()) + timedelta(minutes=minutes), zone)
+
+
+def parse_days(text: str) -> FrozenSet[int]:
+    """Weekdays (0 is Monday) of `mon-fri`, `sat,sun`, `fri-mon`, `daily`. Raises ValueError."""
+    found: set = set()
+    for part in str(text).lower().split(","):
+        part = part.strip()
+        if part in ("daily", "all"):
+            found |= ALL
+            continue
+        first, dash, last = part.partition("-")
+        one, two = _day(first, text), _day(last if dash else first, text)
+        found |= {day % 7 for day in range(one, two + 1 if two >= one else two + 8)}
+    return frozenset(found)
+
+
+def _day(word: str, text: str) -> int:
+    word = word.strip()
+    word = _LONG.get(word, word)
+    if word not in DAYS:
+        raise ValueError(f"{text!r} names no weekdays: write mon-fri, or sat,sun, or daily")
+    return DAYS.index(word)
+
+
+def parse_time(text: str) -> int:
+    """Minutes after midnight of `22:00`. Raises ValueError."""
+    match = _TIME.match(str(text).strip())
+    minutes = int(match.group(1)) * 60 + int(match.group(2)) if match else -1
+    if not 0 <= minutes < 24 * 60:
+        raise ValueError(f"{text!r} is no time of day: write '22:00', in quotes")
+    return minutes
+
+
+@dataclass(frozen=True)
+class Times:
+    """Some moments of each week: at these minutes after midnight on these days; every: each so many hours instead."""
+
+    days: FrozenSet[int] = ALL
+    minutes: Tuple[int, ...] = ()
+    every: int = 0
+
+    def between(self, after_ns: int, until_ns: int, zone: Optional[tzinfo] = None) -> Iterator[int]:
+        """Its moments after after_ns, until_ns included, in order."""
+        if self.every:
+            yield from self._hours(after_ns, until_ns, zone)
+            return
+        first, last = wall(after_ns, zone).toordinal() - 1, wall(until_ns, zone).toordinal() + 1
+        for day in range(first, last + 1):
+            if weekday_of(day) in self.days:
+                for minutes in self.minutes:
+                    shown = datetime.combine(day_of(day), time()) + timedelta(minutes=minutes)
+                    found = moment(shown, zone)
+                    if after_ns < found <= until_ns:
+                        yield found
+
+    def _hours(self, after_ns: int, until_ns: int, zone: Optional[tzinfo]) -> Iterator[int]:
+        # full hours as they pass, so that the hour that comes twice in autumn has its two turns
+        step = 3600 * NS
+        shown = wall(after_ns, zone)
+        now = after_ns - (shown.minute * 60 + shown.second) * NS - after_ns % NS
+        while now <= until_ns:
+            shown = wall(now, zone)
+            if now > after_ns and shown.weekday() in self.days and shown.hour % self.every == 0:
+                yield now
+            now += step
+
+    def latest(self, after_ns: int, until_ns: int, zone: Optional[tzinfo] = None) -> Optional[int]:
+        """The last of its moments after after_ns and until until_ns; None when there is none."""
+        after_ns = max(after_ns, until_ns - LOOK_BACK * 86400 * NS)
+        span = 2 * 86400 * NS
+        while True:  # from behind, a few days at a time: it is nearly always in the last ones
+            begin = max(after_ns, until_ns - span)
+            found = list(self.between(begin, until_ns, zone))
+            if found or begin == after_ns:
+                return found[-1] if found else None
+            span *= 4
+
+    def a_night(self) -> float:
+        """How many of its moments a night has, on average."""
+        return len(self.days) * (24 // self.every if self.every else len(self.minutes)) / 7
+
+
+def parse_times(text: str) -> Times:
+    """`sun 20:00`, `mon-sat 21:00`, `12:30, 18:30`, `hourly`, `mon-fri hourly`, `every 4 h`. Raises ValueError."""
+    words = str(text).strip().lower()
+    match = re.match(r"(?:([a-z][a-z, -]*?)\s+)?(hourly|every\s+(\d+)\s*h(?:ours?)?)\Z", words)
+    if match and match.group(1) != "every":
+        every = int(match.group(3) or 1)
+        if not 1 <= every <= 12 or 24 % every:
+            raise ValueError(f"{text!r}: write every 1, 2, 3, 4, 6, 8 or 12 h")
+        return Times(parse_days(match.group(1)) if match.group(1) else ALL, (), every)
+    match = re.match(r"(?:([a-z][a-z, -]*?)\s+)?(\d{1,2}:\d{2}(?:\s*,\s*\d{1,2}:\d{2})*)\Z", words)
+    if not match:
+        raise ValueError(f"{text!r} is no schedule: write 'sun 20:00', 'mon-sat 21:00', '12:30, 18:30' or hourly")
+    minutes = sorted({parse_time(one) for one in match.group(2).split(",")})
+    return Times(parse_days(match.group(1)) if match.group(1) else ALL, tuple(minutes))
+
+
+@dataclass(frozen=True)
+class Own:
+    """A source's own schedule. full None: the scheduler says when its fulls are, in the night."""
+
+    incremental: Optional[Times] = None
+    full: Optional[Times] = None
+
+    def due(self, after_ns: int, until_ns: int, zone: Optional[tzinfo] = None) -> Optional[str]:
+        """What is due for the dumps since after_ns, when the last one began: full, incremental or None."""
+        if self.full and self.full.latest(after_ns, until_ns, zone) is not None:
+            return "full"
+        if self.incremental and self.incremental.latest(after_ns, until_ns, zone) is not None:
+            return "incremental"
+        return None
+
+    def fulls(self, night: int, count: int, zone: Optional[tzinfo] = None) -> Tuple[int, ...]:
+        """The nights of its fulls, of count nights from night on."""
+        if self.full is None:
+            return ()
+        moments = self.full.between(begin_of(night, zone) - 1, begin_of(night + count, zone) - 1, zone)
+        return tuple(sorted({night_of(one, zone) for one in moments}))
+
+
+def parse_own(full: Optional[str], incremental: Optional[str]) -> Own:
+    """A schedule from its two texts. Raises ValueError."""
+    return Own(parse_times(incremental) if incremental else None, parse_times(full) if full else None)
+
+
+def shown_days(days: FrozenSet[int]) -> str:
+    """`mon-fri`, `sat, sun`, `daily`"""
+    if days == ALL:
+        return "daily"
+    listed = sorted(days)
+    runs: List[List[int]] = []
+    for day in listed:
+        if runs and runs[-1][-1] == day - 1:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    words = [DAYS[run[0]] if len(run) == 1 else f"{DAYS[run[0]]}-{DAYS[run[-1]]}" for run in runs]
+    return ", ".join(words)
