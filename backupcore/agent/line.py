@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any, BinaryIO, Dict
+from typing import Any, BinaryIO, Dict, Optional
 
 from ..wire import NOTE, PROGRESS, Channel
 
@@ -36,7 +36,7 @@ class AgentChannel(Channel):
         self._lock = threading.Lock()
         self._last = time.monotonic()
         self._stop = threading.Event()
-        self._beat = threading.Thread(target=self._beats, daemon=True)
+        self._beat: Optional[threading.Thread] = None
 
     def send(self, kind: bytes, *payloads: Any) -> None:
         with self._lock:
@@ -70,12 +70,14 @@ class AgentChannel(Channel):
 
     def start_heartbeat(self) -> None:
         """From now on PROGRESS is sent whenever nothing else is."""
+        self._stop.clear()
+        self._beat = threading.Thread(target=self._beats, daemon=True)
         self._beat.start()
 
     def stop_heartbeat(self) -> None:
         """No more PROGRESS; call before the last message."""
         self._stop.set()
-        if self._beat.is_alive():
+        if self._beat is not None and self._beat.is_alive():
             self._beat.join()
 
     def _beats(self) -> None:

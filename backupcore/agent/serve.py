@@ -66,7 +66,7 @@ def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
     found: Dict[str, Any] = {
         "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
         "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
-        "sources": {}, "drill": True,
+        "sources": {}, "drill": True, "estimate": config is not None,
     }  # fmt: skip
     if config is not None:
         found["client"] = config.client
@@ -160,12 +160,16 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     channel.send_json(HELLO, hello(config))
     if protocol != PROTOCOL:
         raise WireError("the server speaks protocol %s, this agent %d" % (escape(str(protocol)[:20]), PROTOCOL))
-    try:
-        _kind, request = channel.expect(REQUEST)
-    except WireError as error:
-        if "was cut" in error.message:
-            return 0  # only hello was wanted
-        raise
+    request = _next_request(channel)
+    while request is not None and request.get("request") == "estimate" and config is not None:
+        from .estimate import estimate
+
+        source = _declared(request, config)
+        half, plan = _plan(source, halves)
+        estimate(channel, request, half, source.options, _tree(plan))
+        request = _next_request(channel)  # the conversation goes on: a dump may follow
+    if request is None:
+        return 0
     what = request.get("request")
     if what == "restore":
         from .extract import extract
@@ -187,6 +191,16 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     else:
         raise WireError("the server asks for %r, which this agent cannot do" % escape(str(what)[:40]))
     return 0
+
+
+def _next_request(channel: AgentChannel) -> Optional[Dict[str, Any]]:
+    """The next REQUEST, None when there is none: only hello was wanted, or an estimate."""
+    try:
+        return channel.expect(REQUEST)[1]
+    except WireError as error:
+        if "was cut" in error.message:
+            return None
+        raise
 
 
 def _load() -> None:
@@ -213,6 +227,15 @@ def _plan(source: Source, halves: Mapping[str, str]) -> Tuple[Any, Dict[str, Any
         return half, half.plan(source.options)
     except ValueError as error:
         raise AgentRefused("source %s in agent.json: %s" % (source.name, error), "correct it, then run site") from None
+
+
+def _declared(request: Dict[str, Any], config: AgentConfig) -> Source:
+    """The source that a request names. Raises AgentRefused."""
+    name = request.get("source")
+    source = config.sources.get(name) if isinstance(name, str) else None
+    if source is None:
+        raise AgentRefused("agent.json declares no source %s" % escape(str(name)[:80]))
+    return source
 
 
 def _number(request: Dict[str, Any], name: str, least: int, most: int) -> int:
@@ -245,10 +268,7 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
 
     gc.disable()  # nothing here makes cycles, and with a million names it takes its time
 
-    name = request.get("source")
-    source = config.sources.get(name) if isinstance(name, str) else None
-    if source is None:
-        raise AgentRefused("agent.json declares no source %s" % escape(str(name)[:80]))
+    source = _declared(request, config)
     level = _number(request, "level", 0, 9)
     sealed = _sealing(request, config, source, level)
     part_size = _number(request, "part_size", MIN_PART, MAX_PART)
