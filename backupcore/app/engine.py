@@ -186,7 +186,7 @@ class Engine:
                     self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
                 )
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
-                found = self._sample(progress) if everything and copies else []
+                found, strange = self._sample(progress) if everything and copies else ([], [])
                 undone = self._drill(run.begun_ns) if everything and copies else []
                 report = self._report(replace(run, ended_ns=clock.now_ns()), names, failures=found)
                 self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
@@ -203,6 +203,7 @@ class Engine:
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
+        warnings += strange
         warnings += self._tell(report) if everything else []
         warnings += listing.refresh_search(self)
         status = "WARN" if warnings and report.status == "OK" else report.status
@@ -269,14 +270,15 @@ class Engine:
 
         return drilling.nightly(self)
 
-    def _sample(self, progress: Progress) -> List[str]:
-        """Reads a little of what was read longest ago; what was found, for the report."""
+    def _sample(self, progress: Progress) -> Tuple[List[str], List[str]]:
+        """Reads a little of what was read longest ago; what was found, for the report, and what is only strange."""
         from . import verifying
 
         try:
-            return verifying.warnings_of(verifying.night(self, progress))
+            answer = verifying.night(self, progress)
         except StowageError as error:
-            return [f"verify: {error.message}" + (f" -> {error.hint}" if error.hint else "")]
+            return [f"verify: {error.message}" + (f" -> {error.hint}" if error.hint else "")], []
+        return verifying.warnings_of(answer), [f"verify: {one}" for one in answer.strays] if answer else []
 
     def _report(self, run: Any, names: Optional[list], running: bool = False, failures: Iterable[str] = ()) -> Any:
         from ..report import night

@@ -56,7 +56,12 @@ class Answer:
         bytes once is something a person must hear of."""
         if self.bad or self.problems or any(not one.ok for one in self.repaired):
             return "FAIL"
-        return "OK"
+        return "WARN" if self.strays else "OK"
+
+    @property
+    def strays(self) -> List[str]:
+        """What lies in a dump's folder and is no part of it: somebody can write there."""
+        return [f"on {one.place}: {stray}" for one in self.results for stray in one.strays]
 
 
 def share_of(word: str) -> float:
@@ -119,6 +124,7 @@ def headline_of(answer: Answer) -> str:
     ) if counts.get(state)]  # fmt: skip
     made = sum(one.ok for one in answer.repaired)
     words += [f"{made} made anew"] if made else []
+    words += [f"{len(answer.strays)} strangers beside them"] if answer.strays else []
     return f"{answer.status:4s} " + ", ".join(words) + f"; {text.size(answer.bytes)} read"
 
 

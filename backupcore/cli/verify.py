@@ -9,6 +9,8 @@ from .. import text
 from ..report.night import count
 from . import _keys, _output, _progress
 
+SHOWN = 20  # strangers in the folders of dumps; --json has more
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """What, how deep, with which keys."""
@@ -47,6 +49,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         lines.append(f"FAIL {one.client}:{one.source} {one.dump} on {one.place}: {_WORDS[one.status]}: "
                      f"{text.escape(one.message)}{then}" + (f" -> {one.hint}" if one.hint else ""))  # fmt: skip
     lines += [f"FAIL {text.escape(problem)}" for problem in answer.problems]
+    lines += [f"WARN {text.escape(stray)}" for stray in answer.strays[:SHOWN]]
+    if len(answer.strays) > SHOWN:
+        lines.append(f"WARN and {len(answer.strays) - SHOWN} more that are no part of a dump (--json lists them)")
     notes = list(answer.notes) + sorted({note for one in answer.results for note in one.notes})
     lines += [f"note {text.escape(note)}" for note in notes[:10]]
     lines.append(verifying.headline_of(answer))
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         data={
             "kind": kind, "results": [one.as_dict() for one in answer.results],
             "repaired": [one.as_dict() for one in answer.repaired], "bytes": answer.bytes,
-            "problems": list(answer.problems), "notes": notes, "days": answer.days,
+            "problems": list(answer.problems), "notes": notes, "days": answer.days, "strays": answer.strays,
         },
         lines=lines,
         next=after[kind] if not answer.bad else _next(answer),

@@ -41,6 +41,16 @@ class FolderCopy:
                 return {}
             raise TargetRefused("%s cannot be listed: %s" % (self.folder, error.strerror)) from None
 
+    def others(self) -> Iterator[str]:
+        """Names of what is no plain file; of a folder with a slash behind it. Raises TargetRefused."""
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if not entry.is_file(follow_symlinks=False):
+                        yield entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
+        except OSError as error:
+            raise TargetRefused("%s cannot be listed: %s" % (self.folder, error.strerror)) from None
+
     def pieces(self, name: str, offset: int = 0, length: Optional[int] = None) -> Iterator[bytes]:
         """The bytes of a range (length None: to the end). Raises ImageDamaged, also when it is shorter, and
         TargetRefused."""
@@ -90,6 +100,10 @@ class TargetCopy:
             return {found.name[len(below) :]: found.size for found in self.target.list(below)}
         except TargetError as error:
             raise self._refused(error) from None
+
+    def others(self) -> Iterator[str]:
+        """Nothing: a target tells of files only."""
+        return iter(())
 
     def pieces(self, name: str, offset: int = 0, length: Optional[int] = None) -> Iterator[bytes]:
         """As FolderCopy.pieces()."""

@@ -18,9 +18,10 @@ import binascii
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..errors import ConfigError, ImageDamaged, KeyLocked, KeyMissing
+from ..text import escape
 from .seal import FileKey, Seal
 
 RSA, PASSPHRASE = "rsa", "passphrase"
@@ -105,6 +106,31 @@ def read_keys(texts: Iterable[bytes]) -> List[KeyLine]:
             except (UnicodeDecodeError, binascii.Error):
                 continue
     return found
+
+
+def stranger(text: bytes, files: Iterable[str]) -> Optional[str]:
+    """Why a file of wrapped keys is none that a dump with these sealed files ever got; None when it may be one.
+
+    Types of recipients that are not known here are left alone: a newer version may have written them.
+    """
+    wanted = set(files)
+    covered: Dict[Tuple[str, str], Set[str]] = {}
+    lines = text.split(b"\n")
+    if lines.pop() != b"" or not lines:
+        return "it does not end with a whole line"
+    for number, line in enumerate(lines, 1):
+        found = read_keys([line])
+        if not found:
+            return "line %d is no wrapped key" % number
+        one = found[0]
+        if one.file not in wanted and (one.file != NOBODY or one.type != PASSPHRASE):
+            return "line %d is for a file that is not there" % number
+        if one.type in (RSA, PASSPHRASE):
+            covered.setdefault((one.type, one.fingerprint), set()).add(one.file)
+    for (_kind, name), covers in covered.items():
+        if not covers >= wanted:
+            return "it has not all keys for %s" % escape(name[:16])
+    return None
 
 
 def unlock(

@@ -14,6 +14,8 @@ from ..image.manifest import SIZE_LIMIT, Manifest, digest
 from ..image.signing import LENGTH, verify
 from .verdict import Verdict
 
+STRAYS = 20  # that many of one dump are named
+
 
 def check(
     copy: Any, verdict: Verdict, public_keys: Mapping[str, bytes], noted: Mapping[str, str]
@@ -40,8 +42,8 @@ def check(
         data = _small(copy, verdict, name, SIZE_LIMIT)
         if data is not None and _right(verdict, name, data, sha256):
             verdict.is_good(name, len(data), sha256)
-    if manifest.seal is not None:
-        _keys(copy, verdict, manifest, sizes, noted)
+    texts = _keys(copy, verdict, manifest, sizes, noted) if manifest.seal is not None else {}
+    _strays(copy, verdict, manifest, sizes, texts)
     return manifest
 
 
@@ -102,8 +104,12 @@ def _right(verdict: Verdict, name: str, data: bytes, sha256: str) -> bool:
     return False
 
 
-def _keys(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, int], noted: Mapping[str, str]) -> None:
-    """Each sealed file must have its key wrapped for every recipient; whether it opens shows only a private key."""
+def _keys(
+    copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, int], noted: Mapping[str, str]
+) -> Dict[str, bytes]:
+    """Each sealed file must have its key wrapped for every recipient; whether it opens shows only a private key.
+
+    Returns the files of wrapped keys by their names."""
     numbered = sorted((layout.parse_keys_name(name) or 0, name) for name in sizes)
     names = [name for number, name in numbered if number]
     texts: Dict[str, bytes] = {}
@@ -126,3 +132,19 @@ def _keys(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, i
         file, kind, fingerprint = missing[0]
         told = f"{layout.keys_name()} has no key of {file} for the {kind} recipient {fingerprint[:16]}"
         verdict.damaged(layout.keys_name(), told)
+    return texts
+
+
+def _strays(copy: Any, verdict: Verdict, manifest: Manifest, sizes: Mapping[str, int], texts: Mapping[str, bytes]):
+    """What nobody put there but somebody else: no restore reads it, and a person should know that it is there."""
+    known = {record.name for record in manifest.all_files()}
+    known |= {layout.MANIFEST, layout.SIGNATURE, layout.SUMS, layout.RESTORE, *texts}
+    for name in sorted({*sizes, *copy.others()} - known):
+        if len(verdict.strays) == STRAYS:
+            break
+        if manifest.seal is None or layout.parse_keys_name(name) is None:  # else it could not be read, and that is told
+            verdict.strays[name] = "it is no part of the dump"
+    for name, data in texts.items():
+        why = None if name == layout.keys_name() else recipients.stranger(data, manifest.sealed.commitments)
+        if why is not None:
+            verdict.strays[name] = f"no rewrap has made it: {why}"

@@ -19,7 +19,8 @@ Report = Callable[[int], None]
 @dataclass
 class Verdict:
     """Of one dump at one place. damage: file -> what is wrong. good: file -> `size sha256` of what was read whole and
-    is right. proven: (start, length) of pieces that a sample read. bytes: read. notes: what could not be looked at."""
+    is right. proven: (start, length) of pieces that a sample read. bytes: read. notes: what could not be looked at.
+    strays: name of what lies in the dump's folder and is no part of it -> why; harmless to a restore, and no damage."""
 
     dump: DumpRow
     place: str
@@ -29,6 +30,7 @@ class Verdict:
     good: Dict[str, str] = field(default_factory=dict)
     proven: List[Tuple[int, int]] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
+    strays: Dict[str, str] = field(default_factory=dict)
     bytes: int = 0
 
     @property

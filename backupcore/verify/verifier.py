@@ -44,7 +44,8 @@ class Job(NamedTuple):
 class Result:
     """What became of one copy. status: ok, damaged, wrong (the image itself) or error (nothing is known of it).
 
-    notes: what could not be looked at. message, hint: when it is not ok.
+    notes: what could not be looked at. message, hint: when it is not ok. strays: paths of what lies with it and is no
+    part of it, each with the reason.
     """
 
     client: str
@@ -58,10 +59,11 @@ class Result:
     message: str = ""
     hint: str = ""
     notes: Tuple[str, ...] = ()
+    strays: Tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """JSON-ready."""
-        return {**asdict(self), "notes": list(self.notes)}
+        return {**asdict(self), "notes": list(self.notes), "strays": list(self.strays)}
 
 
 class Stop(BaseException):
@@ -159,6 +161,14 @@ def proven_before(catalog: Any, found: Sequence[Job], run: str) -> Tuple[Set[Tup
     return {(job.dump.id, job.place) for job in found} & proven, since
 
 
+def _strays(verdict: Verdict) -> Tuple[str, ...]:
+    dump = verdict.dump
+    folder = dump_prefix(dump.client, dump.source, dump.id, dump.segment or None)
+    if verdict.place == HOLDING and dump.holding is not None:
+        folder = str(dump.holding)
+    return tuple(f"{folder}/{name}: {why}" for name, why in verdict.strays.items())
+
+
 class Verifier:
     """Looks at copies. ring: keys of sealed dumps, None for none. deadline: time.monotonic() after which no more is
     read: what was proven until then is kept."""
@@ -229,7 +239,7 @@ class Verifier:
         elif error is not None:
             status, message, hint = "error", error.message, error.hint
         return Result(**told, status=status, bytes=verdict.bytes, seconds=time.monotonic() - begun, message=message,
-                      hint=hint, notes=tuple(dict.fromkeys(verdict.notes)))  # fmt: skip
+                      hint=hint, notes=tuple(dict.fromkeys(verdict.notes)), strays=_strays(verdict))  # fmt: skip
 
     def _look(self, job: Job, verdict: Verdict) -> None:
         refused = self._refused.get(job.place, [])

@@ -86,7 +86,7 @@ verify:
   returned: success
   type: dict
 status:
-  description: V(ok) or V(fail).
+  description: V(ok), V(warn) when something lies in a dump's folder that is no part of it, or V(fail).
   returned: success
   type: str
   sample: ok
@@ -128,6 +128,8 @@ def main():
         answer = _engine.call(module, words)
     except _engine.EngineError as error:
         _engine.fail(module, error)
+    for stray in answer.get("strays", []):
+        module.warn(stray)
     made = any(one.get("ok") for one in answer.get("repaired", []))
     result = {"changed": made, "verify": answer, "status": answer["status"], "next": answer["next"]}
     if answer["status"] == "fail" and params["fail"]:

@@ -141,7 +141,10 @@ def test_what_is_harmless_is_harmless(world, attack):
         with world.under(place, attack(rng, world, victim)):
             world.forget()
             assert world.cat(victim, name, place) == (victim.files[name], None)
-            assert world.verify(victim, place).ok
+            found = world.verify(victim, place)
+            assert found.ok
+            planted = {attacks.keys_more: layout.keys_name(2), attacks.file_more: "image-"}.get(attack)
+            assert [stray.startswith(planted) for stray in found.strays] == [True] if planted else not found.strays
             if attack is attacks.line_of_another_recipient:
                 found = world.verify(victim, place, noted=True)
                 assert "keys.tsv is not what it was when this copy was made" in found.message()

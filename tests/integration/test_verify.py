@@ -166,6 +166,24 @@ def test_the_quick_look_at_a_bucket_compares_the_checksums_it_keeps(world):
     assert world.run("verify", "--full", "--target", "cloud", "--no-repair").exit == 1
 
 
+@pytest.mark.parametrize("depth", ["--quick", "--full"])
+def test_what_lies_beside_a_dump_is_named_with_its_path_and_no_damage(world, depth):
+    dump = world.newest()
+    world.on_nas(dump, "planted").write_text("x")
+    (Path(dump.holding) / "keys-7.tsv").write_text("x")
+    world.s3.put_object(Bucket=BUCKET, Key=f"{world.prefix}/web1/data/{dump.id}/sub/planted", Body=b"x")
+    answer = world.run("verify", depth)
+    assert answer.exit == 0 and answer.json["status"] == "warn" and not answer.json["repaired"]
+    folder = f"web1/data/{dump.id}"
+    assert {one.partition(": it is no part of the dump")[0] for one in answer.json["strays"]} == {
+        f"on nas: {folder}/planted", f"on cloud: {folder}/sub/planted", f"on holding: {dump.holding}/keys-7.tsv",
+    }  # fmt: skip
+    assert set(world.states(dump).values()) == {"verified"}
+    out, _err = world.server.stowage("verify", depth)
+    assert f"WARN on nas: {folder}/planted: it is no part of the dump" in out
+    assert world.server.stowage("verify", depth, "--strict", status=1)
+
+
 def test_without_any_good_copy_the_next_run_makes_a_full(world):
     dump = world.newest()
     world.flip_in_bucket(dump, PART)

@@ -216,3 +216,21 @@ def test_short_and_foreign_keys_are_refused():
             recipients.load_recipient(garbage)
         with pytest.raises(ConfigError):
             recipients.load_private(garbage)
+
+
+def test_a_file_of_wrapped_keys_that_no_rewrap_makes_is_told():
+    files = ["image-0000.tar.zst.enc", "index.tsv.zst.enc"]
+
+    def lines(*names, kind="rsa", who="ab" * 32):
+        return b"".join(recipients.format_line(recipients.KeyLine(name, kind, who, b"wrapped")) for name in names)
+
+    right = lines(*files)
+    for good in (right, right + lines(*files, kind="passphrase") + lines("-", kind="passphrase"),
+                 right + lines(files[0], kind="of-tomorrow")):  # fmt: skip
+        assert recipients.stranger(good, files) is None
+    for bad, why in (
+        (b"", "whole line"), (right[:-1], "whole line"), (right + b"x\ty\n", "line 3 is no wrapped key"),
+        (right + b"\n", "line 3"), (lines(*files, "image-0001.tar.zst.enc"), "line 3 is for a file that is not there"),
+        (right + lines("-"), "not there"), (lines(files[0]), "not all keys for abababababababab"),
+    ):  # fmt: skip
+        assert why in recipients.stranger(bad, files)

@@ -128,3 +128,23 @@ def test_a_quick_look_finds_sizes_and_small_files_and_reads_no_part(made):
         assert set(look(maker, row, kind="quick").damage) == {path.name}
     finally:
         path.write_bytes(files[path.name])
+
+
+@pytest.mark.parametrize("kind", ["quick", "full"])
+def test_what_somebody_put_beside_an_image_is_named_and_no_damage(made, kind):
+    maker, row, _files = made
+    folder = Path(row.holding)
+    planted = ["image-0099.tar.zst", "keys.tsv", "keys-2.tsv", "note", "sub/", "link"]
+    try:
+        for name in planted[:4]:
+            (folder / name).write_bytes(b"x")
+        (folder / "sub").mkdir()
+        (folder / "link").symlink_to("note")
+        verdict = look(maker, row, kind=kind)
+        assert verdict.ok and not verdict.notes
+        assert sorted(verdict.strays) == sorted(planted)
+    finally:
+        (folder / "sub").rmdir()
+        for name in [*planted[:4], "link"]:
+            (folder / name).unlink()
+    assert not look(maker, row, kind=kind).strays
