@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, FrozenSet, Mapping, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,32 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When a source is dumped and at which levels, all said: of the configuration, its policy, its client and itself.
+
+    cycle: nights from one full to the next at most. grace: nights a full may be late once its client is back.
+    priority: 0 low, 1 normal, 2 high, or any other. strategy: standard, full, incremental or skip. days: weekdays, 0 is
+    Monday. earliest: minutes after midnight. max_chain: dumps a restore may need (None: any number). full,
+    incremental: a schedule of its own, as written.
+    """
+
+    cycle: int = 7
+    grace: int = 3
+    priority: int = 1
+    strategy: str = "standard"
+    days: FrozenSet[int] = frozenset(range(7))
+    earliest: Optional[int] = None
+    max_chain: Optional[int] = None
+    full: Optional[str] = None
+    incremental: Optional[str] = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it has a schedule of its own for all of its dumps."""
+        return self.full is not None
+
+
+@dataclass(frozen=True)
 class Source:
     """One thing on a client that is dumped; options are those its source driver declares (path, exclude, …)."""
 
@@ -57,6 +83,7 @@ class Source:
     type: str
     policy: Policy
     options: Mapping[str, Any]
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True)
@@ -131,6 +158,30 @@ class VerifySettings:
 
 
 @dataclass(frozen=True)
+class NightLimit:
+    """How much a night may take of something: bytes, or seconds of dumps. hard: never more; else only in need."""
+
+    amount: float
+    hard: bool = True
+
+
+@dataclass(frozen=True)
+class PlanningSettings:
+    """What a night is planned by. estimate: auto, walk or history; estimate_time: seconds for a client's walk.
+
+    first_nights: over how many nights first fulls spread (None: the planner says). server_grace: nights a full may be
+    late after an outage of this server (None: the cycle but one). limits: of a night, by resource: bytes, seconds,
+    holding, target:NAME.
+    """
+
+    estimate: str = "auto"
+    estimate_time: float = 600.0
+    first_nights: Optional[int] = None
+    server_grace: Optional[int] = None
+    limits: Mapping[str, NightLimit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration, checked. file: the stowage.yml it came from."""
 
@@ -152,3 +203,4 @@ class Settings:
     ssh_program: str = "ssh"
     verify: VerifySettings = VerifySettings()
     drill: DrillSettings = DrillSettings()
+    planning: PlanningSettings = PlanningSettings()

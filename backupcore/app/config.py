@@ -18,6 +18,8 @@ from pydantic import BaseModel, ValidationError
 from .. import settings as s
 from ..agent import patterns
 from ..ids import is_name
+from ..schedule import nights
+from ..text import duration
 from . import config_files, schema
 from .config_files import Written, Wrong, nearest
 from .drivers import Drivers
@@ -49,9 +51,10 @@ def load(file: Union[str, Path], drivers: Drivers, written: Optional[Written] = 
         _add_all(wrong, error, schema.Root, ())
         root = None
     wrong.stop()
-    made = _Builder(root, drivers, places, wrong, written.file).settings()
+    builder = _Builder(root, drivers, places, wrong, written.file)
+    made = builder.settings()
     wrong.stop()
-    return Configuration(made, places, tuple(_warnings(root, places)))
+    return Configuration(made, places, (*_warnings(root, places), *builder.warnings))
 
 
 class _Builder:
@@ -59,6 +62,7 @@ class _Builder:
 
     def __init__(self, root: schema.Root, drivers: Drivers, places: Dict[Loc, Place], wrong: Wrong, file: Path):
         self.root, self.drivers, self.places, self.wrong, self.file = root, drivers, places, wrong, file
+        self.warnings: List[str] = []
 
     def settings(self) -> s.Settings:
         root, folder = self.root, self.file.parent
@@ -102,7 +106,69 @@ class _Builder:
             ssh_program=root.ssh.program,
             verify=s.VerifySettings(**root.verify.model_dump()),
             drill=s.DrillSettings(**root.drill.model_dump()),
+            planning=self._planning(),
         )
+
+    def _planning(self) -> s.PlanningSettings:
+        root, limits = self.root, {}
+        given = root.limits
+        if root.cycle.first_night and root.cycle.first_nights is not None:
+            self._wrong(("cycle", "first_night"), "cycle.first_night and cycle.first_nights say the same: keep one")
+        for name in given.targets:
+            if name not in root.targets:
+                self._missing(("limits", "targets", name), "target", name, root.targets)
+        if given.bytes:
+            limits["bytes"] = s.NightLimit(*given.bytes)
+        if given.window:  # so many dumps run at once, each for so long
+            limits["seconds"] = s.NightLimit(given.window[0] * root.dumps_at_once, given.window[1])
+        if given.holding:
+            limits["holding"] = s.NightLimit(*given.holding)
+        limits.update({f"target:{name}": s.NightLimit(*one) for name, one in given.targets.items()})
+        return s.PlanningSettings(
+            estimate=root.planning.estimate,
+            estimate_time=root.planning.estimate_time,
+            first_nights=1 if root.cycle.first_night else root.cycle.first_nights,
+            server_grace=root.cycle.server_grace,
+            limits=types.MappingProxyType(limits),
+        )
+
+    def _timing(self, loc: Loc, *said: schema.Timing) -> s.Timing:
+        """What holds for a source; said: by its policy, its client and itself, the last word first."""
+
+        def pick(key: str, default: Any) -> Any:
+            return next((found for one in reversed(said) if (found := getattr(one, key)) is not None), default)
+
+        cycle = max(1, int(pick("cycle", self.root.cycle.days)))
+        schedule = pick("schedule", None)
+        full = schedule.full if schedule else None
+        incremental = schedule.incremental if schedule else None
+        if schedule and not full and not incremental:
+            self._wrong((*loc, "schedule"), f"{_path((*loc, 'schedule'))}: says neither full nor incremental")
+        return s.Timing(
+            cycle=cycle,
+            grace=pick("grace", self.root.cycle.grace),
+            priority=pick("priority", 1),
+            strategy=pick("strategy", "standard"),
+            days=pick("days", nights.ALL),
+            earliest=pick("earliest", None),
+            max_chain=pick("max_chain", None if cycle <= 7 else 4),
+            full=full,
+            incremental=incremental,
+        )
+
+    def _look_at_rpo(self, loc: Loc, source: s.Source) -> None:
+        """Warns of a source that is past its rpo by what was asked for."""
+        timing, policy = source.timing, source.policy
+        if timing.strategy == "skip" or timing.own or timing.incremental:
+            return
+        days = sorted(timing.days)
+        longest = max((later - day - 1) % 7 + 1 for day, later in zip(days, [*days[1:], days[0]]))
+        if longest > 1 and longest * 86400 > policy.rpo:
+            place = nearest(self.places, (*loc, "days"))
+            self.warnings.append(
+                f"{place}: {_path(loc)}: days: {nights.shown_days(timing.days)} leaves {longest} days without a dump, "
+                f"and the rpo of policy {policy.name} is {duration(policy.rpo)}: it will be past it each week"
+            )
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:
         loc = ("policies", name)
@@ -136,7 +202,10 @@ class _Builder:
                 self._missing((*loc, "policy"), "policy", raw.policy, policies)
                 continue
             options = self._options("source", loc, raw)
-            sources[source] = s.Source(name, source, raw.type, policies[raw.policy], options)
+            policy = self.root.policies.get(raw.policy, schema.Policy())
+            timing = self._timing(loc, policy, one, raw)
+            sources[source] = s.Source(name, source, raw.type, policies[raw.policy], options, timing)
+            self._look_at_rpo(loc, sources[source])
         for path in one.ignore:
             if not path.startswith("/"):
                 self._wrong(("clients", name, "ignore", path), f'clients.{name}.ignore: "{path}" is no absolute path')

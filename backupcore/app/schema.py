@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Tupl
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..schedule import nights
 from ..text import parse_duration, parse_size
 
 
@@ -91,8 +92,124 @@ class Holding(Section):
     use: Annotated[int, BeforeValidator(_use)]
 
 
+def _cycle(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"days"}:
+        value = value["days"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 3650:
+        raise ValueError("is no cycle: write a number of days")
+    return float(value)
+
+
+def _first_nights(value: Any) -> Any:
+    if value == "all":
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 3650:
+        raise ValueError("is no number of nights: write 4, or all for one night")
+    return value
+
+
+def _priority(value: Any) -> Any:
+    named = {"low": 0, "normal": 1, "high": 2}
+    if isinstance(value, str) and value in named:
+        return named[value]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
+        raise ValueError("is no priority: write low, normal, high or a whole number up to 100 (low is 0, high is 2)")
+    return value
+
+
+def _weekdays(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = ",".join(value)
+    return nights.parse_days(value)
+
+
+def _time_of_day(value: Any) -> int:
+    # YAML reads 22:00 without quotes as the number 22 * 60, which is what is meant; 22 alone is not
+    if isinstance(value, int) and not isinstance(value, bool) and 60 <= value < 24 * 60:
+        return value
+    return nights.parse_time(value)
+
+
+def _times(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is no schedule: write 'sun 20:00', 'mon-sat 21:00' or hourly, in quotes")
+    nights.parse_times(value)
+    return value
+
+
+Nights = Annotated[int, Field(ge=0, le=3650)]
+
+
 class Cycle(Section):
     days: Annotated[float, Field(gt=0, le=3650)] = 7
+    first_nights: Annotated[Optional[int], BeforeValidator(_first_nights)] = None
+    first_night: Optional[Literal["all"]] = None
+    grace: Nights = 3
+    server_grace: Optional[Nights] = None
+
+
+class Schedule(Section):
+    full: Annotated[Optional[str], BeforeValidator(_times)] = None
+    incremental: Annotated[Optional[str], BeforeValidator(_times)] = None
+
+
+class Timing(BaseModel):
+    """What a policy, a client or a source may say of its nights; None: nothing said here."""
+
+    cycle: Annotated[Optional[float], BeforeValidator(_cycle)] = None
+    grace: Optional[Nights] = None
+    priority: Annotated[Optional[int], BeforeValidator(_priority)] = None
+    strategy: Optional[Literal["standard", "full", "incremental", "skip"]] = None
+    days: Annotated[Optional[Any], BeforeValidator(_weekdays)] = None
+    earliest: Annotated[Optional[int], BeforeValidator(_time_of_day)] = None
+    max_chain: Annotated[Optional[int], Field(ge=1, le=100)] = None
+    schedule: Optional[Schedule] = None
+
+
+def _soft(value: Any) -> Tuple[Any, bool]:
+    """The amount of a limit without its last word, and whether the limit is hard."""
+    match = re.match(r"(.*\S)\s+(hard|soft)\Z", value) if isinstance(value, str) else None
+    return (match.group(1), match.group(2) == "hard") if match else (value, True)
+
+
+def _limit_size(value: Any) -> Tuple[float, bool]:
+    amount, hard = _soft(value)
+    size = _size(amount)
+    if size <= 0:
+        raise ValueError("must be more than nothing: leave it out for no limit")
+    return float(size), hard
+
+
+def _limit_time(value: Any) -> Tuple[float, bool]:
+    amount, hard = _soft(value)
+    return _positive_duration(amount), hard
+
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?)(bit|B)/s\s*[x*]\s*(\S.*)\Z")
+
+
+def _limit_target(value: Any) -> Tuple[float, bool]:
+    amount, hard = _soft(value)
+    match = _RATE.match(amount) if isinstance(amount, str) else None
+    if match is None:
+        return _limit_size(value)
+    number, prefix, unit, span = match.groups()
+    rate = float(number) * parse_size("1 " + prefix + "B") / (8 if unit == "bit" else 1)
+    if rate <= 0:
+        raise ValueError("must be more than nothing: leave it out for no limit")
+    return rate * _positive_duration(span), hard
+
+
+class Limits(Section):
+    bytes: Annotated[Optional[Any], BeforeValidator(_limit_size)] = None
+    window: Annotated[Optional[Any], BeforeValidator(_limit_time)] = None
+    holding: Annotated[Optional[Any], BeforeValidator(_limit_size)] = None
+    targets: Dict[str, Annotated[Any, BeforeValidator(_limit_target)]] = {}
+
+
+class Planning(Section):
+    estimate: Literal["auto", "walk", "history"] = "auto"
+    estimate_time: Duration = 600.0
 
 
 class Keys(Section):
@@ -114,8 +231,8 @@ class Copy(Section):
     keep: Keep = Keep()
 
 
-class Policy(Section):
-    later: ClassVar[Tuple[str, ...]] = ("recipients", "verify", "drill", "priority")
+class Policy(Timing, Section):
+    later: ClassVar[Tuple[str, ...]] = ("recipients", "verify", "drill")
     compress: Annotated[str, AfterValidator(_compress)] = "zstd"
     gzip_fallback: bool = True
     encrypt: Literal["none", "client", "server"] = "none"
@@ -142,12 +259,12 @@ class Target(Driven):
     price: Optional[Price] = None
 
 
-class Source(Driven):
+class Source(Timing, Driven):
     type: str = "tree"
     policy: str = "standard"
 
 
-class Client(Section):
+class Client(Timing, Section):
     later: ClassVar[Tuple[str, ...]] = ("window", "rate", "snapshot")
     transport: Literal["ssh", "local"] = "ssh"
     address: Annotated[str, AfterValidator(_host)] = ""
@@ -207,5 +324,7 @@ class Root(Section):
     copies_at_once: Count = 4
     drill: Drill = Drill()
     verify: Verify = Verify()
+    limits: Limits = Limits()
+    planning: Planning = Planning()
     timeouts: Timeouts = Timeouts()
     ssh: Ssh = Ssh()

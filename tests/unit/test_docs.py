@@ -70,7 +70,8 @@ def models():
     found = {
         "Top level": schema.Root, "holding": schema.Holding, "cycle": schema.Cycle, "keys": schema.Keys,
         "targets": schema.Target, "targets, price": schema.Price, "drill": schema.Drill,
-        "policies": schema.Policy, "policies, copies": schema.Copy,
+        "policies": schema.Policy, "limits": schema.Limits, "planning": schema.Planning,
+        "policies, schedule": schema.Schedule, "policies, copies": schema.Copy,
         "policies, copies, keep": schema.Keep, "clients": schema.Client, "clients, sources": schema.Source,
         "events": schema.Driven, "verify": schema.Verify, "timeouts": schema.Timeouts, "ssh": schema.Ssh,
     }  # fmt: skip
