@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from typing import Any, Deque, List, Optional
+from typing import Any, Deque, List, Optional, Union
 
 from .. import wire
 from ..errors import ImageDamaged, StowageError, WireError
@@ -23,8 +23,9 @@ _UNKNOWN = bytes(_DIGEST)
 class Inflow(threading.Thread):
     """Reads until END. read() gives the pieces; slots, when given, lends shared memory to copy them to.
 
-    slots: has take(stopping) -> number or -1, and put(number, data); the slot of the piece that read() gave
-    last is in `slot` (-1: none), the place of that piece in the archive in `base`.
+    slots: has take(length, stopping) -> number or -1, put(number, data) and piece(number, start, length); the slot
+    of the piece that read() gave last is in `slot` (-1: none), and the piece is there until that slot is released;
+    its place in the archive is in `base`.
     """
 
     def __init__(self, channel: wire.Channel, codec: Any, slots: Any = None):
@@ -39,10 +40,11 @@ class Inflow(threading.Thread):
         self.slot = -1
         self.base = 0
         self._length = 0
+        self._room = bytearray()
 
     # ---- for the extractor
 
-    def read(self, _count: int) -> bytes:
+    def read(self, _count: int) -> Union[bytes, memoryview]:
         """The next piece, b"" after the last. Raises what went wrong while reading."""
         if self._ended:
             return b""
@@ -89,7 +91,8 @@ class Inflow(threading.Thread):
         waiting: List[bytes] = []
         length = 0
         while True:
-            kind, payload = self._channel.receive()
+            kind, size = self._channel.receive_head()
+            payload = self._stored(size) if kind == wire.FRAME else self._channel.read(size)
             if kind == wire.ARCHIVE:
                 waiting.append(payload)
                 length += len(payload)
@@ -104,29 +107,47 @@ class Inflow(threading.Thread):
                 self._piece(b"".join(waiting) if len(waiting) > 1 else waiting[0])
                 waiting, length = [], 0
             if kind == wire.FRAME:
-                self._piece(self._unpack(payload))
+                self._frame(payload)
             elif kind == wire.END:
                 return
             elif kind != wire.ARCHIVE:
                 raise WireError("%s sent %r out of turn" % (self._channel.peer, kind))
 
-    def _unpack(self, payload: bytes) -> bytes:
-        head, stored = wire.unpack_frame(payload)
+    def _stored(self, size: int) -> memoryview:
+        """The payload of a FRAME, in memory that the next one takes again."""
+        if len(self._room) < size:
+            self._room = bytearray(size)
+        view = memoryview(self._room)[:size]
+        place = 0
+        while place < size:
+            got = self._channel.reader.readinto(view[place:])
+            if not got:
+                raise WireError("the line to %s was cut" % self._channel.peer)
+            place += got
+        return view
+
+    def _frame(self, payload: memoryview) -> None:
+        """Unpacks a frame, straight to where the processes beside can read it when there is room."""
+        head = wire.unpack_frame_head(payload)
+        stored = payload[wire.FRAME_HEAD :]
         if head.length > FRAME_LIMIT:
             raise ImageDamaged("a frame of %d bytes is too long" % head.length)
-        data = self._codec.decompress(stored, head.length)
-        if len(data) != head.length:
-            raise ImageDamaged("frame %d has %d bytes, not %d" % (head.number, len(data), head.length))
-        return data
+        slot = self._slots.take(head.length, self._stopping) if self._slots is not None and head.length else -1
+        if slot < 0:
+            data: Any = self._codec.decompress(stored, head.length)
+            made = len(data)
+        else:
+            data = self._slots.piece(slot, 0, head.length)
+            made = self._codec.decompress_into(stored, data)
+        if made != head.length:
+            raise ImageDamaged("frame %d has %d bytes, not %d" % (head.number, made, head.length))
+        if made:
+            self._give((data, slot))
 
     def _piece(self, data: bytes) -> None:
-        if not data:
-            return
-        slot = -1
-        if self._slots is not None:
-            slot = self._slots.take(len(data), self._stopping)
-            if slot >= 0:
-                self._slots.put(slot, data)
+        slot = self._slots.take(len(data), self._stopping) if self._slots is not None else -1
+        if slot >= 0:
+            self._slots.put(slot, data)
         self._give((data, slot))
 
     def _give(self, found: Any) -> None:

@@ -149,6 +149,8 @@ class System:
             ("ZSTD_compressBound", size, [size]),
             ("ZSTD_createDCtx", void, []),
             ("ZSTD_freeDCtx", size, [void]),
+            ("ZSTD_decompressDCtx", size, [void, void, size, void, size]),
+            ("ZSTD_findFrameCompressedSize", size, [void, size]),
             ("ZSTD_decompressStream", size, [void, ctypes.POINTER(Buffer), ctypes.POINTER(Buffer)]),
             ("ZSTD_getFrameContentSize", ctypes.c_ulonglong, [void, size]),
             ("ZSTD_isError", ctypes.c_uint, [size]),
@@ -168,7 +170,7 @@ class System:
             data = bytes(data)
         if isinstance(data, bytes):
             return data, self._c.cast(self._c.c_char_p(data), self._c.c_void_p).value
-        keep = (self._c.c_char * len(data)).from_buffer(data) if len(data) else b""
+        keep = self._c.c_char.from_buffer(data) if len(data) else b""
         return keep, self._c.addressof(keep) if len(data) else None
 
     def packer(self, level: int) -> Callable[[Any], bytes]:
@@ -193,6 +195,18 @@ class System:
         if made > limit:
             raise ValueError("it is longer than %d bytes" % limit)
         return bytes(memoryview(room)[:made])
+
+    def unpack_into(self, data: bytearray, room: memoryview) -> int:
+        """Unpacks exactly one frame straight into room, which is never overrun; how many bytes it has."""
+        _check_magic(data)
+        keep, address = self._address(data)
+        place_keep, place = self._address(room)
+        if self._check(self._lib.ZSTD_findFrameCompressedSize(address, len(data))) != len(data):
+            raise ValueError("something follows its frame")
+        stream = _SystemStream(self)  # one of its own: threads may unpack beside each other
+        made = self._check(self._lib.ZSTD_decompressDCtx(stream._context, place, len(room), address, len(data)))
+        del keep, place_keep
+        return made
 
     def unpack_stream(self, chunks: Iterable[bytes], piece: int) -> Iterator[bytes]:
         stream = _SystemStream(self)
@@ -271,6 +285,7 @@ class _SystemStream:
 
 
 _FOUND: List[Any] = []
+_INTO: List[Optional[System]] = []
 
 
 def library() -> Optional[Any]:
@@ -278,6 +293,17 @@ def library() -> Optional[Any]:
     if not _FOUND:
         _FOUND.append(next(found(), None))
     return _FOUND[0]
+
+
+def into() -> Optional[System]:
+    """The library that unpacks straight into memory that is there, None when there is none. Looked for once."""
+    if not _INTO:
+        usual = library()
+        try:
+            _INTO.append(usual if isinstance(usual, System) else System())
+        except (OSError, AttributeError):
+            _INTO.append(None)
+    return _INTO[0]
 
 
 def found() -> Iterator[Any]:

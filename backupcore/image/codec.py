@@ -30,6 +30,7 @@ class Codec:
 
     compress(data) makes one frame that stands alone. decompress(data, max_length) is the content of exactly
     one frame, raises ImageDamaged when it is more than max_length, cut or followed by anything.
+    decompress_into(data, room) does the same into room, which bounds it, and gives the number of its bytes.
     unpack(chunks) streams the content of any number of frames one after the other, in pieces of at most
     PIECE bytes. data: anything with the buffer protocol.
     """
@@ -49,6 +50,11 @@ class Codec:
         if len(data) > max_length:
             raise _damaged("it is longer than %d bytes" % max_length)
         return bytes(data)
+
+    def decompress_into(self, data: bytearray, room: memoryview) -> int:
+        found = self.decompress(data, len(room))
+        room[: len(found)] = found
+        return len(found)
 
     def unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -124,6 +130,15 @@ class Zstd(Codec):
     def decompress(self, data: Any, max_length: int) -> bytes:
         try:
             return self._library.unpack_one(data, max_length)
+        except ValueError as error:
+            raise _damaged(str(error)) from None
+
+    def decompress_into(self, data: bytearray, room: memoryview) -> int:
+        library = _zstd.into()
+        if library is None:
+            return super().decompress_into(data, room)
+        try:
+            return library.unpack_into(data, room)
         except ValueError as error:
             raise _damaged(str(error)) from None
 

@@ -72,8 +72,9 @@ class Member:
 class Reader:
     """The members of an archive, for `for member in Reader(read)`.
 
-    read(n): some bytes, about n, b"" at the end. many: archives may follow each other, and the end need not
-    be marked (members cut out of images); else two empty blocks must end it and nothing follow.
+    read(n): some bytes, about n, b"" at the end; what a memoryview shows may go when it is asked for more. many:
+    archives may follow each other, and the end need not be marked (members cut out of images); else two empty
+    blocks must end it and nothing follow.
     Content that was not read is skipped. offset: bytes consumed so far.
     """
 
@@ -110,7 +111,7 @@ class Reader:
     def _take(self, count: int) -> bytes:
         """Exactly count bytes; b"" at the end of the stream. Raises ImageDamaged in between."""
         place = self._place
-        data = self._chunk[place : place + count]
+        data = bytes(self._chunk[place : place + count])
         self._place = place + len(data)
         if len(data) == count:
             return data
@@ -121,7 +122,7 @@ class Reader:
                 if have:
                     raise ImageDamaged("the archive is cut inside a member")
                 return b""
-            data = self._chunk[: count - have]
+            data = bytes(self._chunk[: count - have])
             self._place = len(data)
             have += len(data)
             found.append(data)
@@ -146,6 +147,8 @@ class Reader:
                     raise ImageDamaged("the archive is cut inside a member")
                 continue
             piece = memoryview(self._chunk)[self._place : self._place + step]
+            if not isinstance(self._chunk, bytes):
+                piece = memoryview(bytes(piece))  # its taker may want it for longer than the chunk is there
             self._place += step
             self._left -= step
             yield piece
@@ -198,10 +201,10 @@ class Reader:
         ns = 0
         xattrs = None
         if chunk[place + 156 : place + 157] == b"x":
-            head = chunk[place : place + BLOCK]
+            head = bytes(chunk[place : place + BLOCK])
             length = 30 if head == X30 else self._lengths.get(head, 0)
             place += BLOCK
-            text = chunk[place : place + length]
+            text = bytes(chunk[place : place + length])
             if not (text[:9] == b"30 mtime=" and text[19:20] == b"." and (text[9:19] + text[20:29]).isdigit()):
                 return None
             if length > 30:
@@ -213,7 +216,7 @@ class Reader:
                 return None
             ns = int(text[9:19] + text[20:29])
             place += length + pad
-        header = chunk[place : place + BLOCK]
+        header = bytes(chunk[place : place + BLOCK])
         tail = header[156:]
         if tail == TAIL:
             is_dir, rest = False, REST

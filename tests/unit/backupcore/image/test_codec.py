@@ -195,3 +195,41 @@ def test_a_machine_without_zstd_says_so(monkeypatch):
     with pytest.raises(StowageError, match="no zstd library"):
         codec.get("zstd")
     assert codec.get("gzip").name == "gzip"
+
+
+@pytest.mark.parametrize("data", [b"x", DATA])
+def test_a_frame_is_unpacked_into_memory_that_is_there(any_codec, data):
+    packed = bytearray(any_codec.compress(data))
+    memory = bytearray(b"-" * (len(data) + 20))
+
+    with memoryview(memory) as room:
+        assert any_codec.decompress_into(memoryview(packed), room[10 : 10 + len(data)]) == len(data)
+        assert memory == b"-" * 10 + data + b"-" * 10
+        assert any_codec.decompress_into(packed, room) == len(data)  # less than there is room for
+
+
+def test_nothing_is_unpacked_beyond_its_room(any_codec):
+    packed = bytearray(any_codec.compress(DATA))
+    memory = bytearray(b"-" * (len(DATA) + 10))
+
+    with memoryview(memory) as room, pytest.raises(ImageDamaged):
+        any_codec.decompress_into(packed, room[: len(DATA) - 1])
+    assert memory[len(DATA) - 1 :] == b"-" * 11
+
+
+def test_a_damaged_frame_is_not_unpacked_into_memory_either(packing):
+    packed, room = bytearray(packing.compress(DATA)), memoryview(bytearray(len(DATA)))
+    changed = bytearray(packed)
+    changed[-1] ^= 1  # only the checksum
+
+    for bad in (packed[:-1], packed[:3], b"", packed + b"x", packed + packed, changed, b"garbage" + packed):
+        with pytest.raises(ImageDamaged):
+            packing.decompress_into(bytearray(bad), room)
+
+
+def test_without_the_systems_library_frames_are_unpacked_and_copied(monkeypatch):
+    monkeypatch.setattr(_zstd, "_INTO", [None])
+    room = memoryview(bytearray(len(DATA)))
+
+    assert CODECS[0].decompress_into(bytearray(CODECS[0].compress(DATA)), room) == len(DATA)
+    assert room == DATA
