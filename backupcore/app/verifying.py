@@ -22,7 +22,8 @@ SOON = 0.5  # days: a night's sample so shortly after the last one is not due
 
 @dataclass(frozen=True)
 class Asked:
-    """What `stowage verify` was asked. kind: quick, full or sample; share: of all bytes, for a sample."""
+    """What `stowage verify` was asked. kind: quick, full or sample; share: of all bytes, for a sample.
+    last_run: the file of a run's signed record that was kept elsewhere."""
 
     clients: Sequence[str] = ()
     sources: Sequence[str] = ()
@@ -31,6 +32,7 @@ class Asked:
     kind: str = "quick"
     share: float = 0.0
     repair: bool = True
+    last_run: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Answer:
     problems: Tuple[str, ...] = ()
     days: Optional[float] = None  # in which all of everything is read, at the pace of this sample
     bytes: int = field(default=0)
+    rollbacks: tuple = ()  # app.rollback.Rollback: what contradicts the record of a run
 
     @property
     def bad(self) -> List[Any]:
@@ -54,7 +57,7 @@ class Answer:
     def status(self) -> str:
         """FAIL when something is damaged, wrong or could not be read, even if it is repaired by now: a disk that lost
         bytes once is something a person must hear of."""
-        if self.bad or self.problems or any(not one.ok for one in self.repaired):
+        if self.bad or self.problems or self.rollbacks or any(not one.ok for one in self.repaired):
             return "FAIL"
         return "WARN" if self.strays else "OK"
 
@@ -82,6 +85,7 @@ def verify(engine: Engine, asked: Asked, ring: Any = None, progress: Progress = 
     )  # fmt: skip
     if not found and not problems:
         _say_what_is_not_there(engine, asked)
+    rollbacks = _rollbacks(engine, asked)  # before anything is made anew
     run = engine.catalog.begin_run("verify")
     stopped = True
     status, headline = "FAIL", "stopped"
@@ -106,11 +110,22 @@ def verify(engine: Engine, asked: Asked, ring: Any = None, progress: Progress = 
         results = reader.work(jobs, asked.kind)
         repaired, more = _repair(engine, results, progress, asked.repair)
         problems += more
-        answer = Answer(results, repaired, tuple(notes), tuple(problems), days, sum(one.bytes for one in results))
+        answer = Answer(results, repaired, tuple(notes), tuple(problems), days, sum(one.bytes for one in results),
+                        rollbacks)  # fmt: skip
         status, headline, stopped = answer.status, headline_of(answer), False
         return answer
     finally:
         engine.catalog.end_run(run.id, status, {"headline": headline, **({"stopped": True} if stopped else {})})
+
+
+def _rollbacks(engine: Engine, asked: Asked) -> tuple:
+    if asked.last_run is None:
+        return ()
+    from . import rollback
+
+    record = rollback.read(engine, asked.last_run)
+    targets = [name for name in asked.targets if name != HOLDING] if asked.targets else list(engine.settings.targets)
+    return tuple(rollback.look(engine, record, targets))
 
 
 def headline_of(answer: Answer) -> str:
@@ -124,6 +139,7 @@ def headline_of(answer: Answer) -> str:
     ) if counts.get(state)]  # fmt: skip
     made = sum(one.ok for one in answer.repaired)
     words += [f"{made} made anew"] if made else []
+    words += [f"{len(answer.rollbacks)} contradicted by the run's record"] if answer.rollbacks else []
     words += [f"{len(answer.strays)} strangers beside them"] if answer.strays else []
     return f"{answer.status:4s} " + ", ".join(words) + f"; {text.size(answer.bytes)} read"
 

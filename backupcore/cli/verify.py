@@ -25,6 +25,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     deep.add_argument("--full", action="store_true", help="every byte: all digests, every frame, the archive against "
                       "its index")  # fmt: skip
     deep.add_argument("--sample", metavar="N%", help="so much of all bytes, those first that were read longest ago")
+    parser.add_argument("--last-run", metavar="FILE", help="the signed record RUN.json of a run, kept elsewhere with "
+                        "RUN.sig: a target or catalog that has fewer or other dumps is a rollback")  # fmt: skip
     _keys.add_options(parser)
     parser.add_argument("--repair", action=argparse.BooleanOptionalAction, default=True,
                         help="make damaged copies anew from good ones (default: yes)")  # fmt: skip
@@ -37,12 +39,14 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     kind = "full" if args.full else "sample" if args.sample else "quick"
     share = verifying.share_of(args.sample) if args.sample else 0.0
     engine = open_engine()
-    asked = verifying.Asked(args.client, args.source, args.dump, args.target, kind, share, args.repair)
+    asked = verifying.Asked(
+        args.client, args.source, args.dump, args.target, kind, share, args.repair, args.last_run
+    )  # fmt: skip
     ring = None if kind == "quick" else _keys.ring(args, engine.settings)
     with _progress.progress(args.json) as progress:
         answer = verifying.verify(engine, asked, ring, progress)
     made = {(one.dump, one.target): one for one in answer.repaired}
-    lines: List[str] = []
+    lines: List[str] = [f"FAIL {text.escape(one.line)}" for one in answer.rollbacks]
     for one in answer.bad:
         anew = made.get((one.dump, one.place))
         then = "" if anew is None else "; made anew" if anew.ok else f"; not made anew: {text.escape(anew.message)}"
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
             "kind": kind, "results": [one.as_dict() for one in answer.results],
             "repaired": [one.as_dict() for one in answer.repaired], "bytes": answer.bytes,
             "problems": list(answer.problems), "notes": notes, "days": answer.days, "strays": answer.strays,
+            "rollbacks": [one.as_dict() for one in answer.rollbacks],
         },
         lines=lines,
         next=after[kind] if not answer.bad else _next(answer),

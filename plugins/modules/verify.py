@@ -60,6 +60,12 @@ options:
     description: How much a sample reads, in percent of all bytes.
     type: float
     default: 3.4
+  last_run:
+    description:
+      - Path on the backup server of the signed record V(RUN.json) of a run, with V(RUN.sig) beside it, that was kept
+        elsewhere.
+      - A target or a catalog that has fewer or other dumps than it says is reported as rolled back.
+    type: path
   repair:
     description: Whether damaged copies are made anew from good ones.
     type: bool
@@ -111,6 +117,7 @@ def main():
         targets={"type": "list", "elements": "str", "default": []},
         depth={"type": "str", "choices": ["quick", "full", "sample"], "default": "quick"},
         share={"type": "float", "default": 3.4},
+        last_run={"type": "path"},
         repair={"type": "bool", "default": True},
         fail={"type": "bool", "default": True},
     )
@@ -122,6 +129,8 @@ def main():
     for name in ("client", "source", "dump", "target"):
         for value in params[name + "s"]:
             words += ["--" + name, value]
+    if params["last_run"] is not None:
+        words += ["--last-run", params["last_run"]]
     if not params["repair"]:
         words.append("--no-repair")
     try:
@@ -143,6 +152,8 @@ def first_finding(answer):
         if one.get("status") != "ok":
             told = (one["client"], one["source"], one["dump"], one["place"], one["status"], one["message"])
             return "%s:%s %s on %s is %s: %s" % told
+    for one in answer.get("rollbacks", []):
+        return "rollback of %s: %s:%s: %s" % (one["place"], one["client"], one["source"], one["message"])
     return "; ".join(answer.get("problems", [])) or "a copy could not be made anew"
 
 

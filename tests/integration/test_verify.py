@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,6 +183,77 @@ def test_what_lies_beside_a_dump_is_named_with_its_path_and_no_damage(world, dep
     out, _err = world.server.stowage("verify", depth)
     assert f"WARN on nas: {folder}/planted: it is no part of the dump" in out
     assert world.server.stowage("verify", depth, "--strict", status=1)
+
+
+def test_a_record_that_was_kept_elsewhere_contradicts_a_target_and_a_server_that_were_put_back(tmp_path, bucket):
+    world = World(tmp_path, bucket)
+    state, away = Path(world.server.config["state"]), tmp_path / "away"
+    shutil.copytree(state, tmp_path / "older-state")
+    (world.base / "tree/later").write_text("later")
+    assert world.run("run").exit == 0
+    dump = world.newest()
+    away.mkdir()
+    newest = max((state / "runs").glob("*.json"))
+    record = shutil.copy(newest, away)
+    shutil.copy(newest.with_suffix(".sig"), away)
+    answer = world.run("verify", "--last-run", record)
+    assert answer.exit == 0 and answer.json["rollbacks"] == []
+
+    # the bucket is as it was a night ago; the catalog knows better, and so does the record
+    folder = f"{world.prefix}/web1/data/{dump.id}/"
+    objects = {}
+    for one in world.s3.list_objects_v2(Bucket=BUCKET, Prefix=folder)["Contents"]:
+        objects[one["Key"]] = world.s3.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
+        world.s3.delete_object(Bucket=BUCKET, Key=one["Key"])
+    answer = world.run("verify", "--last-run", record, "--no-repair", "--target", "cloud")
+    (one,) = answer.json["rollbacks"]
+    assert answer.exit == 1 and (one["place"], one["dump"]) == ("cloud", dump.id)
+    assert f"knows {dump.id}, number 2, and cloud has nothing newer than" in one["message"]
+
+    # the server is put back, too: nothing it knows says that anything is missing, only the record does
+    shutil.move(state, tmp_path / "newer-state")
+    shutil.copytree(tmp_path / "older-state", state)
+    assert world.run("verify", "--target", "cloud").exit == 0
+    answer = world.run("verify", "--last-run", record)
+    assert answer.exit == 1
+    assert {(one["place"], one["dump"]) for one in answer.json["rollbacks"]} == {
+        ("catalog", dump.id), ("cloud", dump.id),
+    }  # fmt: skip
+    out, _err = world.server.stowage("verify", "--last-run", record, status=1)
+    assert f"FAIL rollback of cloud: web1:data: the run {newest.stem} knows {dump.id}" in out
+
+    # another dump under that name, rightly signed as it may be, is none either
+    for key, content in objects.items():
+        world.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+    shutil.rmtree(state)
+    shutil.move(tmp_path / "newer-state", state)
+    forged = json.loads(newest.read_bytes())
+    (made,) = forged["manifests"]
+    made["manifest_sha256"] = "0" * 64
+    from backupcore.image.manifest import Signer
+
+    data = json.dumps(forged).encode()
+    (away / "other.json").write_bytes(data)
+    (away / "other.sig").write_bytes(Signer.load(state / "keys").sign(data))
+    answer = world.run("verify", "--last-run", str(away / "other.json"))
+    assert sorted(one["place"] for one in answer.json["rollbacks"]) == ["catalog", "cloud", "nas"]
+    assert all("is another dump than the run" in one["message"] for one in answer.json["rollbacks"])
+
+
+def test_a_record_that_nobody_known_signed_proves_nothing(world, tmp_path):
+    state = Path(world.server.config["state"])
+    (record,) = (state / "runs").glob("*.json")
+    data = record.read_bytes()
+    for name, content, signature in (
+        ("edited", data.replace(b'"counter": 1', b'"counter": 2'), record.with_suffix(".sig").read_bytes()),
+        ("unsigned", data, b"0" * 64),
+    ):
+        (tmp_path / f"{name}.json").write_bytes(content)
+        (tmp_path / f"{name}.sig").write_bytes(signature)
+        answer = world.run("verify", "--last-run", str(tmp_path / f"{name}.json"))
+        assert answer.exit == 2 and "proves nothing" in answer.json["error"]["message"]
+    assert world.run("verify", "--last-run", str(tmp_path / "none.json")).exit == 2
+    assert world.run("verify", "--last-run", record.stem).exit == 2
 
 
 def test_without_any_good_copy_the_next_run_makes_a_full(world):
