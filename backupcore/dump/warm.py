@@ -57,6 +57,13 @@ class Warm:
             begun.agent.close()
         return self._start(settings, client)
 
+    def keep(self, settings: Settings, client: Client, agent: AgentConnection) -> None:
+        """Takes back a connection whose agent has answered and can be asked more."""
+        full = len(self._waiting) >= settings.dumps_at_once
+        begun = _Begun(time.monotonic(), _way(settings, client), agent)
+        if full or self._waiting.setdefault(client.name, begun) is not begun:
+            agent.close(clean=True)
+
     def __enter__(self) -> Warm:
         return self
 
