@@ -29,6 +29,7 @@ from . import _output
 VERBS = {
     "check": "everything a night needs, before the night; and what no source covers",
     "plan": "tonight's levels and why",
+    "simulate": "replay a scenario of many nights through the planner",
     "run": "dump what is due to the holding disk, then copy it to the targets",
     "status": "what runs now, else how the last run ended",
     "report": "the last night: the worst first",
@@ -43,6 +44,7 @@ VERBS = {
     "drivers": "the kinds of sources, targets and events at hand",
 }
 CONFIG = "/etc/stowage/stowage.yml"
+OWN_JSON = ("simulate",)  # verbs whose --json may also take a file
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,7 +105,7 @@ def parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"stowage {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, summary in VERBS.items():
-        one = commands.add_parser(name, help=summary, description=summary, parents=[_common()], allow_abbrev=False)
+        one = commands.add_parser(name, help=summary, description=summary, parents=[_common(name)], allow_abbrev=False)
         if verb in (None, name):
             importlib.import_module(f"{__package__}.{name}").add(one)
     config = os.environ.get("STOWAGE_CONFIG") or CONFIG
@@ -111,11 +113,12 @@ def parser(verb: Optional[str] = None) -> argparse.ArgumentParser:
     return top
 
 
-def _common() -> argparse.ArgumentParser:
+def _common(verb: str = "") -> argparse.ArgumentParser:
     """The options that may stand before and after the verb: what was not said is left out, so neither overwrites."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--config", metavar="F", help=f"the configuration (default: {CONFIG})")
-    common.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    if verb not in OWN_JSON:
+        common.add_argument("--json", action="store_true", help="one JSON object on standard output")
     common.add_argument("--strict", action="store_true", help="exit status 1 for a warning too")
     return common
 

@@ -17,6 +17,7 @@ FORMATS = ("stowage-sched/1", "stowage-sched/2")
 MAX_FILE = 512 * 1024**2
 MAX_DAYS = 3660
 MAX_PARTS = 1000
+MAX_WORK = 20_000_000  # nights times units: some 500 MB
 # more bytes than anybody has: sums of them are still exact enough as floats
 MAX_BYTES = 1e18
 
@@ -189,6 +190,8 @@ def _check_top(data: Any) -> None:
     units: Set[str] = set()
     for number, source in enumerate(data["sources"]):
         _check_source(source, f"sources[{number}]", data["format"] == FORMATS[1], clients, units)
+    if len(units) * days > MAX_WORK:
+        raise _Wrong(f"{days} days times {len(units)} sources and parts are more than {MAX_WORK}")
 
 
 def _check_client(client: Any, where: str, days: int, known: Set[str]) -> None:

@@ -19,7 +19,7 @@ OPERATOR = (ROOT / "docs" / "operator.md").read_text("utf-8")
 FOR_OPERATORS = [ROOT / "docs" / name for name in ("operator.md", "restore.md")]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # Commands that the design names and that this version does not have: no page may promise them.
-LATER = ("simulate", "usage", "prune", "policy", "target", "audit")
+LATER = ("usage", "prune", "policy", "target", "audit")
 GLOBAL = {"--config", "--json", "--strict", "--help"}
 
 

@@ -1,0 +1,95 @@
+"""`stowage simulate`: figures as table and JSON, the result in a file, one line for what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backupcore.cli import main
+from backupcore.schedule import metrics
+
+STORED = Path(__file__).resolve().parents[3] / "data" / "schedule"
+
+
+@pytest.fixture
+def given(tmp_path):
+    data = json.loads((STORED / "cap12-25-short.json").read_text("utf-8"))
+    file = tmp_path / "scenario.json"
+    file.write_text(json.dumps(data["scenario"]))
+    return file, data
+
+
+def stowage(capsys, *words):
+    status = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_the_table_names_the_figures_and_what_must_not_be(capsys, given):
+    status, out, err = stowage(capsys, "simulate", given[0], "--planner", "amanda")
+    figures = given[1]["amanda"]["figures"]
+    assert status == 0 and err == ""
+    assert "cap12-25-short, planner amanda: 16 sources, 35 nights, cycle 7" in out
+    assert f"{figures['peak_over_mean']}" in out and "WARN over the limit" in out
+    assert stowage(capsys, "--strict", "simulate", given[0], "--planner", "amanda")[0] == 1
+
+
+@pytest.mark.parametrize("place", ["before", "after", "at the end"])
+def test_json_prints_the_figures(capsys, given, place):
+    words = ["simulate", given[0], "--planner", "amanda"]
+    words = {
+        "before": ["--json", *words],
+        "after": ["simulate", "--json", *words[1:]],
+        "at the end": [*words, "--json"],
+    }
+    status, out, _ = stowage(capsys, *words[place])
+    answer = json.loads(out)
+    assert status == 0 and answer["schema"] == 1 and answer["status"] == "warn"
+    for key in ("peak_bytes", "missed", "capacity_failures", "late_hard"):
+        assert answer[key] == given[1]["amanda"]["figures"][key]
+
+
+@pytest.mark.parametrize("form", [["--json", "OUT"], ["--json=OUT"]])
+def test_json_with_a_file_writes_the_result(capsys, given, tmp_path, form):
+    out_file = tmp_path / "result.json"
+    words = [word.replace("OUT", str(out_file)) for word in form]
+    status, out, _ = stowage(capsys, "simulate", given[0], "--planner", "amanda", *words)
+    assert status == 0 and "highest night" in out
+    result = json.loads(out_file.read_text())
+    figures = metrics.score(given[1]["scenario"], result)
+    assert figures["peak_bytes"] == given[1]["amanda"]["figures"]["peak_bytes"]
+    assert [entry.name for entry in tmp_path.iterdir() if "new" in entry.name] == []
+    status, out, _ = stowage(capsys, "--json", "simulate", given[0], "--planner", "amanda", *words)
+    assert status == 0 and json.loads(out)["result"] == str(out_file)
+
+
+def test_a_scenario_is_never_overwritten(capsys, given, tmp_path):
+    before = given[0].read_bytes()
+    other = tmp_path / "other.json"
+    other.write_bytes(before)
+    for words in ((given[0], "--json", given[0]), ("--json", given[0], other)):
+        status, _, err = stowage(capsys, "simulate", *words, "--planner", "amanda")
+        assert status == 2 and "would overwrite" in err
+    assert given[0].read_bytes() == before == other.read_bytes()
+
+
+def test_what_is_wrong_is_one_line_and_status_2(capsys, given, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(dict(given[1]["scenario"], cycle="weekly")))
+    for words, told in (
+        ([], "the scenario is missing"),
+        ([tmp_path / "absent.json"], "cannot read the scenario"),
+        ([broken], "cycle must be a whole number"),
+        ([given[0], "--errors", "1.5"], "--errors is a share"),
+        ([given[0], "--planner", "bacula"], "invalid choice"),
+        ([given[0], "--json", tmp_path / "no" / "folder.json"], "cannot write the result"),
+        ([given[0], "--json", tmp_path], "cannot write the result"),
+    ):
+        status, out, err = stowage(capsys, "simulate", *words)
+        assert (status, out) == (2, "") or "--json" in [str(word) for word in words]
+        assert status == 2 and told in err + out and len((err + out).splitlines()) == 1
+
+
+def test_errors_of_the_request_are_json_too(capsys, tmp_path):
+    status, out, _ = stowage(capsys, "simulate", tmp_path / "absent.json", "--json")
+    assert status == 2 and json.loads(out)["error"]["code"] == "request"
