@@ -100,6 +100,25 @@ class ProofRow:
 
 
 @dataclass(frozen=True)
+class EstimateRow:
+    """What was expected of one dump and what came, in bytes of its image. how: walk, history or default; used: it is
+    what the plan was made with. full: what a full was expected to have: to be off by less of it matters little."""
+
+    dump: str
+    how: str
+    client: str
+    source: str
+    segment: str
+    run: str
+    level: int
+    used: bool
+    estimated: int
+    full: int
+    actual: int
+    when_ns: int = 0
+
+
+@dataclass(frozen=True)
 class RunRow:
     """One night's work, or one stage, restore and so on. kind: run, stage, restore, verify or drill.
 

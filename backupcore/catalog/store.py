@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from .. import clock, files, ids, text
 from ..errors import CatalogError
-from .records import COPY_STATES, PROOF_KINDS, CopyRow, DumpRow, ProofRow, ResultRow, RunRow
+from .records import COPY_STATES, PROOF_KINDS, CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow, RunRow
 
 BUSY_SECONDS = 60.0
 
@@ -87,6 +87,17 @@ proofs = sa.Table(
     sa.Column("ok", _bool, nullable=False), sa.Column("note", _text, nullable=False),
     sa.Index("proofs_by_time", "kind", "when_ns"),
 )  # fmt: skip
+estimates = sa.Table(
+    "estimates", meta,
+    sa.Column("dump", _text, sa.ForeignKey("dumps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("how", _text, primary_key=True), sa.Column("client", _text, nullable=False),
+    sa.Column("source", _text, nullable=False), sa.Column("segment", _text, nullable=False),
+    sa.Column("run", _text, nullable=False), sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("used", _bool, nullable=False), sa.Column("estimated", _int, nullable=False),
+    sa.Column("full", _int, nullable=False), sa.Column("actual", _int, nullable=False),
+    sa.Column("when_ns", _int, nullable=False),
+    sa.Index("estimates_by_time", "when_ns"), sa.Index("estimates_by_source", "client", "source"),
+)  # fmt: skip
 
 
 def _first(connection: sa.Connection) -> None:
@@ -98,8 +109,12 @@ def _second(connection: sa.Connection) -> None:
     proofs.create(connection)
 
 
+def _third(connection: sa.Connection) -> None:
+    estimates.create(connection)
+
+
 # Version n is reached by running the first n. Never edit one that was released: append.
-MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second]
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third]
 
 _JSON_COLUMNS = {"summary", "notes", "options", "upload"}
 
@@ -400,6 +415,14 @@ class Catalog:
         """The dump's state blocks are gone; it can be restored, but is no base for another."""
         self._update_dump(dump, state=None)
 
+    def keep_state(self, dump: str, name: str) -> None:
+        """The dump's state blocks are there (again), in the file of that name."""
+        self._update_dump(dump, state=name)
+
+    def set_files(self, dump: str, count: int) -> None:
+        """How many regular files a dump holds, which its manifest does not tell."""
+        self._update_dump(dump, files=count)
+
     def _update_dump(self, dump: str, **values: Any) -> None:
         with self._write() as connection:
             if connection.execute(sa.update(dumps).where(dumps.c.id == dump).values(**values)).rowcount != 1:
@@ -466,6 +489,37 @@ class Catalog:
             query = query.where(proofs.c.when_ns >= since_ns)
         order = (proofs.c.dump, proofs.c.place, proofs.c.kind, proofs.c.part, proofs.c.start)
         return self._all(ProofRow, query.order_by(*order))
+
+    # estimates
+
+    def add_estimates(self, rows: Iterable[EstimateRow]) -> None:
+        """What was expected of dumps and what came, in one transaction; when_ns 0 becomes now. A dump that is not in
+        the catalog is passed over."""
+        now = clock.now_ns()
+        values = [{**_plain(row), "when_ns": row.when_ns or now} for row in rows]
+        if not values:
+            return
+        with self._write() as connection:
+            named = sorted({one["dump"] for one in values})
+            there: set = set()
+            for start in range(0, len(named), 500):
+                query = sa.select(dumps.c.id).where(dumps.c.id.in_(named[start : start + 500]))
+                there |= set(connection.execute(query).scalars())
+            values = [one for one in values if one["dump"] in there]
+            if values:
+                connection.execute(sa.insert(estimates).prefix_with("OR REPLACE"), values)
+
+    def estimates(
+        self, client: str | None = None, source: str | None = None, since_ns: int | None = None
+    ) -> List[EstimateRow]:
+        """What was expected and what came, oldest first: of one client, one source, not older than since_ns."""
+        query = sa.select(estimates)
+        for column, value in ((estimates.c.client, client), (estimates.c.source, source)):
+            if value is not None:
+                query = query.where(column == value)
+        if since_ns is not None:
+            query = query.where(estimates.c.when_ns >= since_ns)
+        return self._all(EstimateRow, query.order_by(estimates.c.when_ns, estimates.c.dump, estimates.c.how))
 
     def _all(self, cls: type, query: sa.Select) -> list:
         with self._read() as connection:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock, wire
+from ..catalog.records import DumpRow, EstimateRow
 from ..errors import ClientUnreachable, StowageError, WireError
-from ..schedule.estimates import Walked
+from ..schedule.estimates import Expected, Walked
 from ..settings import Client, Settings
 from ..text import escape
 from . import transport
@@ -291,3 +292,17 @@ def _is_count(value: Any, most: int) -> bool:
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and _is_count(value[0], MOST_BYTES) \
         and _is_count(value[1], MOST_ENTRIES)  # fmt: skip
+
+
+def rows_of(row: DumpRow, expected: Expected, level: int) -> List[EstimateRow]:
+    """What the catalog keeps of one dump: what was expected of it, and what history alone would have told. Nothing of
+    a dump of another level than planned (a full in the place of an incremental): nobody estimated that."""
+    found: List[EstimateRow] = []
+    for one, used in ((expected, True), (expected.beside, False)):
+        size = one.of(row.level) if one is not None and row.level == level else None
+        if size is not None and all(one.how != known.how for known in found):
+            found.append(EstimateRow(
+                row.id, one.how, row.client, row.source, row.segment, row.run, row.level, used, int(size),
+                int(one.full), row.stored_size,
+            ))  # fmt: skip
+    return found

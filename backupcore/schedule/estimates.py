@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .nights import weekday_of
 
@@ -134,7 +134,8 @@ class Habits:
 class Expected:
     """Tonight's sizes, in bytes of an image. how: walk, history or default; why: for people, in short.
 
-    full None never; levels: of each that was asked. use: seconds that a byte takes, of a full and of an incremental.
+    levels: of each that was asked. use: seconds that a byte takes, of a full and of an incremental. archive: of a full,
+    before compression. beside: what history alone would have told, where a walk told better.
     """
 
     full: float
@@ -143,6 +144,7 @@ class Expected:
     why: str = ""
     use: Tuple[float, float] = (0.0, 0.0)
     archive: float = 0.0
+    beside: Optional["Expected"] = None
 
     def of(self, level: int) -> Optional[float]:
         """Of one level, None when it was not asked."""
@@ -338,7 +340,10 @@ def expect(
     of_rest = habits.ratio[1] if habits.ratio[1] is not None else of_full
     full = archive * of_full
     stored = {level: min(size * of_rest, full) for level, size in levels.items()}
-    return Expected(full, stored, how, why, _use(habits, archive, full, levels, stored, defaults), archive)
+    beside = None
+    if walked is not None and habits.size is not None:
+        beside = expect(habits, now, bases, None, defaults, weekday, compressed)
+    return Expected(full, stored, how, why, _use(habits, archive, full, levels, stored, defaults), archive, beside)
 
 
 def _whole(habits: Habits, night: int, walked: Optional[Walked], defaults: Defaults) -> Tuple[float, str, str]:
@@ -427,3 +432,30 @@ def median_error(errors: Sequence[float]) -> Optional[float]:
     """Of the newest errors, oldest first; None of fewer than three: one strange night is no habit."""
     newest = list(errors)[-ERRORS:]
     return median(newest) if len(newest) >= 3 else None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How far off a unit's estimates were, medians of the newest dumps; None of fewer than three. used: of those that
+    plans were made with; history: of those that history alone gave, which decides on walks. dumps: how many."""
+
+    used: Optional[float]
+    history: Optional[float]
+    dumps: int
+
+
+def accuracy(rows: Iterable[Any]) -> Dict[Tuple[str, str, str], Accuracy]:
+    """(client, source, segment) -> how far off, of the catalog's rows of estimates, oldest first."""
+    used: Dict[Tuple[str, str, str], List[float]] = {}
+    history: Dict[Tuple[str, str, str], List[float]] = {}
+    for row in rows:
+        key = (row.client, row.source, row.segment)
+        error = error_of(row.estimated, row.actual, row.full)
+        if row.used:
+            used.setdefault(key, []).append(error)
+        if row.how == "history":
+            history.setdefault(key, []).append(error)
+    return {
+        key: Accuracy(median_error(used.get(key, ())), median_error(history.get(key, ())), len(used.get(key, ())))
+        for key in sorted({*used, *history})
+    }

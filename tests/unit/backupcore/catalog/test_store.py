@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from backupcore.catalog import store
-from backupcore.catalog.records import CopyRow, DumpRow, ProofRow, ResultRow
+from backupcore.catalog.records import CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
 
@@ -298,15 +299,37 @@ def test_a_proof_takes_the_place_of_the_one_before_of_its_kind_and_range(catalog
         catalog.add_proofs([ProofRow(first.id, "nas", "look", True)])
 
 
-def test_a_catalog_of_the_version_before_gets_the_new_table(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_catalog_of_a_version_before_gets_the_new_tables(tmp_path, version):
     with Catalog(tmp_path / "c.sqlite") as catalog:
         catalog.add_dump(dump_row())
     with sqlite3.connect(tmp_path / "c.sqlite") as database:
-        database.execute("DROP TABLE proofs")
-        database.execute("DELETE FROM schema_version WHERE version = 2")
+        for table in ("proofs", "estimates")[version - 1 :]:
+            database.execute(f"DROP TABLE {table}")
+        database.execute("DELETE FROM schema_version WHERE version > ?", (version,))
     with Catalog(tmp_path / "c.sqlite") as catalog:
         catalog.add_proofs([ProofRow(dump_row().id, "nas", "quick", True)])
         assert catalog.proofs()[0].when_ns > 0
+        catalog.add_estimates([estimate_row()])
+        assert catalog.estimates() == [replace(estimate_row(), when_ns=catalog.estimates()[0].when_ns)]
+
+
+def estimate_row(**values):
+    row = dump_row()
+    known = EstimateRow(row.id, "history", row.client, row.source, "", row.run, 0, True, 90, 90, 100)
+    return replace(known, **values)
+
+
+def test_estimates_are_kept_by_dump_and_way_and_asked_by_source_and_time(catalog):
+    catalog.add_dump(dump_row())
+    rows = [estimate_row(when_ns=5), estimate_row(how="walk", used=False, when_ns=6)]
+    catalog.add_estimates([*rows, estimate_row(dump="gone")])  # of a dump that is not there
+    assert catalog.estimates() == rows
+    catalog.add_estimates([replace(rows[0], actual=7)])
+    assert catalog.estimates(dump_row().client, dump_row().source)[0].actual == 7
+    assert catalog.estimates(since_ns=6) == rows[1:]
+    assert catalog.estimates("another") == []
+    catalog.add_estimates([])
 
 
 def test_a_copy_that_is_forgotten_is_gone(catalog):
