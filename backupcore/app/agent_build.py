@@ -16,6 +16,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 HALVES = {"tree": "backupcore.agent.tree"}
 START = "backupcore.agent.serve"
+BYTECODE = "backupcore.agent.bytecode"
 # What the agent looks for at run time and works without.
 OPTIONAL = frozenset(("compression", "cryptography", "zstandard"))
 _MAIN = '''"""Starts the agent."""
@@ -24,11 +25,17 @@ import sys
 
 if sys.version_info < (3, 8):
     sys.exit("the agent of Stowage needs Python 3.8 or newer, this is %%d.%%d" %% sys.version_info[:2])
+from backupcore.agent import bytecode
+
+archive = os.path.dirname(os.path.abspath(__file__))
+kept = bytecode.use(archive)
 from backupcore.agent.serve import main
 
 status = main(%s, sys.argv[1:])
 sys.stdout.flush()
 sys.stderr.flush()
+if not kept and not status and sys.argv[-1] == "serve":
+    bytecode.keep(archive)
 os._exit(status)  # the server waits for this: all that was asked is done, and nothing needs to be taken apart
 '''
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -101,7 +108,7 @@ def build_agent(dest: str, halves: Optional[Mapping[str, str]] = None) -> bytes:
     the built-in ones. Raises ValueError."""
     every = dict(HALVES, **(halves or {}))
     root = _root()
-    modules, foreign = closure([START, *every.values()], root)
+    modules, foreign = closure([START, BYTECODE, *every.values()], root)
     known = getattr(sys, "stdlib_module_names", None)
     strange = [name for name in foreign if known and name.split(".")[0] not in known | OPTIONAL]
     if strange:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backupcore.app.agent_build import HALVES, OPTIONAL, START, build_agent, closure, main
+from backupcore.app.agent_build import BYTECODE, HALVES, OPTIONAL, START, build_agent, closure, main
 
 ROOT = Path(__file__).resolve().parents[4]
 STDLIB_3_8 = frozenset((
@@ -18,7 +18,8 @@ STDLIB_3_8 = frozenset((
     "datetime", "errno", "fcntl", "functools", "gc", "grp", "hashlib", "heapq", "hmac", "importlib", "io", "itertools",
     "json", "math", "mmap", "operator", "os", "pathlib", "pwd", "queue", "re", "resource", "secrets", "select",
     "shutil", "signal", "socket", "stat", "string", "struct", "subprocess", "sys", "tempfile", "threading", "time",
-    "traceback", "typing", "types", "warnings", "weakref", "zlib", "zipfile", "marshal", "multiprocessing",
+    "traceback", "typing", "types", "warnings", "weakref", "zlib", "zipfile", "marshal", "multiprocessing", "zipimport",
+    "_frozen_importlib_external",
 ))  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def test_two_builds_are_equal_wherever_they_are_made(tmp_path):
 
 
 def test_the_closure_is_python_3_8_and_the_standard_library(tmp_path):
-    modules, foreign = closure([START, *HALVES.values()], str(ROOT))
+    modules, foreign = closure([START, BYTECODE, *HALVES.values()], str(ROOT))
     assert {"backupcore.agent.extract", "backupcore.agent.dump", "backupcore.agent.tree"} <= set(modules)
     assert not {name for name in modules if name.split(".")[1:2] in (["app"], ["cli"], ["dump"], ["sources"])}
     assert {name.split(".")[0] for name in foreign} <= STDLIB_3_8 | OPTIONAL
