@@ -259,8 +259,7 @@ class _Drill:
     def _extract(self, folder: str) -> Callable[[], Any]:
         from ..dump import transport
 
-        agent = self.engine.agent_file()
-        return lambda: transport.connect_extract(self.settings, folder, agent)
+        return lambda: transport.connect_extract(self.settings, folder)
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[str]:

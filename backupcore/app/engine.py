@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import fcntl
 import os
-import tempfile
 import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,7 +57,6 @@ class Engine:
         self.settings: Settings = self.configuration.settings
         self._targets: Dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._private: Optional[tempfile.TemporaryDirectory] = None
 
     def __enter__(self) -> "Engine":
         return self
@@ -73,9 +71,6 @@ class Engine:
         self._targets.clear()
         if "catalog" in self.__dict__:
             self.catalog.close()
-        if self._private is not None:
-            self._private.cleanup()
-            self._private = None
 
     # parts
 
@@ -217,19 +212,6 @@ class Engine:
         from ..dump import transport
 
         return transport.connect
-
-    def agent_file(self) -> Path:
-        """An agent of this version, with the client halves of all sources, for a restore to a folder of this server."""
-        from .agent_build import build_agent
-
-        halves = {one.driver.type: one.driver.client_half for one in self.drivers.loaded if one.kind == "source"}
-        # not in the state folder: root may run it, and that folder is another user's
-        if self._private is None:
-            self._private = tempfile.TemporaryDirectory(prefix="stowage-")
-        path = Path(self._private.name) / "agent.pyz"
-        if not path.exists():
-            build_agent(str(path), halves)
-        return path
 
     def stage(self, targets: Sequence[str] = (), progress: Progress = None) -> StageAnswer:
         """Makes the copies that the policies ask for and that are not there. Raises Busy."""

@@ -143,8 +143,7 @@ def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Call
             raise RequestError(f'"{asked.to}": the folder on a client must be an absolute path')
         return replace(options, destination=folder), _to_client(engine, name)
     path = os.path.abspath(asked.to)
-    agent = engine.agent_file()
-    return replace(options, destination=path), lambda: transport.connect_extract(engine.settings, path, agent)
+    return replace(options, destination=path), lambda: transport.connect_extract(engine.settings, path)
 
 
 def _to_client(engine: Engine, name: str) -> Callable[[], Any]:

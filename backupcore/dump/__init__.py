@@ -20,7 +20,7 @@ What app/ calls, in the order of a night (settings: settings.Settings, catalog: 
          "total": bytes expected or None}
 
     transport.connect(settings, client: settings.Client) -> AgentConnection      for dump, restore, survey
-    transport.connect_extract(settings, to_dir, agent: file) -> AgentConnection  a local agent `extract --to DIR`
+    transport.connect_extract(settings, to_dir) -> AgentConnection  a local agent `extract --to DIR`
         with connect(settings, client) as agent:       the process ends on every way out
             agent.hello() -> dict        sends HELLO once and returns the agent's HELLO (checked, kept)
             agent.request(dict) -> dict  sends REQUEST, with HELLO before it in one round when none went; the HELLO

@@ -42,6 +42,7 @@ SITE = "ansible-playbook stowage.backup.site"
 # A local agent that is cut off notices within its 10 s of PROGRESS, and then runs the script after the dump.
 LOCAL_GRACE = 15.0
 SSH_GRACE = 2.0
+HERE = Path(__file__).resolve().parents[1] / "agent" / "here.py"
 
 
 def connect(settings: Settings, client: Client) -> AgentConnection:
@@ -59,8 +60,8 @@ def connect(settings: Settings, client: Client) -> AgentConnection:
     )
 
 
-def connect_extract(settings: Settings, to_dir: Path | str, agent: Path | str) -> AgentConnection:
-    """Starts the agent file `agent` here, by the caller's own right, to unpack into to_dir."""
+def connect_extract(settings: Settings, to_dir: Path | str, agent: Path | str = HERE) -> AgentConnection:
+    """Starts the agent of this package here, by the caller's own right, to unpack into to_dir. agent: another file."""
     argv = [sys.executable, "-I", os.fspath(agent), "extract", "--to", os.path.abspath(to_dir)]
     return _local(settings, "this machine", argv)
 
