@@ -333,7 +333,7 @@ class _Restore:
                 batch, count, room = None, BATCH_FILES, BATCH_BYTES
             else:
                 count, room = BATCH_FILES - len(batch.jobs), BATCH_BYTES - batch.bytes
-            found, total, extra = plain_files(reader, folder.path, count, SMALL, room)
+            found, total, extra, more = plain_files(reader, folder.path, count, SMALL, room)
             if not found:
                 return
             batch = batch or self._new_batch(slot)
@@ -346,6 +346,8 @@ class _Restore:
             batch.bytes += total
             batch.text += _TEXT * len(found) + extra
             self._progress["entries"] = self._progress.get("entries", 0) + len(found)
+            if not more:
+                return
 
     def _told(self, member: Member, problem: Optional[Problem]) -> None:
         """Counts an entry that was put in place here, or tells why it was not."""

@@ -17,17 +17,21 @@ from .ustar import BLOCK, REST, TAIL, X30
 _EMPTY = bytes(BLOCK)
 _HEADER = Struct("100s24s11sc11sc8s356s")  # name, owner, size, NUL, time, NUL, checksum, the rest
 _PREFIX, _BEHIND = 345 - 156, 500 - 156  # of the field prefix in the rest
+_TYPE = 156  # place of a header's type
 _RECORDS = 32 << 10  # bytes of xattrs after which it is enough
 _DOTS = (b"", b".", b"..")
 # (name, place of its content in the chunk, size, (mode, uid, gid), mtime_ns, xattrs or None)
 File = Tuple[bytes, int, int, Tuple[int, int, int], int, Optional[Dict[bytes, bytes]]]
 
 
-def plain_files(reader: Reader, folder: bytes, most: int, largest: int, enough: int) -> Tuple[List[File], int, int]:
+def plain_files(
+    reader: Reader, folder: bytes, most: int, largest: int, enough: int
+) -> Tuple[List[File], int, int, bool]:
     """The files that come next, as long as they lie in folder (path as in the index, b"" the root).
 
     most: how many at most; largest: no file with more bytes; enough: none more after so many bytes. Returns them,
-    their bytes, and the bytes of their xattrs. The content of the member before must not be wanted any more.
+    their bytes, the bytes of their xattrs, and whether it was one of these bounds that ended them. The content of the
+    member before must not be wanted any more.
     """
     found: List[File] = []
     total = extra = 0
@@ -37,9 +41,13 @@ def plain_files(reader: Reader, folder: bytes, most: int, largest: int, enough: 
     full = b"./" + folder + b"/" if folder else b"./"
     tails: Dict[bytes, Optional[Tuple[int, bytes]]] = {TAIL: (REST, full)}
     unpack = _HEADER.unpack_from
-    while place <= end and len(found) < most and total < enough and extra < _RECORDS:
+    bounded = False
+    while place <= end:
+        if len(found) >= most or total >= enough or extra >= _RECORDS:
+            bounded = True
+            break
         at, ns, xattrs = place, 0, None
-        if chunk[at + 156] == 0x78:  # x
+        if chunk[at + _TYPE] == 0x78:  # x
             record = _record(reader, chunk, at)
             if record is None:
                 break
@@ -74,7 +82,7 @@ def plain_files(reader: Reader, folder: bytes, most: int, largest: int, enough: 
         place = behind
     if found:
         reader._place, reader._left, reader._current = place, 0, None
-    return found, total, extra
+    return found, total, extra, bounded
 
 
 def _rule(tail: bytes, full: bytes) -> Optional[Tuple[int, bytes]]:
@@ -93,6 +101,10 @@ def _record(reader: Reader, chunk: bytes, at: int) -> Optional[Tuple[int, int, O
     head = bytes(chunk[at : at + BLOCK])
     length = 30 if head == X30 else reader._lengths.get(head, 0)
     at += BLOCK
+    pad = -length % BLOCK
+    behind = at + length + pad + _TYPE
+    if behind >= len(chunk) or chunk[behind] != TAIL[0]:
+        return None  # mostly the folder that comes next
     text = bytes(chunk[at : at + length])
     if not (text[:9] == b"30 mtime=" and text[19:20] == b"." and (text[9:19] + text[20:29]).isdigit()):
         return None
@@ -101,7 +113,6 @@ def _record(reader: Reader, chunk: bytes, at: int) -> Optional[Tuple[int, int, O
         xattrs = reader._xattrs.get(text[30:])
         if xattrs is None:
             return None
-    pad = -length % BLOCK
     if text[29:30] != b"\n" or chunk[at + length : at + length + pad] != _EMPTY[:pad]:
         return None
     return at + length + pad, int(text[9:19] + text[20:29]), xattrs, length - 30

@@ -40,7 +40,8 @@ def test_takes_what_the_reader_takes(folder, mtime_ns):
     above = folder + b"/" if folder else b""
     members = [file_member(above + b"f%d" % number, b"y" * number * 300, mtime_ns=mtime_ns) for number in range(5)]
     stream = b"".join(members)
-    found, total, extra = taken(begun(*members), folder)
+    found, total, extra, bounded = taken(begun(*members), folder)
+    assert not bounded
     slow = [(one.path, one.mode, one.uid, one.gid, one.mtime_ns, one.read()) for one in begun_all(stream)][1:]
     quick = [
         (above + name, *owner, mtime, stream[start : start + size])
@@ -59,7 +60,7 @@ def begun_all(stream: bytes) -> Reader:
 def test_xattrs_that_were_read_before():
     xattrs = {b"security.selinux": b"system_u:object_r:usr_t:s0\0"}
     members = [file_member(b"f%d" % number, xattrs=xattrs, mtime_ns=MTIME + 5) for number in range(3)]
-    found, _total, extra = taken(begun(*members))
+    found, _total, extra, _bounded = taken(begun(*members))
     assert [one[0] for one in found] == [b"f1", b"f2"] and all(one[5] == xattrs for one in found)
     assert extra > 0
     others = file_member(b"f9", xattrs={b"user.other": b"1"}, mtime_ns=MTIME + 5)
@@ -101,9 +102,12 @@ def test_other_kinds_and_what_is_cut_are_left():
 
 def test_bounds():
     members = [file_member(b"f%d" % number, b"y" * 1000) for number in range(9)]
-    assert len(taken(begun(*members), most=3)[0]) == 3
-    assert len(taken(begun(*members), enough=2500)[0]) == 3
-    assert taken(begun(*members), largest=999)[0] == []
+    found, _total, _extra, bounded = taken(begun(*members), most=3)
+    assert len(found) == 3 and bounded
+    found, _total, _extra, bounded = taken(begun(*members), enough=2500)
+    assert len(found) == 3 and bounded
+    found, _total, _extra, bounded = taken(begun(*members), largest=999)
+    assert found == [] and not bounded
     reader = begun(*members)
     taken(reader, most=3)
     assert next(reader).path == b"f4"
