@@ -11,6 +11,7 @@ HELLO then REQUEST at once, so that a dump costs one round trip.
     restore   S: HELLO REQUEST                  A: HELLO START
               S: (EXPECT|FRAME|ARCHIVE)… END    A: (NOTE|PROGRESS)… DONE
     survey    S: HELLO REQUEST                  A: HELLO DONE
+    estimate  S: HELLO REQUEST                  A: HELLO PROGRESS… DONE, and the next REQUEST may come
     any time the agent may end with ERROR instead
 """
 
@@ -25,7 +26,7 @@ from .errors import StowageError, WireError, by_code
 PROTOCOL = 1
 
 HELLO = b"H"  # JSON {"protocol": 1, "version": "0.1.0"}; the agent's: also python, zstd, root, client, sources
-REQUEST = b"Q"  # JSON {"request": "dump"|"restore"|"survey", …}
+REQUEST = b"Q"  # JSON {"request": "dump"|"restore"|"survey"|"estimate", …}
 START = b"S"  # JSON, the agent accepts; for a dump: {"codec", "begun_ns", "source"}
 STATE = b"s"  # one or more whole state blocks, compressed; opaque to the server
 INDEX = b"i"  # one compressed frame of whole index lines

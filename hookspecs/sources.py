@@ -6,6 +6,13 @@ that the role builds into the client's agent. The client half offers
     plan(options: dict) -> dict    {"path", "include", "exclude", "one_file_system"}: the tree to walk
     before(options: dict) -> None  commands before the walk; raises RuntimeError(one line) to fail the dump
     after(options: dict) -> None   commands after it, also when the dump failed
+
+and may offer, where its dump is another size than the tree that is there before ``before`` has run
+
+    estimate(options: dict, since: list, seconds: float) -> dict    {"bytes", "entries", "since": [[bytes, entries]...]}
+
+bytes of the archive and entries of a full, then of what changed since each moment (ns, ascending); no contents are
+read, nothing is changed, and it takes no longer than so many seconds. Without it the tree of plan() is walked.
 """
 
 from __future__ import annotations
