@@ -1,0 +1,258 @@
+"""The load of the coming nights, and how fulls move between them until no night stands out.
+
+Here lives the forecast: what incrementals take each night, where each full lies, the level nobody can get below, and
+the repair that takes fulls out of the highest nights. Tonight is night 0 of it. Nothing here chooses tonight's dumps.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import Dict, List, Sequence, Tuple
+
+from backupcore.schedule.items import Item, there
+from backupcore.schedule.levels import LONGEST, outlook
+from backupcore.schedule.memory import Memory
+from backupcore.schedule.records import BYTES, View
+
+TOLERANCE = 0.01  # of the aimed level: what is not worth a move
+LIKELY = 0.3  # a client less likely there is not counted on
+_SURE = 0.93
+_FEW = 48  # items of a night that are all looked at; of more only those of a fitting size
+_NEAR = 6
+_RISKY = 0.12  # of a night's share of all fulls: a full above it counts as surely coming
+_EARLY = 0.10  # what pulling a full forward costs, of its bytes and the share of a cycle
+
+Entry = Tuple[float, int, Item]
+
+
+class Horizon:
+    """The coming nights. load: expected bytes; base: those without fulls; at: the fulls by night, by net size."""
+
+    def __init__(self, view: View, seen: Memory, items: Sequence[Item], fixed: Sequence[float], nights: int) -> None:
+        self.view = view
+        self.nights = nights
+        self.items = items
+        self.at: List[List[Entry]] = [[] for _ in range(nights)]
+        self.week = [seen.week[(view.weekday + k) % 7] for k in range(nights)]
+        self.risky = _RISKY * sum(item.size / item.unit.wish.cycle for item in items)
+        self.chance: Dict[Tuple[str, int], float] = {}
+        self.base = list(fixed)
+        self._incrementals()
+        self.load = list(self.base)
+        self.caps = [_cap(view, view.night + k) for k in range(nights)]
+        self.level = 0.0
+        self.tops: List[float] = []
+        self.moves = 0
+
+    def _incrementals(self) -> None:
+        groups: Dict[Tuple, float] = {}
+        flat = 0.0
+        for item in self.items:
+            if item.flat or item.first or not item.ladder:
+                flat += item.rate
+            else:
+                key = self._key(item, item.kept if item.kept is not None else item.due - self.view.night)
+                groups[key] = groups.get(key, 0.0) + item.rate
+        base, week = self.base, self.week
+        for k in range(self.nights):
+            base[k] += flat * week[k]
+        for key, rate in groups.items():
+            for k, value in enumerate(outlook(*key)):
+                base[k] += rate * value * week[k]
+        # tonight's are known
+        base[0] = sum(item.rungs[item.rung][1] for item in self.items if item.tonight and item.rungs)
+
+    def _key(self, item: Item, full_in: int) -> Tuple:
+        cycle = min(item.unit.wish.cycle, LONGEST)
+        return (item.grid, item.ladder, item.depth, min(LONGEST, max(0, full_in)), cycle, self.nights)
+
+    def there(self, item: Item, k: int) -> float:
+        """How likely its full can be made on a night."""
+        if k == 0:
+            return 1.0 if item.tonight else 0.0
+        if item.steady and item.days is None:
+            return 1.0
+        if item.days is not None:
+            return there(item, k, self.view)
+        key = (item.unit.client, k % 7)
+        found = self.chance.get(key)
+        if found is None:
+            found = self.chance[key] = there(item, k, self.view)
+        return found
+
+    def shares(self, item: Item, k: int) -> Sequence[Tuple[int, float]]:
+        """(night, expected net bytes) of a full planned for a night."""
+        cycle = item.unit.wish.cycle
+        if item.steady and item.days is None:
+            if k + cycle >= self.nights:
+                return ((k, item.net),)
+            return [(at, item.net) for at in range(k, self.nights, cycle)]
+        out, left = [], 1.0
+        for at in range(k, min(self.nights, k + 4)):
+            share = self.there(item, at)
+            if at == k and share > LIKELY and item.net > self.risky:
+                share = 1.0
+            if share > _SURE or at == k + 3:
+                out.append((at, left * item.net))
+                break
+            if share > 0.02:
+                out.append((at, left * share * item.net))
+            left *= 1 - share
+        return out
+
+    def put(self, item: Item, k: int) -> None:
+        """Plans its full for a night."""
+        for at, size in self.shares(item, k):
+            self.load[at] += size
+        item.at = k
+        insort(self.at[k], (item.net, item.place, item))
+
+    def take(self, item: Item) -> None:
+        """Takes its full out of the plan."""
+        k = item.at
+        for at, size in self.shares(item, k):
+            self.load[at] -= size
+        row = self.at[k]
+        del row[bisect_left(row, (item.net, item.place))]
+        item.at = None
+
+    def move(self, item: Item, k: int) -> None:
+        """Plans its full for another night; its incrementals change with it."""
+        before = item.at
+        self.take(item)
+        self.put(item, k)
+        if not item.flat and item.ladder and not item.first:
+            old, new = outlook(*self._key(item, before)), outlook(*self._key(item, k))
+            rate, week = item.rate, self.week
+            for at in range(1, self.nights):
+                if old[at] != new[at]:
+                    change = rate * week[at] * (new[at] - old[at])
+                    self.load[at] += change
+                    self.base[at] += change
+
+    def aim(self) -> None:
+        """Sets the level to aim at: the mean, the most that is due by a night shared by the nights up to it, the
+        largest full; none can be undercut."""
+        mean = sum(self.base) / self.nights
+        due = [0.0] * self.nights
+        biggest = 0.0
+        for item in self.items:
+            share = max(0.15, item.presence.share())
+            mean += item.net / (item.unit.wish.cycle + min(6.0, (1 - share) / share))
+            biggest = max(biggest, item.net)
+            k = item.deadline - self.view.night
+            if item.at is not None and k < self.nights:
+                for at, size in self.shares(item, max(0, k)):
+                    due[at] += size
+        sofar = steepest = 0.0
+        for k in range(self.nights):
+            sofar += due[k] + self.base[k]
+            steepest = max(steepest, sofar / (k + 1))
+        self.mean = mean
+        self.level = max(mean, steepest, biggest + min(self.base))
+        self.tops = [min(self.level, cap) * (1 + TOLERANCE) for cap in self.caps]
+
+    def give_back(self) -> None:
+        """What an older plan pulled forward returns to its due night where it fits: each early night costs bytes."""
+        night = self.view.night
+        early = []
+        for row in self.at:
+            for _, place, item in row:
+                k = item.deadline - night
+                if not item.first and night <= item.due and item.at < k < self.nights and self.there(item, k) > 0.9:
+                    early.append((-(k - item.at) * item.net, place, item))
+        early.sort()
+        for _, _, item in early:
+            k = item.deadline - night
+            if self.load[k] + item.net <= self.tops[k]:
+                self.move(item, k)
+
+    def repair(self) -> None:
+        """While a night is above the aim, fulls leave the worst one, or change places with smaller ones."""
+        blocked = set()
+        load, tops = self.load, self.tops
+        budget = 4 * len(self.items) + 200
+        while self.moves < budget:
+            worst, k = 0.0, -1
+            for at in range(self.nights):
+                over = load[at] - tops[at]
+                if over > worst and at not in blocked:
+                    worst, k = over, at
+            if k < 0:
+                break
+            if not (self._move_one(k) or self._swap_one(k)):
+                blocked.add(k)
+            self.moves += 1
+
+    def _reach(self, item: Item) -> int:
+        return min(self.nights - 1, item.deadline - self.view.night)
+
+    def _fitting(self, row: List[Entry], size: float) -> Sequence[Entry]:
+        if len(row) <= _FEW:
+            return row
+        place = bisect_left(row, (size,))
+        return row[max(0, place - _NEAR) : place + _NEAR // 2]
+
+    def _move_one(self, k: int) -> bool:
+        load, tops, level = self.load, self.tops, max(self.level, 1.0)
+        here, top = load[k], tops[k]
+        row = self.at[k]
+        best, chosen, target = 0.0, None, -1
+        few = len(row) <= _FEW
+        for j in range(self.nights):
+            if j == k or load[j] >= here:
+                continue
+            over, room = max(0.0, here - top), tops[j] - load[j]
+            for net, _, item in row if few else self._fitting(row, min(over, room)):
+                if net <= 0 or j > item.deadline - self.view.night or (j == 0 and not item.tonight):
+                    continue
+                after = load[j] + net
+                if after >= here * (1 - 1e-6):
+                    continue
+                saved = over + max(0.0, -room) - max(0.0, here - net - top) - max(0.0, after - tops[j])
+                if saved <= 0:
+                    continue
+                even = net * (here - net - load[j]) / level
+                gain = saved + 0.05 * even - _EARLY * net * max(0, k - j) / item.unit.wish.cycle
+                if gain > best and self.there(item, j) >= LIKELY:
+                    best, chosen, target = gain, item, j
+        if chosen is None:
+            return False
+        self.move(chosen, target)
+        return True
+
+    def _swap_one(self, k: int) -> bool:
+        load, tops, night = self.load, self.tops, self.view.night
+        here, top = load[k], tops[k]
+        best, pair = 0.002 * top, None
+        mine = [entry for entry in self.at[k] if entry[0] > 0][-_FEW:]
+        for j in range(self.nights):
+            if j == k or load[j] >= here:
+                continue
+            gap = here - load[j]
+            for net, _, item in mine:
+                if night + j > item.deadline or (j == 0 and not item.tonight) or self.there(item, j) < LIKELY:
+                    continue
+                for small, _, other in self._fitting(self.at[j], net - gap / 2):
+                    less = net - small
+                    if less <= 0:
+                        break
+                    if less >= gap or night + k > other.deadline or (k == 0 and not other.tonight):
+                        continue
+                    a, b = here - less, load[j] + less
+                    saved = here - max(top, a, b if b > tops[j] else 0.0)
+                    if saved > best and max(a, b) < here * (1 - 1e-6) and self.there(other, k) >= LIKELY:
+                        best, pair = saved, (item, j, other)
+        if pair is None:
+            return False
+        item, j, other = pair
+        self.move(item, j)
+        self.move(other, k)
+        return True
+
+
+def _cap(view: View, night: int) -> float:
+    """What limits leave of bytes on a night."""
+    limit = view.coming.get(night, {}).get(BYTES) if night > view.night else None
+    limit = limit or view.limits.get(BYTES)
+    return float("inf") if limit is None else limit.amount

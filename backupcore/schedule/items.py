@@ -1,0 +1,150 @@
+"""What the planner moves: one item for each unit, with all that the nights to come ask of it.
+
+Here live the item and how it is made from a unit, its trace and its client's presence. Nothing here knows the load.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+from backupcore.schedule.levels import LONGEST, MOST_LEVELS, OLDEST, Ladder, best, bucket, curve, saturation
+from backupcore.schedule.memory import Memory, Presence, Trace
+from backupcore.schedule.observe import FIRST_NIGHTS, due_night, grace, next_day
+from backupcore.schedule.records import Unit, View
+
+DEFAULT_FULL = 10e9  # bytes of a full nobody knows anything of
+DEFAULT_RATE = 0.01  # share of a full that changes in a night, where nothing tells
+CHAIN_SHARE, CHAIN_BYTES = 2e-4, 1e5  # what a longer chain must save: of a full, and bytes
+
+
+class Item:
+    """A unit that the planner places: size, deadline, night planned, and tonight's incrementals."""
+
+    __slots__ = (
+        "unit", "id", "place", "trace", "presence", "size", "rate", "net", "due", "deadline", "first", "broken",
+        "waits", "at", "kept", "steady", "grid", "ladder", "rungs", "depth", "flat", "rung", "days", "tonight", "note",
+    )  # fmt: skip
+
+    unit: Unit
+    trace: Trace
+    presence: Presence
+    ladder: Ladder
+    rungs: Tuple[Tuple[int, float], ...]  # of each rung: the level and its bytes tonight
+    at: Optional[int]  # nights from tonight to its next full; None: no night yet
+    kept: Optional[int]  # at, as last night's plan had it
+    tonight: bool  # whether it can be dumped tonight
+    waits: bool  # its full was due before tonight
+
+    def __init__(self, unit: Unit, place: int) -> None:
+        self.unit = unit
+        self.id = unit.id
+        self.place = place
+        self.first = self.broken = self.waits = False
+        self.at = self.kept = None
+        self.ladder = self.rungs = ()
+        self.grid = self.rung = 0
+        self.net = 0.0
+        self.note = ""
+
+
+def make(view: View, seen: Memory) -> List[Item]:
+    """Items of all units that the planner places: not those with a schedule of their own, nor what is skipped."""
+    items = []
+    for place, unit in enumerate(view.units):
+        item = Item(unit, place)
+        item.trace = seen.units[unit.id]
+        item.presence = seen.clients[unit.client]
+        item.days = None if len(unit.wish.days) == 7 or not unit.wish.days else unit.wish.days
+        item.tonight = unit.reachable and (item.days is None or view.weekday in item.days)
+        _size(item, view)
+        _deadline(item, view)
+        items.append(item)
+    return items
+
+
+def there(item: Item, nights: int, view: View) -> float:
+    """How likely a full can be made so many nights from now."""
+    if nights == 0:
+        return 1.0 if item.tonight else 0.0
+    weekday = (view.weekday + nights) % 7
+    if item.days is not None and weekday not in item.days:
+        return 0.0
+    return 1.0 if item.steady else item.presence.on(weekday)
+
+
+def _size(item: Item, view: View) -> None:
+    unit, trace, wish = item.unit, item.trace, item.unit.wish
+    size = trace.full if trace.full is not None else unit.full
+    item.size = float(size if size is not None else DEFAULT_FULL)
+    item.rate = trace.rate if trace.nights else item.size * DEFAULT_RATE
+    limit = min(wish.max_level, MOST_LEVELS)
+    item.depth = limit if wish.max_chain is None else min(limit, wish.max_chain - 1)
+    share = item.presence.share()
+    item.steady = share > 0.93 and min(item.presence.on(day) for day in range(7)) > 0.9
+    if unit.bases and wish.strategy != "full":
+        ladder, rungs = [], []
+        for i, base in enumerate(unit.bases):
+            depth = limit - base.level
+            if wish.max_chain is not None:
+                depth = min(depth, wish.max_chain - base.chain)
+            if depth <= 0:
+                continue
+            above = unit.bases[i + 1].level if i + 1 < len(unit.bases) else MOST_LEVELS
+            age = min(OLDEST, max(1, view.night - base.night))
+            found = next((level for level in range(base.level + 1, above + 1) if level in unit.levels), None)
+            if found is None:
+                found, size = base.level + 1, item.rate * curve(bucket(item.rate / max(1.0, item.size)))[age]
+            else:
+                size = unit.levels[found]
+            ladder.append((depth, age))
+            rungs.append((found, float(size)))
+        item.ladder, item.rungs = tuple(ladder), tuple(rungs)
+    item.flat = item.depth >= min(wish.cycle, LONGEST) - 1
+    if not item.flat:
+        item.grid = bucket(item.rate / item.size if item.size > 0 else 0.0)
+        if item.rungs and unit.levels:
+            item.grid = saturation([age for _, age in item.ladder], [size for _, size in item.rungs], item.grid)
+
+
+def _deadline(item: Item, view: View) -> None:
+    """Due night and last night for the next full, and what is late already."""
+    unit, trace, night = item.unit, item.trace, view.night
+    wish = unit.wish
+    if unit.last_full is None:
+        item.first = True
+        item.due = unit.since - 1 + wish.cycle
+        last = unit.since - 1 + min(wish.cycle, view.rules.first_nights or FIRST_NIGHTS)
+    else:
+        item.due = last = due_night(unit, night, view.weekday)
+        item.broken = not item.rungs and wish.strategy != "full" and not unit.bases
+    if item.broken:
+        last = night
+    if night > last or (night == last and trace.missed is not None):
+        if trace.missed is None:
+            last = night
+        elif trace.back is None:
+            last = night + 1 + grace(trace, unit, view.rules)
+        else:
+            last = trace.back + grace(trace, unit, view.rules)
+        last = max(last, night)
+        item.waits = night > item.due
+    if last == night and not item.tonight:
+        last = night + 1
+    item.deadline = next_day(item.unit, last, night, view.weekday) if item.days is not None else last
+
+
+def rung_for(item: Item, nights: int) -> int:
+    """The cheapest rung tonight with the next full so many nights away; of nearly equals the lowest.
+
+    Short chains restore sooner, so that a deeper level must save more than next to nothing.
+    """
+    rungs = item.rungs
+    if len(rungs) == 1:
+        return 0
+    nights = max(1, min(LONGEST, nights))
+    rung = best(item.grid, item.ladder, nights)
+    slack = item.size * CHAIN_SHARE + CHAIN_BYTES
+    for lower in range(rung):
+        if (rungs[lower][1] - rungs[rung][1]) * nights <= slack * (rung - lower):
+            return lower
+    return rung
