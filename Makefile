@@ -13,6 +13,7 @@ help:
 	@echo "make lint      ruff, yamllint, ansible-lint (production)"
 	@echo "make build     the collection's tarball, with the engine's wheel and agent.pyz inside"
 	@echo "make bench     measures beside tar and restic, writes docs/benchmarks.md"
+	@echo "make bench-schedule  all families of the scheduler against their goals; pictures and table of docs/scheduler.md"
 	@echo "make venv      only the virtual environment; the command is then .venv/bin/stowage"
 
 venv: $(VENV)/.stamp
@@ -48,6 +49,12 @@ build: venv
 
 bench: packages venv
 	$(BIN)/python bench/run.py docs/benchmarks.md
+
+.PHONY: bench-schedule
+bench-schedule: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	$(BIN)/python -m pytest tests/unit/bench
+	$(BIN)/python bench/schedule/page.py docs
 
 clean:
 	rm -rf dist build *.egg-info

@@ -249,9 +249,7 @@ def _average(world: _World, scenario: Dict[str, Any]) -> Optional[int]:
     best: Dict[int, Any] = {}  # least bytes of start..night-1 with a full on night, itself not counted
     for night in range(start, end):
         ways = [chain[night - start]] if night < start + cycle else []
-        ways += [
-            best[before] + full + chain[night - before - 1] for before in range(max(start, night - cycle), night)
-        ]
+        ways += [best[before] + full + chain[night - before - 1] for before in range(max(start, night - cycle), night)]
         best[night] = np.minimum.reduce(ways)
     last = np.minimum.reduce([best[night] + full + chain[end - 1 - night] for night in range(end - cycle, end)])
     return round(float(last.sum()) / (end - start))
@@ -288,9 +286,7 @@ def _mip(world: _World, seconds: float, known: Dict[str, Any]) -> Dict[str, Any]
     peak = program.NewIntVar(int(lowest), int(world.full.sum() / unit_bytes), "peak")
     units = range(len(world.model.units))
     on = {
-        (unit, night): program.NewBoolVar("")
-        for unit in units
-        for night in range(world.first(unit), world.last(unit))
+        (unit, night): program.NewBoolVar("") for unit in units for night in range(world.first(unit), world.last(unit))
     }
     for night in world.nights:
         net = {unit: int((world.full - world.least)[unit, night] // unit_bytes) for unit in units}
