@@ -12,7 +12,10 @@ from .records import DumpRow
 
 
 def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> DumpRow:
-    """The row of a dump of which only the manifest is known: no state, no options, the next dump is a full."""
+    """The row of a dump of which only the manifest is known: no state, and of the options what it tells."""
+    options = {"type": manifest.type, "path": manifest.path}
+    if manifest.seal is not None:
+        options["encrypt"] = manifest.sealed.by
     return DumpRow(
         id=manifest.dump, client=manifest.client, source=manifest.source, segment=manifest.segment or "",
         type=manifest.type, path=manifest.path, level=manifest.level, counter=manifest.counter,
@@ -21,4 +24,5 @@ def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> Dump
         previous=manifest.previous.dump if manifest.previous else None, run="", codec=manifest.codec,
         archive_size=manifest.archive_size, stored_size=manifest.stored_size, entries=manifest.entries, files=0,
         holding=None, manifest_sha256=sha256, warnings=manifest.warnings, suspects=manifest.suspects, notes=notes,
+        options=options,
     )  # fmt: skip

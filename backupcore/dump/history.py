@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Set, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Set, Tuple
 
+from .. import clock
 from ..catalog import places
 from ..catalog.records import DumpRow
 from ..image import layout
-from ..schedule.plain import Past
+from ..schedule.bases import Past
 from ..settings import Settings
+from . import remake
 
 if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
     from ..catalog.store import Catalog
@@ -17,17 +19,19 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 
 def gather(settings: Settings, catalog: Catalog) -> Dict[Tuple[str, str], List[Past]]:
     """(client, source) -> its dumps by counter, oldest first."""
-    verified = {copy.dump for copy in catalog.copies() if copy.state == "verified"}
+    # done: a rebuild found all of its files, signed and in their sizes
+    copied = {copy.dump for copy in catalog.copies() if copy.state in ("verified", "done")}
     rows: Dict[Tuple[str, str], List[DumpRow]] = {}
-    for row in catalog.dumps():
+    by_id = {row.id: row for row in catalog.dumps()}
+    for row in by_id.values():
         rows.setdefault((row.client, row.source), []).append(row)
     return {
-        key: [_past(settings, row, verified) for row in sorted(of_one, key=lambda row: row.counter)]
+        key: [_past(settings, row, copied, by_id) for row in sorted(of_one, key=lambda row: row.counter)]
         for key, of_one in rows.items()
     }
 
 
-def _past(settings: Settings, row: DumpRow, verified: Set[str]) -> Past:
+def _past(settings: Settings, row: DumpRow, copied: Set[str], by_id: Mapping[str, DumpRow]) -> Past:
     held = row.holding is not None and (Path(row.holding) / layout.MANIFEST).is_file()
     return Past(
         row.id,
@@ -35,8 +39,13 @@ def _past(settings: Settings, row: DumpRow, verified: Set[str]) -> Past:
         row.base,
         row.begun_ns,
         damaged=row.damaged,
-        restorable=held or row.id in verified,
-        has_state=state_path(settings, row) is not None,
+        restorable=held or row.id in copied,
+        has_state=state_path(settings, row) is not None or remake.indexes(settings, row, by_id) is not None,
+        run=row.run,
+        archive=row.archive_size,
+        stored=row.stored_size,
+        entries=row.entries,
+        seconds=max(0, row.ended_ns - row.begun_ns) / clock.NS,
     )
 
 

@@ -23,7 +23,7 @@ from ..image.recipients import Recipient
 from ..schedule.bases import Planned
 from ..settings import Client, Policy, Settings, Source
 from ..text import escape
-from . import accept, history, statefile
+from . import accept, history, remake, statefile
 from .holding import Landing, Room, Space, landing, writing
 from .receive import Received, receive
 from .sealing import CLIENT, Sealing
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
+TOLD = ("encrypt", "path", "type")  # what a manifest tells of them
 OPTIONS_LIMIT = 1 << 20
 PROGRESS_EVERY = 0.2
 SENDER_GRACE = 5.0
@@ -157,13 +158,20 @@ class OneDump:
             return None
         base = self.chain[-1]
         path = history.state_path(self.run.settings, base)
+        fault = "missing"
+        if path is not None:
+            try:
+                statefile.check(path)
+                return path
+            except (StowageError, OSError):
+                self.run.catalog.forget_state(base.id)
+                fault = "damaged"
         try:
-            if path is None:
-                raise NeedsFull(f"the state of {base.id} is missing")
-            statefile.check(path)
+            path = remake.remake(self.run.settings, self.run.catalog, self.chain)
         except (StowageError, OSError):
-            self.run.catalog.forget_state(base.id)
-            raise NeedsFull(f"the state of {base.id} is damaged") from None
+            raise NeedsFull(f"the state of {base.id} is {fault}") from None
+        if fault == "damaged":
+            self.looked.append(f"the state of {base.id} was damaged and is made again from its indexes")
         return path
 
     def _begun(self) -> int:
@@ -254,6 +262,8 @@ class OneDump:
         if self.chain:
             base = self.chain[-1]
             names = sorted(set(self.options) | set(base.options))
+            if not base.run:  # found by a rebuild: images do not tell the others, and state bears their change
+                names = list(TOLD)
             changed = [name for name in names if self.options.get(name) != base.options.get(name)]
             if changed:
                 words = ", ".join(escape(name) for name in changed)

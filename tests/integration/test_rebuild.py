@@ -190,11 +190,11 @@ def test_a_lost_server_is_the_same_again(server, tree, tmp_path):
     server.stowage("restore", f"web1:{tree}", "--to", tmp_path / "out")
     assert content(tmp_path / "out" / str(tree)[1:]) == content(tree)
     assert "sub/file7" in server.stowage("find", "file7")[0]
-    # the next dump: a full, since states are on no target; its number goes on
+    # the next dump: an incremental, its base's state comes out of the indexes; its number goes on
     server.stowage("run")
     rows = _rows(server)
     assert [row["counter"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["level"] == 0
+    assert (rows[-1]["level"], rows[-1]["entries"]) == (1, rows[1]["entries"])
     # the new key signs beside the old one, and both are trusted when it is lost once more
     lose(server)
     _out, err = server.stowage("rebuild", "--from", "cloud", status=2)
