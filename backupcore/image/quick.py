@@ -40,7 +40,7 @@ def plain_files(
     owners = reader._owners
     full = b"./" + folder + b"/" if folder else b"./"
     tails: Dict[bytes, Optional[Tuple[int, bytes]]] = {TAIL: (REST, full)}
-    unpack = _HEADER.unpack_from
+    unpack = _HEADER.unpack
     bounded = False
     while place <= end:
         if len(found) >= most or total >= enough or extra >= _RECORDS:
@@ -55,7 +55,8 @@ def plain_files(
             extra += more
             if at > end:
                 break
-        name, owner_text, size_text, nul, time_text, other_nul, check, tail = unpack(chunk, at)
+        header = bytes(chunk[at : at + BLOCK])  # a chunk that is a memoryview is slow to look at
+        name, owner_text, size_text, nul, time_text, other_nul, check, tail = unpack(header)
         try:
             rule = tails[tail]
         except KeyError:
@@ -64,7 +65,7 @@ def plain_files(
         if rule is None or owner is None or nul != b"\0" or other_nul != b"\0":
             break
         rest, head = rule
-        if check != b"%06o\0 " % ((adler32(chunk[at : at + 148], 0) & 0xFFFF) + rest) or not name.startswith(head):
+        if check != b"%06o\0 " % ((adler32(header[:148], 0) & 0xFFFF) + rest) or not name.startswith(head):
             break
         name = name[len(head) :].rstrip(b"\0")
         if b"/" in name or b"\0" in name or name in _DOTS or not (size_text + time_text).isdigit():
@@ -113,6 +114,6 @@ def _record(reader: Reader, chunk: bytes, at: int) -> Optional[Tuple[int, int, O
         xattrs = reader._xattrs.get(text[30:])
         if xattrs is None:
             return None
-    if text[29:30] != b"\n" or chunk[at + length : at + length + pad] != _EMPTY[:pad]:
+    if text[29:30] != b"\n" or bytes(chunk[at + length : at + length + pad]) != _EMPTY[:pad]:
         return None
     return at + length + pad, int(text[9:19] + text[20:29]), xattrs, length - 30

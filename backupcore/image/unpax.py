@@ -200,7 +200,7 @@ class Reader:
         place = self._place
         ns = 0
         xattrs = None
-        if chunk[place + 156 : place + 157] == b"x":
+        if place + 156 < len(chunk) and chunk[place + 156] == 0x78:  # x
             head = bytes(chunk[place : place + BLOCK])
             length = 30 if head == X30 else self._lengths.get(head, 0)
             place += BLOCK
@@ -212,7 +212,7 @@ class Reader:
                 if xattrs is None:
                     return None
             pad = -length % BLOCK
-            if text[29:30] != b"\n" or chunk[place + length : place + length + pad] != _EMPTY[:pad]:
+            if text[29:30] != b"\n" or bytes(chunk[place + length : place + length + pad]) != _EMPTY[:pad]:
                 return None
             ns = int(text[9:19] + text[20:29])
             place += length + pad
