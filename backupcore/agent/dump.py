@@ -220,7 +220,7 @@ class Dump:
             if rows[WIDTH - 1 :: WIDTH] != _ONES[: front.entries]:
                 return False  # names of one file are looked at in turn
         self._walk.pass_by(name, (seen.device, seen.inode), folders)
-        self._state.add(self._old.take().raw)
+        self._state.same(self._old.take())
         self._progress["entries"] += 1 + front.entries
         return True
 
@@ -244,7 +244,7 @@ class Dump:
             rows = _NO_ROWS
         if state.pack(level.path, own, entries, rows, folders, True) != front.raw:
             return False
-        self._state.add(old.take().raw)
+        self._state.same(old.take())
         return True
 
     def _whole_folder(self, level: Level, names: Names) -> None:

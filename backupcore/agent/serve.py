@@ -404,7 +404,7 @@ def _walk(
         else:
             outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
             archive = Archive(outbox, note, channel.progress)
-            blocks = state.Writer(outbox.state)
+            blocks = state.Writer(outbox.state, lambda payload: outbox.plain(STATE, payload))
             old = state.read(_payloads(channel)) if with_state else None
             full = Full(archive, blocks, note, totals)
             if helper is not None:

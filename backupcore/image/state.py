@@ -25,6 +25,7 @@ from .index import check_path
 
 ENTRIES = 4096  # names in a block
 PAYLOAD = 512 << 10  # a payload is closed at this many bytes of blocks
+LEAST = 16 << 10  # from which on one is closed where the base's was; smaller ones grow together
 LIMIT = 12 << 20  # a payload never unpacks to more: a block of 4096 names of 255 bytes below a path of 8 MiB
 PATH_LIMIT = 8 << 20
 
@@ -75,8 +76,15 @@ def pack(
     return b"".join((head, path, own_bytes, joined, rows_bytes(rows)))
 
 
+class Packed(NamedTuple):
+    """A payload as it came, and the blocks in it."""
+
+    payload: bytes
+    blocks: bytes
+
+
 class Block(NamedTuple):
-    """A block read. raw: all its bytes, for comparing."""
+    """A block read. raw: all its bytes, for comparing. packed: of the first block of a payload, all of it."""
 
     raw: bytes
     path: bytes
@@ -85,6 +93,7 @@ class Block(NamedTuple):
     entries: int
     folders: int
     start: int  # of the names in raw
+    packed: Optional[Packed] = None
 
     def parts(self) -> Tuple[List[bytes], "array[int]", List[bytes]]:
         """(names of entries, their rows, names of sub-folders). Raises ImageDamaged."""
@@ -154,6 +163,8 @@ def read(payloads: Iterable[bytes]) -> Iterator[Block]:
             block = _read(raw, start)
             if (block.own is None) != (block.path == open_path):
                 raise ImageDamaged("a block of state is out of turn")
+            if not start:
+                block = block._replace(packed=Packed(payload, raw))
             open_path = None if block.last else block.path
             start += len(block.raw)
             yield block
@@ -162,12 +173,28 @@ def read(payloads: Iterable[bytes]) -> Iterator[Block]:
 
 
 class Writer:
-    """Collects blocks and hands on payloads: `sink(blocks: bytes)`, which compresses and sends them."""
+    """Collects blocks and hands on payloads: `sink(blocks: bytes)`, which compresses and sends them, or
+    `again(payload: bytes)`, which sends one of the base that came whole as it was: packing it anew takes time."""
 
-    def __init__(self, sink: Any):
-        self._sink = sink
+    def __init__(self, sink: Any, again: Any = None):
+        self._sink, self._again = sink, again
         self._blocks: List[bytes] = []
         self._length = 0
+        self._base: Optional[Packed] = None  # the payload of the base whose blocks may be held, from its first one on
+
+    def same(self, block: Block) -> None:
+        """Takes a whole block of the base that is as it was."""
+        if block.packed is not None and self._again is not None:
+            if self._length >= LEAST:
+                self.flush()
+            self._base = block.packed if not self._blocks and len(block.packed.blocks) >= LEAST else None
+        self.add(block.raw)
+        if self._is_base():
+            self.flush()
+
+    def _is_base(self) -> bool:
+        base = self._base
+        return base is not None and len(base.blocks) == self._length and b"".join(self._blocks) == base.blocks
 
     def add(self, block: bytes) -> None:
         """Takes a whole block."""
@@ -179,5 +206,8 @@ class Writer:
     def flush(self) -> None:
         """Hands on what is held."""
         if self._blocks:
-            self._sink(b"".join(self._blocks))
-            self._blocks, self._length = [], 0
+            if self._is_base():
+                self._again(self._base.payload)
+            else:
+                self._sink(b"".join(self._blocks))
+            self._blocks, self._length, self._base = [], 0, None

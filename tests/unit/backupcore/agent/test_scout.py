@@ -161,3 +161,16 @@ def test_changes_far_below_folders_that_were_passed_by_are_found(tmp_path):
         new, "new/below/file"
     )
     assert {path for path, row in rows.items() if row.kind == "-"} == inside(gone, "file") | inside(gone, "")
+
+
+def test_what_did_not_change_comes_back_packed_as_it_was(peer, tmp_path):
+    for number in range(400):
+        (tmp_path / "tree" / "1" / ("name-%d" % number)).write_text("x")
+    time.sleep(0.15)
+    full = peer.dump(compress="gzip:9")
+    assert any(len(state.unpack(payload)) >= state.LEAST for payload in full.state)
+    again = peer.dump(base=full, compress="none")
+    assert again.done["changed"] == 0
+    assert [one for one in again.state if one[:2] == b"\x1f\x8b"] == [
+        one for one in full.state if len(state.unpack(one)) >= state.LEAST
+    ]

@@ -59,6 +59,43 @@ def test_a_writer_hands_on_all_in_order():
     assert [block.raw for block in state.read(payloads)] == blocks
 
 
+def test_payloads_of_the_base_that_are_whole_are_handed_on_as_they_came():
+    blocks = [
+        state.pack(b"%06d" % number, state.ABSENT_ROW, [], array("q"), [b"x" * 100], True) for number in range(3000)
+    ]
+    packed = []
+    for start in range(0, 3000, 300):  # other cuts than a writer's own
+        packed.append(codec.get("gzip").compress(b"".join(blocks[start : start + 300])))
+    changed = state.pack(b"000450", state.ABSENT_ROW, [], array("q"), [b"y" * 100], True)
+    new, again, order = [], [], []
+    writer = state.Writer(lambda raw: (new.append(raw), order.append(raw)),
+                          lambda payload: (again.append(payload), order.append(payload)))  # fmt: skip
+    for block in state.read(packed):
+        if block.path == b"000450":
+            writer.add(changed)  # in the second payload
+        elif block.path != b"000300" and block.path != b"001200":  # the first of the second and of the fifth are gone
+            writer.same(block)
+        if block.path == b"002099":
+            writer.add(state.pack(b"002099x", state.ABSENT_ROW, [], array("q"), [], True))  # behind the seventh
+    writer.flush()
+    assert again == [packed[number] for number in (0, 2, 3, 5, 6, 8, 9)]
+    wanted = [block for place, block in enumerate(blocks) if place not in (300, 1200)]
+    wanted[wanted.index(blocks[450])] = changed
+    wanted.insert(wanted.index(blocks[2100]), state.pack(b"002099x", state.ABSENT_ROW, [], array("q"), [], True))
+    assert [block.raw for block in state.read(order)] == wanted
+
+
+def test_small_payloads_of_a_base_grow_together():
+    blocks = [state.pack(b"%06d" % number, state.ABSENT_ROW, [], array("q"), [b"x"], True) for number in range(600)]
+    new, again = [], []
+    writer = state.Writer(new.append, again.append)
+    writer.add(state.pack(b"0", state.ABSENT_ROW, [], array("q"), [b"y"], True))
+    for block in state.read([b"".join(blocks[at : at + 2]) for at in range(0, 600, 2)]):
+        writer.same(block)
+    writer.flush()
+    assert not again and all(len(one) >= state.LEAST for one in new[:-1])
+
+
 GOOD = state.pack(b"a", (1, 2, 3, 4, 5, 6), [b"x"], array("q", range(6)), [b"y"], True)
 
 
