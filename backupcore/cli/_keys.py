@@ -7,7 +7,6 @@ never from the command line or the environment, where others could read it. What
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import stat
 import sys
@@ -15,6 +14,7 @@ from typing import Any, List, Optional
 
 from ..errors import ConfigError, RequestError
 from ..guard import keep_secret
+from . import _prompt
 
 TRIES = 3
 LIMIT = 4096
@@ -63,7 +63,7 @@ class _Prompt:
         told = "wrong, again: " if wrong else ""
         begin = what if what.startswith("new passphrase") else f"passphrase of {what}"
         try:
-            return getpass.getpass(f"{told}{begin}: ").encode("utf-8", "surrogateescape")
+            return _prompt.ask(f"{told}{begin}: ")
         except EOFError:
             return None
 

@@ -24,7 +24,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 
 from .. import __version__
 from ..errors import RequestError, StowageError
-from . import _output
+from . import _output, _prompt
 
 VERBS = {
     "check": "everything a night needs, before the night; and what no source covers",
@@ -180,10 +180,14 @@ def _take_signals() -> Dict[int, Any]:
     """From here on signals end the program by an exception; what handled them before."""
 
     def stop(number: int, _frame: Any) -> NoReturn:
-        raise _Stopped(number)
+        _prompt.stop()
+        raise KeyboardInterrupt if number == signal.SIGINT else _Stopped(number)
 
     before: Dict[int, Any] = {}
+    _prompt.begin()
     try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else in the background, or a caller's
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
         before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, stop)

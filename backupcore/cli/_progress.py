@@ -7,11 +7,12 @@ for a copy. It may come from any thread, one at a time.
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from .. import text
-from . import _output
+from . import _output, _prompt
 
 HEARTBEAT = 60.0
 _ENDS = ("done", "failed", "verified", "skipped")
@@ -71,6 +72,9 @@ class _Bars:
     def __init__(self) -> None:
         self.bars: Any = None
         self.tasks: Dict[str, Any] = {}
+        self.paused = False
+        self.held: List[str] = []  # lines that came during a question
+        self.lock = threading.RLock()
 
     def __enter__(self) -> Any:
         from rich.console import Console
@@ -86,10 +90,28 @@ class _Bars:
             refresh_per_second=4,
         )
         self.bars.start()
+        _prompt.beside(self)
         return self.event
 
     def __exit__(self, *_exc: object) -> None:
+        _prompt.beside(None)
         self.bars.stop()
+
+    def pause(self) -> None:
+        """Paints nothing until go_on(): bars would wipe out a question that stands on the terminal."""
+        with self.lock:
+            self.paused = True
+            self.bars.stop()
+
+    def go_on(self) -> None:
+        """Paints again, unless the command is at its end."""
+        with self.lock:
+            self.paused = False
+            if not _prompt.is_stopping():
+                self.bars.start()
+            for line in self.held:
+                self.bars.console.print(line, soft_wrap=True)
+            self.held.clear()
 
     def event(self, event: Dict[str, Any]) -> None:
         """Takes one event."""
@@ -99,7 +121,12 @@ class _Bars:
             task = self.tasks.pop(name, None)
             if task is not None:
                 self.bars.remove_task(task)
-            self.bars.console.print(f"{name}: {text.escape(phase)}, {text.size(count)}", soft_wrap=True)
+            line = f"{name}: {text.escape(phase)}, {text.size(count)}"
+            with self.lock:
+                if self.paused:
+                    self.held.append(line)
+                else:
+                    self.bars.console.print(line, soft_wrap=True)
             return
         told = text.escape(phase) + (f" {text.size(count)}" if count else "")
         if name not in self.tasks:
