@@ -5,8 +5,9 @@ weekday, compression, speed), then the bytes of a full and of every level that c
 worth its time; how far estimates were off. Who walks is dump.estimate, where rows are kept is the catalog.
 
 Statistics are medians, the newest counting most: one strange night moves nothing. Changes saturate: x = -ln(1 - share
-changed) adds up from night to night as long as every byte is as likely to change as another; where only some are, x
-grows slower with age, so a rate is taken from dumps of about the age that is asked.
+changed) adds up from night to night as long as every byte is as likely to change as another. Where only some are, the
+rate x / age falls with age: as a power of it, when dumps of several ages show so, and dumps of about the age that is
+asked count most.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from .nights import weekday_of
 
 DAY_NS = 86_400 * 10**9
 FULLS, INCREMENTALS = 8, 40  # the newest that are looked at
-RECENT = 0.9  # what a dump counts less than the one after it
+RECENT = 0.87  # what a dump counts less than the one after it
 MOST_X = 7.0  # 99.9 % changed: all
 LEAST_AGE = 1 / 24  # nights between a dump and its base, at least
+NEAR = 0.7  # in the logarithm of ages: what is near
+BETTER = 0.7  # to what a rule must lower what is missed before it is believed
+GOOD, FAIR = 0.02, 0.15  # what is missed: no rule is needed; the simpler one will do
 GROWTH_MOST = 0.5  # of the last full: no trend is believed further
 WEEKS, DAYS_KNOWN = 3, 5  # weekdays count when so many weeks are known of so many of them
 # Kruskal-Wallis: chi square at 1 % for 1 to 6 degrees of freedom
@@ -102,6 +106,7 @@ class Habits:
     size_night: int = 0
     growth: float = 0.0
     rates: Tuple[Rate, ...] = ()
+    fall: float = 0.0  # the rate falls as age to this power
     week: Tuple[float, ...] = EVEN
     ratio: Tuple[Optional[float], Optional[float]] = (None, None)
     speed: Optional[float] = None
@@ -119,9 +124,13 @@ class Habits:
 
     def rate_at(self, age: float) -> Optional[float]:
         """The rate of change of a base of that age."""
-        return _weighted_median(
-            [(one.rate, one.weight / (1 + 4 * math.log(max(age, LEAST_AGE) / one.age) ** 2)) for one in self.rates]
-        )
+        age = max(age, LEAST_AGE)
+        values = []
+        for one in self.rates:
+            apart = math.log(age / one.age)
+            near = max(1e-9, math.exp(-((apart / NEAR) ** 2) / 2))
+            values.append((one.rate * math.exp(-self.fall * apart), one.weight * near))
+        return _weighted_median(values)
 
     @property
     def daily_change(self) -> Optional[float]:
@@ -162,13 +171,13 @@ def learn(past: Sequence[Dumped], weekday: Callable[[int], int] = weekday_of) ->
     size, night, growth = _trend(fulls)
     speed = _weighted_median([(dump.archive / dump.seconds, weight) for dump, weight in _weights(fulls)
                               if dump.seconds > 0 and dump.archive > 0])  # fmt: skip
-    rates, week = _rates(pairs, past, size, growth, weekday)
+    rates, fall, week = _rates(pairs, past, size, growth, weekday)
     incrementals = [dump for dump, _base in pairs]
     rest = [(max(0.0, dump.seconds - dump.archive / speed), weight) for dump, weight in _weights(incrementals)
             if speed and dump.seconds > 0]  # fmt: skip
     return Habits(
-        size, night, growth, rates, week, (_ratio(fulls), _ratio(incrementals)), speed, _weighted_median(rest),
-        len(fulls), len(pairs),
+        size, night, growth, rates, fall, week, (_ratio(fulls), _ratio(incrementals)), speed,
+        _weighted_median(rest), len(fulls), len(pairs),
     )  # fmt: skip
 
 
@@ -213,8 +222,12 @@ def _trend(fulls: Sequence[Dumped]) -> Tuple[Optional[float], int, float]:
 def _rates(
     pairs: Sequence[Tuple[Dumped, Dumped]], past: Sequence[Dumped], size: Optional[float], growth: float,
     weekday: Callable[[int], int],
-) -> Tuple[Tuple[Rate, ...], Tuple[float, ...]]:  # fmt: skip
-    """Observed rates of change, oldest first, and the factors of the week."""
+) -> Tuple[Tuple[Rate, ...], float, Tuple[float, ...]]:  # fmt: skip
+    """Observed rates of change, oldest first, by which power they fall with age, and the factors of the week.
+
+    Where fulls come on one weekday, age and weekday are the same: the rule that explains more is taken, and neither
+    unless it explains much.
+    """
     sizes = [(dump.night, dump.archive) for dump in past if dump.level == 0]
     seen: List[Tuple[Dumped, Dumped, float]] = []
     for dump, base in pairs:
@@ -222,12 +235,62 @@ def _rates(
         if whole > 0:
             share = min(max(dump.archive / whole, 0.0), 1.0)
             seen.append((dump, base, min(-math.log1p(-share) if share < 1 else MOST_X, MOST_X)))
+    plain = _rates_of(seen, EVEN, weekday)
+    found, least = (plain, 0.0, EVEN), _miss(plain, 0.0)
+    if least <= GOOD:
+        return found
+    fall = _fall(plain)
+    missed = _miss(plain, fall) if fall else least
+    if missed < BETTER * least:
+        found, least = (plain, fall, EVEN), missed
+        if least <= FAIR:
+            return found
     week = week_of([(weekday(night), x) for night, x in _steps(seen)])
+    if week != EVEN:
+        by_day = _rates_of(seen, week, weekday)
+        if _miss(by_day, 0.0) < BETTER * least:
+            found = (by_day, 0.0, week)
+    return found
+
+
+def _miss(rates: Sequence[Rate], fall: float) -> float:
+    """How much of all that changed a rule misses: its own past, told by it."""
+    every = [(one.rate * one.age**fall, one.weight) for one in rates]
+    usual = _weighted_median(every) or 0.0
+    missed = sum(one.weight * abs(one.rate - usual * one.age**-fall) * one.age for one in rates)
+    total = sum(one.weight * one.rate * one.age for one in rates)
+    return missed / total if total else 0.0
+
+
+def _rates_of(
+    seen: Sequence[Tuple[Dumped, Dumped, float]], week: Sequence[float], weekday: Callable[[int], int]
+) -> Tuple[Rate, ...]:  # fmt: skip
     rates = []
     for place, (dump, base, x) in enumerate(seen):
         age = _age((base.night, base.begun_ns), (dump.night, dump.begun_ns), week, weekday)
         rates.append(Rate(age, x / age, RECENT ** (len(seen) - 1 - place)))
-    return tuple(rates), week
+    return tuple(rates)
+
+
+def _fall(rates: Sequence[Rate]) -> float:
+    """By which power of the age the rate falls, 0 to 1: a line through the medians of ages of one power of 2."""
+    bins: Dict[int, List[Tuple[float, float]]] = {}
+    for one in rates:
+        if one.rate > 0:
+            age = math.log(one.age)
+            bins.setdefault(round(age / math.log(2)), []).append((age, math.log(one.rate)))
+    points = [
+        (sum(age for age, _rate in values) / len(values), median(rate for _age, rate in values), len(values))
+        for values in bins.values()
+    ]  # fmt: skip
+    count = sum(weight for _x, _y, weight in points)
+    if len(points) < 2 or count < 6:
+        return 0.0
+    mean_x = sum(x * weight for x, _y, weight in points) / count
+    mean_y = sum(y * weight for _x, y, weight in points) / count
+    spread = sum(weight * (x - mean_x) ** 2 for x, _y, weight in points)
+    slope = sum(weight * (x - mean_x) * (y - mean_y) for x, y, weight in points) / spread
+    return min(1.0, max(0.0, -slope))
 
 
 def _size_then(sizes: Sequence[Tuple[int, int]], night: int, growth: float) -> float:
@@ -281,7 +344,8 @@ def week_of(steps: Sequence[Tuple[int, float]]) -> Tuple[float, ...]:
     mean = sum(medians.values()) / len(medians)
     if mean <= 0:
         return EVEN
-    factors = [medians.get(day, mean) / mean for day in range(7)]
+    usual = median(medians.values())  # of a weekday on which fulls are made there is no step
+    factors = [medians.get(day, usual) / mean for day in range(7)]
     total = sum(factors)
     return tuple(7 * factor / total for factor in factors)
 
