@@ -13,9 +13,10 @@ asked count most.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .nights import weekday_of
 
@@ -31,6 +32,7 @@ GROWTH_MOST = 0.5  # of the last full: no trend is believed further
 WEEKS, DAYS_KNOWN = 3, 5  # weekdays count when so many weeks are known of so many of them
 # Kruskal-Wallis: chi square at 1 % for 1 to 6 degrees of freedom
 _CHI = (6.63, 9.21, 11.34, 13.28, 15.09, 16.81)
+_FADING = tuple(RECENT**place for place in range(INCREMENTALS - 1, -1, -1))
 EVEN = (1.0,) * 7
 ERRORS = 10  # newest records of a source that its error is the median of
 ERROR_WALK = 0.20
@@ -87,8 +89,7 @@ class Defaults:
 DEFAULTS = Defaults()
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(NamedTuple):
     """One observed rate of change: x a night, at an age in nights, of a weight."""
 
     age: float
@@ -128,7 +129,7 @@ class Habits:
         values = []
         for one in self.rates:
             apart = math.log(age / one.age)
-            near = max(1e-9, math.exp(-((apart / NEAR) ** 2) / 2))
+            near = max(1e-9, math.exp(-apart * apart / (2 * NEAR * NEAR)))
             values.append((one.rate * math.exp(-self.fall * apart), one.weight * near))
         return _weighted_median(values)
 
@@ -182,7 +183,7 @@ def learn(past: Sequence[Dumped], weekday: Callable[[int], int] = weekday_of) ->
 
 
 def _weights(dumps: Sequence[Dumped]) -> Iterable[Tuple[Dumped, float]]:
-    return [(dump, RECENT ** (len(dumps) - 1 - place)) for place, dump in enumerate(dumps)]
+    return zip(dumps, _FADING[len(_FADING) - len(dumps) :])
 
 
 def _weighted_median(values: Sequence[Tuple[float, float]]) -> Optional[float]:
@@ -228,7 +229,7 @@ def _rates(
     Where fulls come on one weekday, age and weekday are the same: the rule that explains more is taken, and neither
     unless it explains much.
     """
-    sizes = [(dump.night, dump.archive) for dump in past if dump.level == 0]
+    sizes = sorted((dump.night, dump.archive) for dump in past if dump.level == 0)
     seen: List[Tuple[Dumped, Dumped, float]] = []
     for dump, base in pairs:
         whole = _size_then(sizes, dump.night, growth)
@@ -266,9 +267,9 @@ def _rates_of(
     seen: Sequence[Tuple[Dumped, Dumped, float]], week: Sequence[float], weekday: Callable[[int], int]
 ) -> Tuple[Rate, ...]:  # fmt: skip
     rates = []
-    for place, (dump, base, x) in enumerate(seen):
+    for (dump, base, x), weight in zip(seen, _FADING[len(_FADING) - len(seen) :]):
         age = _age((base.night, base.begun_ns), (dump.night, dump.begun_ns), week, weekday)
-        rates.append(Rate(age, x / age, RECENT ** (len(seen) - 1 - place)))
+        rates.append(Rate(age, x / age, weight))
     return tuple(rates)
 
 
@@ -295,14 +296,16 @@ def _fall(rates: Sequence[Rate]) -> float:
 
 def _size_then(sizes: Sequence[Tuple[int, int]], night: int, growth: float) -> float:
     """Archive bytes of a full in a night of the past: between the fulls before and after it."""
-    before = [one for one in sizes if one[0] <= night][-1:]
-    after = [one for one in sizes if one[0] > night][:1]
-    if before and after:
-        (one, low), (two, high) = before[0], after[0]
+    if not sizes:
+        return 0.0
+    place = bisect_right(sizes, (night, math.inf))
+    if place == 0:
+        return float(sizes[0][1])
+    one, low = sizes[place - 1]
+    if place < len(sizes):
+        two, high = sizes[place]
         return low + (high - low) * (night - one) / (two - one)
-    if before:
-        return max(0.0, before[0][1] + max(0.0, growth) * (night - before[0][0]))
-    return float(after[0][1]) if after else 0.0
+    return low + max(0.0, growth) * (night - one)
 
 
 def _age(
@@ -313,6 +316,8 @@ def _age(
     if nights < 1:  # more than one a night
         hours = max(0.0, (now[1] - base[1]) / DAY_NS)
         return max(LEAST_AGE, min(hours, 1.0) * week[weekday(now[0])])
+    if week is EVEN:
+        return float(nights)
     weeks, rest = divmod(nights, 7)
     total = weeks * sum(week) + sum(week[weekday(night)] for night in range(now[0] - rest + 1, now[0] + 1))
     return max(LEAST_AGE, total)
