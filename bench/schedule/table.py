@@ -14,11 +14,13 @@ import hashlib
 import json
 import os
 import resource
+import statistics
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -144,15 +146,34 @@ def amanda_figures(cache: Cache, scenario: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def crowd(count: int, cycle: int, planner: str) -> Dict[str, Any]:
-    """The slowest night of a crowd and the memory of the whole replay; runs in a process of its own."""
+    """The slowest night of a crowd and the memory of the whole replay; runs in a process of its own.
+
+    plan_s: seconds of the processor, which a busy machine does not change; plan_wall_s: as the clock saw it.
+    """
     scenario = families.crowd(count, cycle)
-    result = simulate.replay(scenario, planner)
+    inner = simulate.planner(planner)
+    slowest = [0.0]
+
+    def timed(work: Callable[..., Any], *given: Any) -> Any:
+        begun = time.process_time()
+        answer = work(*given)
+        slowest.append(slowest.pop() + time.process_time() - begun)
+        return answer
+
+    def plan(view: Any, memory: Any) -> Any:
+        slowest.append(0.0)
+        return timed(inner.plan, view, memory)
+
+    driver = simulate.Planner(plan, lambda *given: timed(inner.remember, *given), inner.start)
+    result = simulate.replay(scenario, driver)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     figures = metrics.score(scenario, result)
     return {
         "sources": count,
         "cycle": cycle,
-        "plan_s": result["plan_seconds_max"],
+        "plan_s": round(max(slowest), 3),
+        "plan_median_s": round(statistics.median(slowest[1:]), 3),
+        "plan_wall_s": result["plan_seconds_max"],
         "MiB": memory,
         "peak_over_mean": figures["peak_over_mean"],
         "late_hard": figures["late_hard"],
