@@ -31,6 +31,11 @@ def stamp(ns: int) -> str:
     return datetime.fromtimestamp(ns // NS, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
+def parse_stamp(text: str) -> int:
+    """Nanoseconds of what stamp() wrote. Raises ValueError."""
+    return int(datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()) * NS
+
+
 def iso(ns: int) -> str:
     """`YYYY-MM-DDTHH:MM:SSZ`, as in manifests and JSON."""
     return datetime.fromtimestamp(ns // NS, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .. import clock
-from ..errors import EventFailed, RequestError, StowageError, TargetRefused
+from ..errors import CatalogError, EventFailed, RequestError, StowageError, TargetRefused
 from ..hookspecs import Event, EventError, TargetContext, TargetError
 from ..ids import is_name
 from ..settings import Client, Settings, Source
@@ -146,49 +146,86 @@ class Engine:
                 raise unknown("source" + (f" of {', '.join(clients)}" if clients else ""), name, known)
         return found
 
-    def plan(self, sources: Iterable[Source], level: Optional[int] = None) -> list:
-        """Tonight's level of each source, with the reason: schedule.plain.Planned."""
-        from ..dump import history
-        from ..schedule import plain
+    def plan(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, *, estimate: bool = False,
+             progress: Progress = None, ready: Any = None, due: bool = False) -> Any:  # fmt: skip
+        """Tonight's plan, a planning.Tonight, of a run of these sources (None: of all).
 
-        names = [(source.client, source.name) for source in sources]
-        past = history.gather(self.settings, self.catalog) if names else {}
-        return plain.plan(names, past, clock.now_ns(), self.settings.cycle_days, level)
+        estimate: clients are asked how large their dumps would be. ready: a dump.warm.Warm, of a run, which may ask
+        them too. due: only what schedules of their own ask for now.
+        """
+        from .planning import Planner
+
+        planner = Planner(self.settings, self.catalog)
+        if estimate and ready is None:
+            from ..dump.warm import Warm
+
+            with Warm(self.connector) as ready:
+                return planner.plan(self.select(), sources, level, walk=True, ready=ready, progress=progress)
+        return planner.plan(self.select(), sources, level, ready=ready, progress=progress, due=due)
+
+    def force(self, name: str, level: Optional[int]) -> str:
+        """The next run makes this level of a source (None: what was asked for is taken back); what to say of it."""
+        from . import plan_state
+
+        found = self.select((), [name])
+        if len(found) != 1:
+            where = ", ".join(f"{one.client}:{one.name}" for one in found[:5])
+            raise RequestError(f'"{name}" is a source of several clients', f"name one: {where}")
+        (source,) = found
+        try:
+            if level is None:
+                plan_state.forget(self.settings.state, [(source.client, source.name)])
+                return f"{source.client}:{source.name}: nothing is asked for any more"
+            plan_state.force(self.settings.state, source.client, source.name, level)
+        except OSError as error:
+            raise CatalogError(f"{self.settings.state} cannot be written: {error.strerror}") from None
+        what = "a full" if level == 0 else f"level {level}"
+        return f"{source.client}:{source.name}: the next run makes {what}"
 
     def run(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, progress: Progress = None,
-            copies: bool = True, ready: Any = None) -> RunAnswer:  # fmt: skip
+            copies: bool = True, ready: Any = None, due: bool = False) -> RunAnswer:  # fmt: skip
         """One night, now: dumps what is asked for (None: all), copies what is due, reports. Raises Busy.
 
         A failure of one source or copy costs that one; it stands in the answer. ready: a dump.warm.Warm with
-        connections that were begun already.
+        connections that were begun already. due: only what schedules of their own ask for now.
         """
         from ..dump import driver, runlock, sweep, warm
-        from . import listing
+        from . import listing, plan_told, planning
 
-        everything = sources is None
-        chosen = self.select() if everything else sources
-        names = None if everything else [(source.client, source.name) for source in chosen]
+        everything = sources is None and not due
+        chosen = self.select() if sources is None else sources
         clients = [self.settings.clients[source.client] for source in chosen]
-        with runlock.hold(self.settings), ready or warm.Warm(self.connector) as ready:
-            ready.begin(self.settings, clients)
+        if due and not self.plan(sources, due=True).planned:
+            return RunAnswer(None, "OK")
+        with runlock.hold(self.settings, due), ready or warm.Warm(self.connector) as ready:
+            if not due:
+                ready.begin(self.settings, clients)
             swept = sweep.sweep(self.settings, self.catalog)
-            planned = self.plan(chosen, level)
-            run = self.catalog.begin_run("run")
+            tonight = self.plan(sources, level, ready=ready, progress=progress, due=due)
+            names = None if everything else list(dict.fromkeys((one.client, one.source) for one in tonight.planned))
+            if due and not names:
+                return RunAnswer(None, "OK")
+            run = self.catalog.begin_run("due" if due else "run")
             stopped = "FAIL the run was stopped -> stowage run"
             threading.Thread(target=_load_rest, name="load", daemon=True).start()
             try:
+                unkept = _keep(planning.begin, self.settings, tonight, run.id)
                 results = driver.run_dumps(
-                    self.settings, self.catalog, planned, run=run, connect=ready.connect, progress=progress
+                    self.settings, self.catalog, tonight.planned, run=run, connect=ready.connect, progress=progress
                 )
+                unkept = _keep(planning.end, self.settings, self.catalog, tonight, results) or unkept
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 found, strange = self._sample(progress) if everything and copies else ([], [])
                 undone = self._drill(run.begun_ns) if everything and copies else []
-                report = self._report(replace(run, ended_ns=clock.now_ns()), names, failures=found)
-                self.catalog.end_run(run.id, report.status, {"headline": report.headline, "bytes": report.bytes})
+                summary = {"plan": plan_told.summary(tonight, planning.done(self.catalog, results))}
+                ended = replace(run, ended_ns=clock.now_ns(), summary=summary)
+                report = self._report(ended, names, failures=found)
+                summary.update(headline=report.headline, bytes=report.bytes)
+                self.catalog.end_run(run.id, report.status, summary)
                 stopped = ""
             except StowageError as error:  # nothing could be dumped at all: who waits for the mail must hear it
                 stopped = f"FAIL {error.message}" + (f" -> {error.hint}" if error.hint else "")
-                if everything:
+                if everything or due:
                     self.send(Event("run-finished", "FAIL", f"stowage {stopped}", stopped))
                 raise
             finally:
@@ -198,8 +235,9 @@ class Engine:
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
-        warnings += strange
-        warnings += self._tell(report) if everything else []
+        warnings += [*strange, *unkept]
+        # nobody wants a mail an hour of what went well
+        warnings += self._tell(report) if everything or due and report.status == "FAIL" else []
         warnings += listing.refresh_search(self)
         status = "WARN" if warnings and report.status == "OK" else report.status
         return RunAnswer(
@@ -328,6 +366,15 @@ class Engine:
             return now
         # between two steps of a run nothing keeps the file
         return {"alive": True, "dumps": []} if self._at_work() else None
+
+
+def _keep(step: Callable[..., Any], *args: Any) -> List[str]:
+    """Does a step of planning that only makes later nights even; what is to be said when it fails."""
+    try:
+        step(*args)
+    except OSError as error:
+        return [f"what makes nights even could not be kept: {error.filename or ''} {error.strerror}"]
+    return []
 
 
 def _load_rest() -> None:

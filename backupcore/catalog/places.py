@@ -3,12 +3,15 @@
     catalog.sqlite                               the catalog
     server-id                                    who this server is, in every manifest and on every target
     index/<client>/<source>/<dump>.tsv[.zst|.gz] the index of each dump, as it is in the image
+    index/<client>/<source>/<dump>.frames        the frame table of a large image, to be searched in its file
     state/<client>/<source>/<dump>.state         state blocks for the next incremental, as the agent made them
     runs/<run>.json, .sig                        signed records of runs
     pending/<client>/<source>/<dump>.state, .index, .row
                                                  what of a sealed dump must not lie on the holding disk while it comes
     rebuild/                                     what a rebuild is at work on
     run.lock  status.json                        the run that is at work
+    planner.json                                 what makes nights even: planned nights, presence of clients
+    forced/<client>:<source>                     the level that was asked for once
 
 Here live names only (and the server's id, which is made once); nothing here opens the catalog.
 """
@@ -47,6 +50,11 @@ def find_index(state: Path, client: str, source: str, dump: str, segment: str = 
     return None
 
 
+def frames_copy(state: Path, client: str, source: str, dump: str, segment: str = "") -> Path:
+    """The copy of a dump's frame table; there is none of small ones."""
+    return index_folder(state, client, source, segment) / (dump + ".frames")
+
+
 def state_folder(state: Path, client: str, source: str, segment: str = "") -> Path:
     """The folder of a source's state blocks."""
     return Path(state) / "state" / client / source_folder(source, segment)
@@ -75,6 +83,16 @@ def lock_file(state: Path) -> Path:
 def status_file(state: Path) -> Path:
     """What the run at work is doing."""
     return Path(state) / "status.json"
+
+
+def planner_file(state: Path) -> Path:
+    """What one night leaves to the planning of the next."""
+    return Path(state) / "planner.json"
+
+
+def forced_folder(state: Path) -> Path:
+    """The levels that were asked for once, a file each."""
+    return Path(state) / "forced"
 
 
 def server_id(state: Path) -> str:

@@ -1,42 +1,87 @@
-"""`stowage plan`: tonight's level of each source and why."""
+"""`stowage plan`: tonight's level of each source and why, and the nights to come."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+import sys
+from typing import Any, List
 
 from .. import text
 from ..errors import RequestError
-from . import _output
+from . import _output, _progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """--why, and the selection of run."""
-    parser.add_argument("--why", metavar="SOURCE", help="only this source, as CLIENT:SOURCE or SOURCE, and its reason")
+    """--why, --estimate, --force, and the selection of run."""
+    parser.add_argument("--why", metavar="SOURCE", help="all about this source, as CLIENT:SOURCE or SOURCE")
     parser.add_argument("--client", metavar="C", action="append", default=[], help="only this client; may be repeated")
     parser.add_argument(
         "--source", metavar="S", action="append", default=[], help="only sources of this name; may be repeated"
     )
     parser.add_argument("--level", metavar="N", type=int, choices=range(10), help="as if this level were asked for")
+    parser.add_argument("--estimate", action="store_true", help="ask the clients how large the dumps would be")
+    parser.add_argument(
+        "--force", metavar="SOURCE[=LEVEL]", action="append", default=[],
+        help="the next run makes this level of CLIENT:SOURCE, a full when none is said; `=none` takes it back",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
-    """Tonight's levels."""
+    """Tonight's levels and the coming nights."""
     if args.why and args.source:
         raise RequestError("--why and --source together", "stowage plan --why CLIENT:SOURCE")
     engine = open_engine()
-    chosen = engine.select(args.client, [args.why] if args.why else args.source)
-    planned = engine.plan(chosen, args.level)
+    said = [engine.force(*_forced(one)) for one in args.force]
+    asked = engine.select(args.client, [args.why] if args.why else args.source)
+    # --why explains what the night does; --client and --source show what a run with these words would do
+    chosen = asked if args.client and not args.why or args.source else None
+    with _progress.progress(args.json) as progress:
+        tonight = engine.plan(chosen, args.level, estimate=args.estimate, progress=progress)
+    from ..app import plan_told
+
+    data = plan_told.as_dict(tonight)
+    lines: List[str] = [text.escape(line) for line in said]
     if args.why:
-        lines = [f"{one.client}:{one.source} level {one.level}: {text.escape(one.reason)}" for one in planned]
+        keys = {(one.client, one.name) for one in asked}
+        data["why"] = {unit: plan_told.why(tonight, unit) for unit, one in tonight.ones.items() if one.key in keys}
+        data["sources"] = [one for one in data["sources"] if (one["client"], one["source"]) in keys]
+        for told in data["why"].values():
+            lines += ([""] if lines else []) + told
     else:
-        rows = [[f"{one.client}:{one.source}", one.level, text.escape(one.reason)] for one in planned]
-        lines = _output.table(("source", "level", "why"), rows) or ["no source is configured"]
-    return _output.Answer(
-        data={"sources": [
-            {"client": one.client, "source": one.source, "level": one.level, "base": one.base, "reason": one.reason}
-            for one in planned
-        ]},
-        lines=lines,
-        next=["stowage run"] if planned else ["stowage check"],
-    )  # fmt: skip
+        lines += _tables(tonight, data, plan_told)
+    lines += [f"WARN {note}" for note in data["estimates"]["notes"]]
+    return _output.Answer(data=data, lines=lines, next=["stowage run"] if tonight.ones else ["stowage check"])
+
+
+def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
+    if not tonight.ones:
+        return ["no source is configured"]
+    lines = _output.table(
+        ("client", "source", "level", "size", "time", "full due", "why"), plan_told.table_rows(tonight)
+    ) or ["nothing is dumped tonight"]  # fmt: skip
+    given = plan_told.given_up_lines(data["given_up"])
+    lines += ["", *given] if given else []
+    lines += ["", "away: " + ", ".join(data["absent"])] if data["absent"] else []
+    lines += ["", *_output.table(("night", "", "size", "time", ""), plan_told.chart(tonight, _blocks()))]
+    if data["estimates"]["error"] is not None:
+        lines += ["", f"estimates were {data['estimates']['error']:.0%} off so far"]
+    return lines
+
+
+def _blocks() -> bool:
+    """Whether the terminal shows block characters."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    return encoding == "utf8" and sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "linux")
+
+
+def _forced(word: str) -> Any:
+    """(CLIENT:SOURCE, level or None to take it back)."""
+    name, equals, level = word.partition("=")
+    if not equals:
+        return name, 0
+    if level == "none":
+        return name, None
+    if len(level) != 1 or level not in "0123456789":
+        raise RequestError(f"--force {word}: {level!r} is no level", "--force CLIENT:SOURCE=0")
+    return name, int(level)

@@ -8,6 +8,7 @@ from typing import Any, List
 from .. import text
 from ..app import early
 from ..dump.warm import Warm
+from ..errors import RequestError
 from . import _output, _progress
 
 
@@ -20,18 +21,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", metavar="N", type=int, choices=range(10), help="this level for all of them: 0 is a full"
     )
+    parser.add_argument(
+        "--due", action="store_true", help="only what schedules of sources' own ask for now"
+    )
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Runs now."""
+    if args.due and args.level is not None:
+        raise RequestError("--due and --level together", "stowage run --client C --source S --level N")
     with Warm() as ready:
-        early.begin(ready, open_engine.written, args.client, args.source)
+        if not args.due:
+            early.begin(ready, open_engine.written, args.client, args.source)
         engine = open_engine()
         some = bool(args.client or args.source)
         chosen = engine.select(args.client, args.source) if some else None
         with _progress.progress(args.json) as progress:
-            done = engine.run(chosen, args.level, progress, ready=ready)
+            done = engine.run(chosen, args.level, progress, ready=ready, due=args.due)
     report = done.report
+    if report is None:
+        return _output.Answer(data={"headline": "nothing is due", "sources": []}, lines=["nothing is due"])
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
     lines += [f"WARN {text.escape(warning)}" for warning in done.warnings]
     for line in report.lines:

@@ -7,8 +7,8 @@ What app/ calls, in the order of a night (settings: settings.Settings, catalog: 
                                                          (.adopted: names), the rest goes (.removed: folders), what
                                                          cannot be vouched for stays (.strange), disks that are not
                                                          there (.problems); only while the lock is held
-    history.gather(settings, catalog) -> {(client, source): [schedule.plain.Past]}
-    schedule.plain.plan([(client, source)…], history, now_ns, settings.cycle_days, forced) -> [Planned]
+    history.gather(settings, catalog) -> {(client, source): [schedule.bases.Past]}
+    app.planning makes of it what is planned: [schedule.bases.Planned]
     catalog.begin_run("run") -> RunRow
     driver.run_dumps(settings, catalog, planned, run=RunRow, connect=transport.connect, progress=None) -> [ResultRow]
                                                          several at once, each isolated; adds dumps and results to the

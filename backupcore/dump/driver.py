@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 
 # Two at once on a client: the second walks while the first waits for its line. More only fight for its disks.
 PER_CLIENT = 2
+LOOK = 30.0  # seconds after which the clock is looked at again, while dumps wait for their time
 
 Key = Tuple[str, str]
 
@@ -185,13 +186,17 @@ class _Driver:
         """The next dump for a thread: of the client with the fewest at work; None when there is nothing left."""
         with self._changed:
             while self._waiting and not self._stopping:
+                now = clock.now_ns()
+                may = [one for one in self._waiting if one.not_before_ns <= now]
                 # stable: within a client, and between clients, in the order of the plan
-                one = min(self._waiting, key=lambda one: self._at_work.get(one.client, 0))
-                if self._at_work.get(one.client, 0) < PER_CLIENT:
+                one = min(may, key=lambda one: self._at_work.get(one.client, 0), default=None)
+                if one is not None and self._at_work.get(one.client, 0) < PER_CLIENT:
                     self._waiting.remove(one)
                     self._at_work[one.client] = self._at_work.get(one.client, 0) + 1
                     return one
-                self._changed.wait()
+                later = [one.not_before_ns - now for one in self._waiting if one.not_before_ns > now]
+                # not longer than LOOK: the clock may be set
+                self._changed.wait(min(min(later) / clock.NS, LOOK) if later else None)
             return None
 
     def _worker(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from contextlib import contextmanager
 from typing import Iterator
 
@@ -13,10 +14,15 @@ from ..catalog import places
 from ..errors import Busy, CatalogError
 from ..settings import Settings
 
+STEP = 0.5  # seconds between two looks at a lock that is waited for
+
 
 @contextmanager
-def hold(settings: Settings) -> Iterator[None]:
-    """Holds <state>/run.lock. Raises Busy, with since when and by whom, while another process has it."""
+def hold(settings: Settings, due: bool = False) -> Iterator[None]:
+    """Holds <state>/run.lock. Raises Busy, with since when and by whom, while another process has it.
+
+    due: a small run of what schedules of sources' own ask for: the others wait for its end, a night must not be lost.
+    """
     path = places.lock_file(settings.state)
     try:
         files.make_folder(settings.state)
@@ -24,11 +30,15 @@ def hold(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise CatalogError(f"{path} cannot be opened: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another run is at work{_holder(fd)}", "stowage status") from None
-        mine = json.dumps({"pid": os.getpid(), "since": clock.now_ns()}).encode()
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if due or not _is_due(fd):
+                    raise Busy(f"another run is at work{_holder(fd)}", "stowage status") from None
+                time.sleep(STEP)
+        mine = json.dumps({"pid": os.getpid(), "since": clock.now_ns(), "due": due}).encode()
         os.ftruncate(fd, 0)
         os.pwrite(fd, mine, 0)
         try:
@@ -37,6 +47,14 @@ def hold(settings: Settings) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child that has forked and not yet closed its copy
     finally:
         os.close(fd)  # the file stays: to remove it would let two processes lock two files
+
+
+def _is_due(fd: int) -> bool:
+    """Whether the one that holds it said that it is of a small run."""
+    try:
+        return json.loads(os.pread(fd, 200, 0))["due"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _holder(fd: int) -> str:

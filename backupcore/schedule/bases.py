@@ -16,9 +16,10 @@ Night = Callable[["Past"], int]
 
 @dataclass(frozen=True)
 class Past:
-    """One dump of a source as planning sees it. run: in which it was made. bytes: of its image.
+    """One dump of a source as planning sees it.
 
-    restorable: on a holding disk, or on a target with a verified copy. has_state: its state blocks are there.
+    restorable: on a holding disk, or on a target with a verified copy. has_state: its state blocks are there. run: in
+    which it was made, "" when a rebuild found it. archive, stored: bytes before and after compression.
     """
 
     id: str
@@ -29,7 +30,9 @@ class Past:
     restorable: bool = True
     has_state: bool = True
     run: str = ""
-    bytes: int = 0
+    archive: int = 0
+    stored: int = 0
+    entries: int = 0
     seconds: float = 0.0
 
 

@@ -164,11 +164,11 @@ class Own:
     incremental: Optional[Times] = None
     full: Optional[Times] = None
 
-    def due(self, after_ns: int, until_ns: int, zone: Optional[tzinfo] = None) -> Optional[str]:
-        """What is due for the dumps since after_ns, when the last one began: full, incremental or None."""
-        if self.full and self.full.latest(after_ns, until_ns, zone) is not None:
+    def due(self, full_ns: int, last_ns: int, until_ns: int, zone: Optional[tzinfo] = None) -> Optional[str]:
+        """What is due, full, incremental or None, when the last full and the last dump began at these moments."""
+        if self.full and self.full.latest(full_ns, until_ns, zone) is not None:
             return "full"
-        if self.incremental and self.incremental.latest(after_ns, until_ns, zone) is not None:
+        if self.incremental and self.incremental.latest(last_ns, until_ns, zone) is not None:
             return "incremental"
         return None
 

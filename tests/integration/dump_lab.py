@@ -10,12 +10,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from backupcore import clock
 from backupcore.app.agent_build import build_agent
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, sweep
 from backupcore.keys import store
-from backupcore.schedule import plain
+from backupcore.schedule import bases
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source
 
 PORT = 2310
@@ -75,7 +74,7 @@ class Lab:
             self.swept = sweep.sweep(self.settings, self.catalog)
             sources = [(client.name, name) for client in self.settings.clients.values() for name in client.sources]
             past = history.gather(self.settings, self.catalog)
-            self.planned = plain.plan(sources, past, clock.now_ns(), self.settings.cycle_days, level)
+            self.planned = [bases.Planned(*one, *bases.choose(past.get(one, ()), level)) for one in sources]
             self.run = self.catalog.begin_run("run")
             results = driver.run_dumps(
                 self.settings, self.catalog, self.planned, run=self.run, progress=self.events.append

@@ -71,7 +71,7 @@ def test_from_the_first_run_to_a_file_that_is_back(server, tree, tmp_path):
     server.client("web1", {"tree": tree})
 
     planned = server.json("plan")["sources"]
-    assert [(one["source"], one["level"], one["reason"]) for one in planned] == [("tree", 0, "the first dump")]
+    assert [(one["source"], one["level"], one["reason"]) for one in planned] == [("tree", 0, "the first full")]
     server.stowage("run")
     mailbox.join(10)
     mail = email.message_from_bytes(mailbox.data, policy=email.policy.default)

@@ -24,7 +24,7 @@ from backupcore.errors import AgentRefused, StowageError
 from backupcore.restore import deliver, request
 from backupcore.restore.images import Images
 from backupcore.restore.report import Options
-from backupcore.schedule import plain
+from backupcore.schedule import bases
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source, TargetSettings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
@@ -85,7 +85,9 @@ class World:
         with runlock.hold(self.settings):
             names = [source] if source else list(self.settings.clients[client].sources)
             past = history.gather(self.settings, self.catalog)
-            planned = plain.plan([(client, one) for one in names], past, clock.now_ns(), 7, level)
+            planned = [
+                bases.Planned(client, one, *bases.choose(past.get((client, one), ()), level)) for one in names
+            ]
             run = self.catalog.begin_run("run")
             results = driver.run_dumps(self.settings, self.catalog, planned, run=run)
             self.catalog.end_run(run.id, "OK", {})

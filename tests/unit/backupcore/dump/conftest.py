@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backupcore import clock
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, sweep
-from backupcore.schedule import plain
+from backupcore.schedule import bases
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source
 
 AGENT = '''
@@ -119,13 +118,13 @@ class Server:
         """From now on the client's agent does this."""
         (self.base / f"{name}.script").write_text(textwrap.dedent(script))
 
-    def night(self, level=None, now=None, **more):
+    def night(self, level=None, **more):
         """Lock, sweep, plan, run; returns the results."""
         with runlock.hold(self.settings):
             self.swept = sweep.sweep(self.settings, self.catalog)
             sources = [(client.name, name) for client in self.settings.clients.values() for name in client.sources]
             past = history.gather(self.settings, self.catalog)
-            self.planned = plain.plan(sources, past, now or clock.now_ns(), self.settings.cycle_days, level)
+            self.planned = [bases.Planned(*one, *bases.choose(past.get(one, ()), level)) for one in sources]
             self.run = self.catalog.begin_run("run")
             return driver.run_dumps(
                 self.settings, self.catalog, self.planned, run=self.run, progress=self.events.append, **more

@@ -162,26 +162,34 @@ def test_full_hours_are_those_of_the_clock_on_the_wall():
 
 def test_what_is_due_is_what_came_since_the_last_dump():
     own = parse_own("sun 20:00", "mon-sat 21:00")
-    sunday, monday = "2026-11-22", "2026-11-23"
-    assert own.due(ns(f"{sunday}T19:00"), ns(f"{sunday}T19:59"), BERLIN) is None
-    assert own.due(ns(f"{sunday}T19:00"), ns(f"{sunday}T20:00"), BERLIN) == "full"
-    assert own.due(ns(f"{sunday}T20:01"), ns(f"{monday}T20:59"), BERLIN) is None
-    assert own.due(ns(f"{sunday}T20:01"), ns(f"{monday}T21:00"), BERLIN) == "incremental"
+
+    def due(full, last, now):
+        return own.due(ns(full), ns(last), ns(now), BERLIN)
+
+    before, sunday, monday = "2026-11-15T20:00", "2026-11-22", "2026-11-23"
+    assert due(before, f"{sunday}T19:00", f"{sunday}T19:59") is None
+    assert due(before, f"{sunday}T19:00", f"{sunday}T20:00") == "full"
+    assert due(f"{sunday}T20:01", f"{sunday}T20:01", f"{monday}T20:59") is None
+    assert due(f"{sunday}T20:01", f"{sunday}T20:01", f"{monday}T21:00") == "incremental"
     # a server that was off for days makes up for the full, once
-    assert own.due(ns("2026-11-20T21:01"), ns("2026-11-25T10:00"), BERLIN) == "full"
-    assert own.due(0, ns("2026-11-25T10:00"), BERLIN) == "full"
+    assert due(before, "2026-11-20T21:01", "2026-11-25T10:00") == "full"
+    assert own.due(0, 0, ns("2026-11-25T10:00"), BERLIN) == "full"
+    # an incremental by hand does not put the full off
+    assert due(before, f"{sunday}T20:30", f"{sunday}T20:31") == "full"
 
 
 def test_the_full_of_a_schedule_is_not_made_twice_though_its_incremental_is_due_too():
     own = parse_own("sun 20:00", "daily 21:00")
-    assert own.due(ns("2026-11-22T20:01"), ns("2026-11-22T21:00"), BERLIN) == "incremental"
+    made = ns("2026-11-22T20:01")
+    assert own.due(made, made, ns("2026-11-22T21:00"), BERLIN) == "incremental"
 
 
 def test_an_hourly_source_leaves_its_fulls_to_the_scheduler():
     own = parse_own(None, "hourly")
+    made = ns("2026-11-22T20:10")
     assert own.full is None and own.fulls(739_000, 28) == ()
-    assert own.due(ns("2026-11-22T20:10"), ns("2026-11-22T20:59"), BERLIN) is None
-    assert own.due(ns("2026-11-22T20:10"), ns("2026-11-22T21:00"), BERLIN) == "incremental"
+    assert own.due(0, made, ns("2026-11-22T20:59"), BERLIN) is None
+    assert own.due(0, made, ns("2026-11-22T21:00"), BERLIN) == "incremental"
     assert own.incremental.a_night() == 24
 
 
