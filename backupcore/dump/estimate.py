@@ -11,20 +11,25 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock, wire
 from ..catalog.records import DumpRow, EstimateRow
 from ..errors import ClientUnreachable, StowageError, WireError
-from ..schedule.estimates import Expected, Walked
+from ..schedule import estimates
+from ..schedule.estimates import Accuracy, Expected, Walked
 from ..settings import Client, Settings
 from ..text import escape
 from . import transport
 from .transport import AgentConnection
 
+if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
+    from ..catalog.store import Catalog
+
 LIMIT = 120.0  # seconds for all sources of a client: two million entries a minute and more on a slow disk
 GRACE = 15.0  # beyond its limit, for an agent whose file system answers slowly
 AT_ONCE = 32  # clients: the walks are theirs, a connection costs this machine some milliseconds
+LOOKED_AT = 28 * estimates.DAY_NS  # how far back estimates are judged
 MOST_BYTES, MOST_ENTRIES = 1 << 50, 1 << 40  # more is no source of one client
 
 Connect = Callable[[Settings, Client], AgentConnection]
@@ -306,3 +311,10 @@ def rows_of(row: DumpRow, expected: Expected, level: int) -> List[EstimateRow]:
                 int(one.full), row.stored_size,
             ))  # fmt: skip
     return found
+
+
+def accuracy(
+    catalog: Catalog, now_ns: int, client: Optional[str] = None, source: Optional[str] = None
+) -> Dict[Tuple[str, str, str], Accuracy]:
+    """(client, source, segment) -> how far off the estimates of the last weeks were."""
+    return estimates.accuracy(catalog.estimates(client, source, now_ns - LOOKED_AT))

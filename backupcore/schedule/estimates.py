@@ -466,13 +466,13 @@ def _use(
 
 def needs_walk(
     mode: str, habits: Habits, *, alone: bool = False, forced: bool = False, share: Optional[float] = None,
-    error: Optional[float] = None, leveled: bool = True,
+    error: Optional[Callable[[], Optional[float]]] = None, leveled: bool = True,
 ) -> str:  # fmt: skip
     """Why a source is to be walked before the plan; "" when it is not.
 
     mode: planning.estimate. alone: it is the only one of the run. forced: its level is given. share: of the bytes of
-    all sources, by history; None: unknown. error: the recorded one of its estimates by history. leveled: it may get
-    an incremental.
+    all sources, by history; None: unknown. error: gives the recorded one of its estimates by history; only asked where
+    it matters. leveled: it may get an incremental.
     """
     if mode == "walk":
         return "planning.estimate is walk"
@@ -484,9 +484,8 @@ def needs_walk(
         return ""
     if leveled and habits.incrementals < INCREMENTALS_WALK:
         return "it has too few incrementals yet"
-    if error is not None and error > ERROR_WALK:
-        return f"estimates by its history were {error:.0%} off"
-    return ""
+    off = error() if error is not None else None
+    return f"estimates by its history were {off:.0%} off" if off is not None and off > ERROR_WALK else ""
 
 
 # how far off
