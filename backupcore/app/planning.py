@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock
@@ -242,12 +243,19 @@ class Planner:
                 continue
             why = estimates.needs_walk(
                 mode, one.habits, alone=len(wanted) == 1, forced=wish.forced is not None or level is not None,
-                share=(one.habits.size or 0.0) / total if total and one.habits.fulls else None, error=None,
-                leveled=wish.strategy != "full",
+                share=(one.habits.size or 0.0) / total if total and one.habits.fulls else None,
+                error=partial(self._error, one), leveled=wish.strategy != "full",
             )  # fmt: skip
             if why:
                 found.setdefault(one.source.client, []).append(one)
         return found
+
+    def _error(self, one: One) -> Optional[float]:
+        """How far off the estimates by its history were."""
+        from ..dump import estimate
+
+        found = estimate.accuracy(self.catalog, self.now_ns, *one.key).get((*one.key, one.segment))
+        return found.history if found is not None else None
 
     def _ask(
         self, asked: Mapping[str, Sequence[One]], ready: Any, progress: Any
@@ -435,6 +443,20 @@ def done(catalog: Any, results: Sequence[Any]) -> List[Done]:
     return found
 
 
+def _keep_estimates(catalog: Any, tonight: Tonight, results: Sequence[Any]) -> None:
+    """What was expected and what came: shown, and what the next choice between a walk and history is made by."""
+    from ..dump.estimate import rows_of
+
+    levels = {(one.client, one.source): one.level for one in tonight.planned}
+    rows = []
+    for result in results:
+        row = catalog.dump(result.dump) if result.ok and result.dump else None
+        expected = tonight.expected.get(unit_id(row.client, row.source, row.segment)) if row is not None else None
+        if expected is not None:
+            rows += rows_of(row, expected, levels.get((row.client, row.source), row.level))
+    catalog.add_estimates(rows)
+
+
 def end(settings: Settings, catalog: Any, tonight: Tonight, results: Sequence[Any]) -> None:
     """Keeps what the night taught. Raises OSError."""
     from ..schedule.memory import remember
@@ -443,6 +465,7 @@ def end(settings: Settings, catalog: Any, tonight: Tonight, results: Sequence[An
     there = {result.client for result in results if result.ok}
     away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
     made = [(result.client, result.source) for result in results if result.ok]
+    _keep_estimates(catalog, tonight, results)
     plan_state.forget(settings.state, [key for key in made if unit_id(*key) in tonight.asked_once])
     if not tonight.plan.outlook:
         return  # of a schedule of its own: nothing was planned
