@@ -163,7 +163,7 @@ _SOURCE: Mapping[str, _Check] = {
     "priority": _whole(0, 100),
     "cycle": _maybe(_whole(1, MAX_DAYS)),
 }
-_SOURCE_NEEDS = ("id", "client", "size", "change")
+_SOURCE_NEEDS = ("id", "client", "size")
 _PART: Mapping[str, _Check] = {"share": _SHARE, "change": _SHARE}
 
 
@@ -212,9 +212,12 @@ def _check_source(source: Any, where: str, second: bool, clients: Set[str], unit
     if source.get("remove") is not None and source["remove"] <= source.get("add", 0):
         raise _Wrong(f"{where}.remove must be after add ({source.get('add', 0)}), not {source['remove']}")
     parts = source.get("parts")
-    if parts is not None:
+    if parts is None:
+        if "change" not in source:
+            raise _Wrong(f"{where} has no key 'change'")
+    else:
         total = math.fsum(part["share"] for part in parts)
-        if abs(total - 1) > 1e-6:
+        if abs(total - 1) > 1e-3:  # shares rounded to a few digits are welcome
             raise _Wrong(f"{where}.parts: the shares must add up to 1, not {total:.6g}")
     for name in unit_names(source["id"], parts):
         if name in units:

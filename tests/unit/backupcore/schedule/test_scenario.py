@@ -23,6 +23,12 @@ GOOD = {
 }  # fmt: skip
 
 
+def test_a_source_with_parts_needs_no_change_of_its_own():
+    data = copy.deepcopy(GOOD)
+    del data["sources"][1]["change"]
+    scenario.check(data)
+
+
 def spoilt(path, value):
     data = copy.deepcopy(GOOD)
     place = data
@@ -67,6 +73,7 @@ def test_a_good_scenario_is_taken_as_it_is():
         (["sources", 0, "size"], 1e300, "sources[0].size must be from 0 to 1e+18"),
         (["sources", 0, "size"], "1", "sources[0].size must be a number"),
         (["sources", 0, "change"], 1.5, "sources[0].change must be from 0 to 1"),
+        (["sources", 0, "change"], KeyError, "sources[0] has no key 'change'"),
         (["sources", 0, "week"], [1], "sources[0].week must have 7 entries"),
         (["sources", 0, "remove"], 0, "sources[0].remove must be after add"),
         (["sources", 0, "colour"], "red", "sources[0] has an unknown key \"colour\""),
