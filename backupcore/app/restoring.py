@@ -32,16 +32,18 @@ class Request:
     ring: Any = None
 
 
-def images(engine: Engine, place: Optional[str] = None, ring: Any = None) -> Any:
-    """The images that can be read, only at one place when it is named.
+def images(engine: Engine, place: Optional[str] = None, ring: Any = None, last: bool = False) -> Any:
+    """The images that can be read, only at one place when it is named; last: there a damaged copy, too, of a dump that
+    is good nowhere.
 
     ring: a keys.ring.KeyRing that opens sealed ones; None: the keys on this server that ask for nothing.
     """
     from ..restore.images import Images
+    from ..restore.lastcopy import LastImages
 
     if place not in (None, HOLDING):
         engine.target_name(place)
-    return Images(engine.settings, engine.catalog, engine.target, only=place, ring=ring)
+    return (LastImages if last else Images)(engine.settings, engine.catalog, engine.target, only=place, ring=ring)
 
 
 def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optional[str] = None) -> List[Any]:
@@ -49,7 +51,7 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     from ..restore import request
 
     moment = None if at is None else _moment(engine, at)
-    found = request.resolve(engine.settings, engine.catalog, words, moment, place)
+    found = request.resolve(engine.settings, engine.catalog, words, moment, place, last=place is not None)
     named = engine.catalog.dump(at) if at is not None and ids.parse_dump_name(at) else None
     for one in found:
         if named is not None and one.source == named.source and one.dump.id != named.id:
@@ -82,7 +84,7 @@ def plan(engine: Engine, asked: Request) -> Any:
     """What the restore would read: restore.report.RestorePlan. Touches no client."""
     from ..restore import plan as planning
 
-    found = images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place)
+    found = images(engine, asked.place, asked.ring, True), wanted(engine, asked.words, asked.at, asked.place)
     options, _connect = _destination(engine, asked, found[1][0].client)
     return planning.plan(*found, options)
 
@@ -91,7 +93,7 @@ def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
     """Restores: restore.report.RestoreReport. What failed in part stands in it."""
     from ..restore import deliver
 
-    readable, found = images(engine, asked.place, asked.ring), wanted(engine, asked.words, asked.at, asked.place)
+    readable, found = images(engine, asked.place, asked.ring, True), wanted(engine, asked.words, asked.at, asked.place)
     options, connect = _destination(engine, asked, found[0].client)
     run = engine.catalog.begin_run("restore")
     status, summary = "FAIL", {"what": list(asked.words), "destination": options.destination or "scratch"}
@@ -120,7 +122,7 @@ def cat(engine: Engine, asked: Request, say: Callable[[str], None] = lambda _not
     for one in found:
         for note in one.notes:
             say(note)
-    return deliver.cat(images(engine, asked.place, asked.ring), found)
+    return deliver.cat(images(engine, asked.place, asked.ring, True), found)
 
 
 def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Callable[[], Any]]:

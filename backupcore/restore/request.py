@@ -19,6 +19,7 @@ from .. import clock, ids, text
 from ..catalog.records import DumpRow
 from ..errors import CatalogError, NothingThatOld, RequestError
 from ..settings import Settings
+from .lastcopy import is_last
 
 ROOT = b"."
 _USABLE_COPIES = ("done", "verified")
@@ -85,9 +86,12 @@ class _Known:
 
 
 def resolve(
-    settings: Settings, catalog: Any, words: Sequence[str], at_ns: int | None = None, only: str | None = None
-) -> list[Wanted]:
+    settings: Settings, catalog: Any, words: Sequence[str], at_ns: int | None = None, only: str | None = None,
+    last: bool = False,
+) -> list[Wanted]:  # fmt: skip
     """What words ask for, as of at_ns (None: now), from what is readable (only: at one place).
+
+    last: damaged copies at that place, too, of dumps that are good nowhere: lastcopy.LastImages reads them.
 
     Raises RequestError for what is unknown and NothingThatOld where the request is right, but no dump is as old.
     """
@@ -96,7 +100,7 @@ def resolve(
     if not rows and client not in settings.clients:
         raise unknown("client", client, set(settings.clients) | {row.client for row in catalog.dumps()})
     moment = clock.now_ns() if at_ns is None else at_ns
-    known = _sources(settings, catalog, client, rows, moment, only)
+    known = _sources(settings, catalog, client, rows, moment, only, last)
     if not known:
         raise NothingThatOld(f"{client} has no source and no dump", f"stowage run --client {client}", client=client)
     absent: list[_Known] = []
@@ -120,6 +124,10 @@ def resolve(
         found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without))
     notes = [_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent]
     notes += [_older(client, known[one.source], one.dump, only) for one in found if known[one.source].passed]
+    notes += [
+        f"{one.client}:{one.source}: the last copy of {dump.id}, on {only}, is damaged: what is right of it is read"
+        for one in found for dump in one.chain if last and is_last(dump, catalog.copies(dump=dump.id), only)
+    ]  # fmt: skip
     return [replace(found[0], notes=tuple(notes)), *found[1:]]
 
 
@@ -171,7 +179,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
 
 
 def _sources(
-    settings: Settings, catalog: Any, client: str, rows: Sequence[DumpRow], moment: int, only: str | None
+    settings: Settings, catalog: Any, client: str, rows: Sequence[DumpRow], moment: int, only: str | None, last: bool
 ) -> dict[str, _Known]:
     """All sources of a client, configured or once dumped."""
     by_name: dict[str, list[DumpRow]] = {}
@@ -181,7 +189,7 @@ def _sources(
     found = {}
     for name in sorted(set(by_name) | set(configured)):
         dumps = sorted(by_name.get(name, []), key=lambda row: row.counter)
-        chain, passed = _chain_at(catalog, dumps, moment, only)
+        chain, passed = _chain_at(catalog, dumps, moment, only, last)
         if chain:
             root = chain[-1].path
         elif dumps:
@@ -197,7 +205,7 @@ def _sources(
 
 
 def _chain_at(
-    catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None
+    catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None, last: bool
 ) -> tuple[tuple[DumpRow, ...], DumpRow | None]:
     """The chain of the newest dump begun at or before moment that can still be read, () when there is none; and the
     newest one that should be there and cannot be read, None when that is the one."""
@@ -207,9 +215,9 @@ def _chain_at(
     def can_read(row: DumpRow) -> bool:
         if row.id not in readable:
             on_holding = row.holding is not None and only in (None, "holding")
-            readable[row.id] = on_holding or any(
-                copy.state in _USABLE_COPIES and only in (None, copy.target) for copy in catalog.copies(dump=row.id)
-            )
+            copies = catalog.copies(dump=row.id)
+            good = any(copy.state in _USABLE_COPIES and only in (None, copy.target) for copy in copies)
+            readable[row.id] = on_holding or good or last and is_last(row, copies, only)
         return readable[row.id]
 
     for row in reversed(dumps):

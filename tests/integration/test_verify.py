@@ -269,6 +269,44 @@ def test_without_any_good_copy_the_next_run_makes_a_full(world):
     assert world.run("run").json["sources"][0]["level"] == 0
 
 
+def test_what_is_right_of_the_last_damaged_copy_comes_back_when_its_place_is_named(world, tmp_path):
+    dump, tree = world.newest(), world.base / "tree"
+    content = bytearray(world.on_nas(dump, PART).read_bytes())
+    content[-4096] ^= 1  # the end of the image, where deep/er/big ends
+    world.on_nas(dump, PART).write_bytes(content)
+    one = [f"web1:{tree}/f3", "--to", str(tmp_path / "one")]
+    answer = world.run("verify", "--full", "--target", "nas", "--no-repair")
+    assert answer.exit == 1 and world.states(dump)["nas"] == "damaged"
+    # good ones are there: the damaged one is not read, named or not
+    refused = world.run("restore", *one, "--from", "nas")
+    assert refused.exit == 1 and "can all be read" in refused.json["error"]["message"]
+
+    world.flip_in_bucket(dump, PART)
+    flip(Path(dump.holding, PART))
+    assert world.run("verify", "--full", "--no-repair").exit == 1
+    assert world.newest().damaged and set(world.states(dump).values()) == {"damaged"}
+    answer = world.run("restore", *one, "--from", "nas")
+    assert answer.exit == 0 and answer.json["status"] == "warn"
+    assert any(f"the last copy of {dump.id}, on nas, is damaged" in note for note in answer.json["notes"])
+    assert (tmp_path / "one").joinpath(*tree.parts[1:], "f3").read_bytes() == (tree / "f3").read_bytes()
+    # all of it: what is right comes back, what is not is named
+    answer = world.run("restore", f"web1:{tree}", "--to", str(tmp_path / "all"), "--from", "nas")
+    failed = [one["path"] for one in answer.json["failed"]]
+    assert answer.exit == 1 and failed == [f"{tree}/deep/er/big"], answer.json
+    for path in tree.rglob("f*"):
+        back = (tmp_path / "all").joinpath(*path.parts[1:])
+        assert back.read_bytes() == path.read_bytes()
+    assert not (tmp_path / "all").joinpath(*tree.parts[1:], "deep/er/big").exists()
+    # without a name it is never chosen, and no drill takes it
+    world.run("drill", "--plan")
+    shutil.rmtree(dump.holding)
+    with world.catalog() as catalog:
+        catalog.set_holding(dump.id, None)
+    assert world.run("restore", *one[:1], "--to", str(tmp_path / "none")).exit == 1
+    assert world.run("drill", "--plan").json["picks"] == []
+    assert world.run("drill", "--target", "nas", "--plan").json["picks"] == []
+
+
 def test_an_unmounted_holding_disk_is_no_damage_but_a_lost_folder_is(world):
     holding = world.base / "holding"
     holding.rename(world.base / "away")
