@@ -78,6 +78,8 @@ def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow)
     if landing.private is not None:
         index = landing.index
     _keep(settings, index, kept, notes, "find has to fetch it again", link=landing.private is None)
+    table = places.frames_copy(settings.state, row.client, row.source, row.id, row.segment)
+    _keep(settings, landing.table, table, notes, "the first restore of a file has to read it all")
     done = replace(
         row, holding=os.fspath(landing.final), state=None if state is None else state.name, notes=tuple(notes)
     )

@@ -63,6 +63,11 @@ class Landing:
         """Of a sealed dump the index as it was before it was sealed, while it comes in."""
         return self._beside(".index")
 
+    @property
+    def table(self) -> Path:
+        """The server's copy of a large frame table, while it comes in."""
+        return self._beside(".frames")
+
     def make(self) -> None:
         """Makes the folders."""
         with writing(self.disk):
@@ -79,7 +84,7 @@ class Landing:
 
     def remove_beside(self) -> None:
         """Removes what lies beside the folder, and folders that are empty then."""
-        for path in (self.state, self.row, self.index):
+        for path in (self.state, self.row, self.index, self.table):
             path.unlink(missing_ok=True)
         remove_empty(self.folder.parent, self.disk)
         if self.private is not None:

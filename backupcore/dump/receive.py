@@ -93,6 +93,8 @@ class Receiver:
         self._table = self._open(layout.frames_name(codec), seal.FRAMES)
         self._plain_index = self._beside(landing.index, "find has to fetch it again") if sealing else None
         self._state: Any = None
+        self._copy: Optional[Beside] = None  # of a frame table that is no small one
+        self._records = bytearray()  # what is still to come into it
         self._part: Optional[HashedFile] = None
         self._key_of = -1  # the part whose key came last, when the agent seals
         self._parts: List[FileRecord] = []
@@ -209,11 +211,11 @@ class Receiver:
                 hashed.update(piece)
                 part.write(piece)
             digest = hashed.digest()
-        self._lines.append(
-            frames.format_frame(
-                frames.Frame(number, head.number, place, stored, head.offset, head.length, digest, head.flags)
-            )
-        )
+        frame = frames.Frame(number, head.number, place, stored, head.offset, head.length, digest, head.flags)
+        self._lines.append(frames.format_frame(frame))
+        self._records += frames.record(frame)
+        if len(self._records) > frames.SMALL_COPY:
+            self._flush_records()
         self._number += 1
         self._offset += head.length
         self._stored += stored
@@ -242,6 +244,12 @@ class Receiver:
         if self._lines:
             self._write_table(self._table, self._codec.compress(b"".join(self._lines)))
             self._lines = []
+
+    def _flush_records(self, end: bytes = b"") -> None:
+        if self._copy is None:
+            self._copy = self._beside(self.landing.table, "the first restore of a file has to read it all")
+        self._copy.write(bytes(self._records) + end)
+        self._records = bytearray()
 
     def _index_lines(self, payload: bytes) -> None:
         # unpacked once here: an index that nobody could read would make the image half worth
@@ -301,6 +309,9 @@ class Receiver:
         index, table = self._finish_table(self._index), self._finish_table(self._table)
         if self._plain_index is not None:
             self._plain_index.finish()
+        if self._copy is not None:
+            self._flush_records(frames.trailer(self._number, bytes.fromhex(table.sha256)))
+            self._copy.finish()
         state = self._state
         if state is not None:
             state.write(statefile.END)
@@ -316,7 +327,7 @@ class Receiver:
 
     def close(self) -> None:
         """Closes what is still open."""
-        for file in (self._index, self._table, self._plain_index, self._state, self._part):
+        for file in (self._index, self._table, self._plain_index, self._copy, self._state, self._part):
             if file is not None:
                 file.close()
 

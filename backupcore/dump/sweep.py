@@ -159,7 +159,7 @@ def _manifest_digest(place: Path) -> str:
 
 
 def _remove(landing: Landing, swept: Swept) -> None:
-    beside = (landing.state, landing.row, landing.index)
+    beside = (landing.state, landing.row, landing.index, landing.table)
     left = [str(path) for path in (landing.folder, *beside) if os.path.lexists(path)]
     if left:
         swept.removed.extend(left)

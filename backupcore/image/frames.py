@@ -2,12 +2,19 @@
 
 Here live the record, its line, and finding the frames of a piece of the archive; not compression (codec)
 and not the part's file name (layout).
+
+The table of a large image is large, too (55 bytes a frame). So the server keeps a copy of it that can be searched where
+it lies: a record of fixed size for each frame, each with a check of its own, and behind them TRAILER: what it is, the
+digest of the table's file as the manifest has it, how many. It is a cache: without it the table is read.
 """
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from bisect import bisect_right
-from typing import Iterable, Iterator, List, NamedTuple
+from typing import IO, Any, Iterable, Iterator, List, NamedTuple
 
 from ..errors import ImageDamaged
 from .lines import whole_lines
@@ -15,8 +22,16 @@ from .lines import whole_lines
 CONTINUES = 1  # the frame begins inside a member
 LAST = 2  # the last frame of the archive
 MAX_LENGTH = 16 << 20  # of one frame in the archive; a frame is unpacked in memory
+SMALL = 16384  # frames; a table of no more is held in memory, and the server keeps no copy of it
 _FLAGS = {b"-": 0, b"c": CONTINUES, b"l": LAST, b"cl": CONTINUES | LAST}
 _LETTERS = {value: letters for letters, value in _FLAGS.items()}
+_BODY = struct.Struct("<IIQIQI32sB")
+_CHECK = struct.Struct("<I")
+_WIDTH = _BODY.size + _CHECK.size
+_TRAILER = struct.Struct("<16s32sQ")
+_MAGIC = b"Stowage frames1\n"
+SMALL_COPY = SMALL * _WIDTH  # bytes of the records of a small table
+_STEP = 4096  # records that are read at once
 
 
 class Frame(NamedTuple):
@@ -96,3 +111,87 @@ class Table:
         first = bisect_right(self._offsets, offset) - 1
         last = bisect_right(self._offsets, offset + length - 1)
         return self.frames[first:last]
+
+
+def record(frame: Frame) -> bytes:
+    """The record of a frame in the server's copy. Raises struct.error for numbers that no dump has."""
+    body = _BODY.pack(*frame)
+    return body + _CHECK.pack(zlib.crc32(body))
+
+
+def trailer(count: int, digest: bytes) -> bytes:
+    """What ends a copy of count records; digest: SHA-256 of the stored frame table."""
+    body = _TRAILER.pack(_MAGIC, digest, count)
+    return body + _CHECK.pack(zlib.crc32(body))
+
+
+class CopyDamaged(ImageDamaged):
+    """The server's copy of a frame table is not right: the table itself may be."""
+
+
+class Copy:
+    """A copy of a frame table, searched in its file: some twenty small reads for a piece of the archive.
+
+    Does what Table does, but cover() gives the frames one after the other. Raises CopyDamaged, first for a file that is
+    not the copy of the table with that digest. Thread-safe.
+    """
+
+    def __init__(self, file: IO[bytes], digest: bytes):
+        self._file = file  # kept, so that its descriptor stays
+        size = file.seek(0, 2)
+        end = self._read(size - _TRAILER.size - _CHECK.size, _TRAILER.size + _CHECK.size)
+        self._count = (size - len(end)) // _WIDTH
+        if end != trailer(self._count, digest) or size != self._count * _WIDTH + len(end) or not self._count:
+            raise CopyDamaged("the copy of a frame table is damaged, or that of another")
+
+    def _read(self, place: int, count: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), count, max(0, place))
+        except OSError as error:
+            raise CopyDamaged("the copy of a frame table cannot be read: %s" % error.strerror) from None
+
+    def _some(self, first: int, count: int) -> Iterator[Frame]:
+        data = self._read(first * _WIDTH, count * _WIDTH)
+        for place in range(count):
+            start = place * _WIDTH
+            body = data[start : start + _BODY.size]
+            frame = Frame(*_BODY.unpack(body)) if len(body) == _BODY.size else None
+            check = data[start + _BODY.size : start + _WIDTH]
+            if frame is None or check != _CHECK.pack(zlib.crc32(body)) or frame.number != first + place:
+                raise CopyDamaged("the copy of a frame table is damaged at frame %d" % (first + place))
+            yield frame
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Frame:
+        return next(self._some(number, 1))
+
+    @property
+    def archive_size(self) -> int:
+        """Bytes of the archive."""
+        last = self[self._count - 1]
+        return last.offset + last.length
+
+    def cover(self, offset: int, length: int) -> Iterator[Frame]:
+        """The frames that hold length bytes of the archive from offset. Raises ImageDamaged when none do."""
+        if offset < 0 or length < 0 or offset + length > self.archive_size:
+            raise ImageDamaged("the index names a place behind the end of the archive: %d" % (offset + length))
+        return self._cover(offset, offset + length) if length else iter(())
+
+    def _cover(self, offset: int, end: int) -> Iterator[Frame]:
+        low, high = 0, self._count
+        while high - low > 1:  # the last that does not begin behind offset
+            middle = (low + high) // 2
+            if self[middle].offset <= offset:
+                low = middle
+            else:
+                high = middle
+        count = 4  # most pieces lie in a frame or two
+        while low < self._count:
+            for frame in self._some(low, min(count, self._count - low)):
+                if frame.offset >= end:
+                    return
+                yield frame
+            low += min(count, self._count - low)
+            count = min(_STEP, 4 * count)

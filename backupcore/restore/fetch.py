@@ -13,24 +13,25 @@ import contextlib
 import hashlib
 import os
 import secrets
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from .. import files
 from ..catalog.records import DumpRow
 from ..errors import ImageDamaged, KeyLocked, KeyMissing, StowageError, TargetRefused
 from ..image import frames, layout, manifest, recipients, seal
-from . import indexes
+from . import indexes, tables
 from .filekeys import FileKeys
 from .places import Place, PlaceFailed
 from .report import DumpUse
 
 GAP = 256 << 10  # neighbours this near are read as one
 RANGE = 16 << 20  # at most this much in one request
-TABLE_LIMIT = 1 << 30  # stored bytes of a frame table
+STEP = 1 << 20
 AHEAD_LIMIT = 4 << 20  # of one that is read before the manifest says how large it is
 
 
@@ -72,16 +73,17 @@ class ImageReader:
 
     def __init__(
         self, dump: DumpRow, places: Sequence[Place], public_keys: Mapping[str, bytes], note: Callable[[str], None],
-        ring: Any,
+        ring: Any, copy: Path | None = None,
     ):  # fmt: skip
         self.dump = dump
+        self._copy = copy  # where this server keeps its copy of a large frame table
         self.places = list(places)
         self.note = note
         self._keys = public_keys
         self._file_keys = FileKeys(ring)
         self._lock = threading.RLock()
         self._manifest: manifest.Manifest | None = None
-        self._table: frames.Table | None = None
+        self._table: tables.Table | None = None
         self._error: StowageError | None = None
         self._lost: set[str] = set()
         self._sound: set[str] = set()  # places whose manifest is right
@@ -98,7 +100,7 @@ class ImageReader:
         self._open(False)
         return self._manifest
 
-    def table(self) -> frames.Table:
+    def table(self) -> tables.Table:
         """The frame table that the manifest vouches for.
 
         Raises ImageDamaged or TargetRefused; KeyMissing or KeyLocked when the dump is sealed and no key opens it.
@@ -162,7 +164,9 @@ class ImageReader:
                 pool.submit(place.read_small, layout.MANIFEST, manifest.SIZE_LIMIT),
                 pool.submit(place.read_small, layout.SIGNATURE, 1024),
             ]
-            more = {table: pool.submit(place.read_small, table, AHEAD_LIMIT)}
+            more = {}
+            if self._copy is None or not self._copy.exists():
+                more[table] = pool.submit(place.read_small, table, AHEAD_LIMIT)
             if sealed:
                 more[layout.keys_name()] = pool.submit(place.read_small, layout.keys_name(), recipients.SIZE_LIMIT)
             data, signature = (one.result() for one in asked)
@@ -184,26 +188,52 @@ class ImageReader:
             raise ImageDamaged(f"{layout.MANIFEST} is that of {found.client}:{found.source} {found.dump}")
         return found
 
-    def _read_table(self, place: Place) -> frames.Table:
+    def _read_table(self, place: Place) -> tables.Table:
         found = self._manifest
         record = found.frames
+        opener = self._opener(seal.FRAMES, place=place)  # also for a copy: who cannot open the dump hears it now
+        copy = tables.kept(self._copy, found) if self._copy is not None else None
+        if copy is not None:
+            return tables.Kept(copy, self._copy, self._table_again)
         data = self._ahead.pop((place.name, record.name), None)
-        if data is None:
-            data = place.read_small(record.name, TABLE_LIMIT)
-        digest = hashlib.sha256(data)
-        _check(record, digest.hexdigest(), len(data))
-        opener = self._opener(seal.FRAMES, place=place)
+        if data is not None:
+            return self._table_of(opener, lambda: [data])
+        with tempfile.TemporaryFile() as file:
+            for piece in place.pieces(record.name, 0, record.size):
+                file.write(piece)
+
+            def pieces() -> Iterator[bytes]:
+                file.seek(0)
+                yield from iter(lambda: file.read(STEP), b"")
+
+            return self._table_of(opener, pieces)
+
+    def _table_again(self) -> tables.Table:
+        """The table read once more: the copy at hand was damaged."""
+        self.note(f"the copy of the frame table of {self.dump.id} was damaged and is made again")
+        with self._lock:
+            self._table = None
+        return self.table()
+
+    def _table_of(self, opener: seal.Opener | None, pieces: Callable[[], Iterable[bytes]]) -> tables.Table:
+        """The table of which pieces() gives the stored bytes, as often as it is asked. Raises ImageDamaged."""
+        found = self._manifest
+        digest, length = hashlib.sha256(), 0
+        for piece in pieces():
+            digest.update(piece)
+            length += len(piece)
+        _check(found.frames, digest.hexdigest(), length)
         if opener is not None:
-            _check_table(opener, found, record, digest.digest())
-            data = opener.stream().update(data)
-        table = frames.Table(frames.read(indexes.codec_of(layout.frames_name(found.codec)).unpack([data])))
-        ends: dict[int, int] = {}
-        for frame in table.frames:
-            ends[frame.part] = frame.place + frame.stored
-        fits = [ends.get(part) for part in range(len(found.parts))] == [part.size for part in found.parts]
-        if table.archive_size != found.archive_size or not fits or len(ends) != len(found.parts):
-            raise ImageDamaged(f"{record.name} does not fit the parts of the image")
-        return table
+            _check_table(opener, found, found.frames, digest.digest())
+        packer = indexes.codec_of(layout.frames_name(found.codec))
+
+        def chunks() -> Iterable[bytes]:
+            if opener is None:
+                return packer.unpack(pieces())
+            stream = opener.stream()
+            return packer.unpack(stream.update(piece) for piece in pieces())
+
+        return tables.table_of(self._copy, found, chunks)
 
     def _opener(self, kind: bytes, part: int = 0, place: Place | None = None) -> seal.Opener | None:
         """What opens a file of the image; None when it is not sealed. Raises as table() does."""

@@ -83,8 +83,9 @@ class Images:
             known = self._readers.get(dump.id)
         if known is None:
             known = self._readers[dump.id] = ImageReader(
-                dump, self.places(dump), self._keys, self.note, self.ring
-            )
+                dump, self.places(dump), self._keys, self.note, self.ring,
+                state_places.frames_copy(self.settings.state, dump.client, dump.source, dump.id, dump.segment),
+            )  # fmt: skip
         return known
 
     def index(self, dump: DumpRow) -> Path:
