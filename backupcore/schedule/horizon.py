@@ -13,6 +13,7 @@ from backupcore.schedule.items import Item, there
 from backupcore.schedule.levels import LONGEST, outlook
 from backupcore.schedule.memory import Memory
 from backupcore.schedule.records import BYTES, View
+from backupcore.schedule.resources import Tracked, cap
 
 TOLERANCE = 0.01  # of the aimed level: what is not worth a move
 LIKELY = 0.3  # a client less likely there is not counted on
@@ -39,9 +40,12 @@ class Horizon:
         self.base = list(fixed)
         self._incrementals()
         self.load = list(self.base)
-        self.caps = [_cap(view, view.night + k) for k in range(nights)]
-        self.level = 0.0
+        self.caps = [cap(view, view.night + k, BYTES) for k in range(nights)]
+        self.capped = min(self.caps) < float("inf")
+        self.others = Tracked(view, items, nights)
+        self.mean = self.level = 0.0
         self.tops: List[float] = []
+        self.unmoved: List[float] = []  # the nights' load, did each full wait for its last night
         self.moves = 0
 
     def _incrementals(self) -> None:
@@ -53,14 +57,14 @@ class Horizon:
             else:
                 key = self._key(item, item.kept if item.kept is not None else item.due - self.view.night)
                 groups[key] = groups.get(key, 0.0) + item.rate
-        base, week = self.base, self.week
+        base, week, tonight = self.base, self.week, self.base[0]
         for k in range(self.nights):
             base[k] += flat * week[k]
         for key, rate in groups.items():
             for k, value in enumerate(outlook(*key)):
                 base[k] += rate * value * week[k]
         # tonight's are known
-        base[0] = sum(item.rungs[item.rung][1] for item in self.items if item.tonight and item.rungs)
+        base[0] = tonight + sum(item.rungs[item.rung][1] for item in self.items if item.here and item.rungs)
 
     def _key(self, item: Item, full_in: int) -> Tuple:
         cycle = min(item.unit.wish.cycle, LONGEST)
@@ -104,6 +108,8 @@ class Horizon:
         """Plans its full for a night."""
         for at, size in self.shares(item, k):
             self.load[at] += size
+        if item.takes:
+            self.others.add(item, k, 1)
         item.at = k
         insort(self.at[k], (item.net, item.place, item))
 
@@ -112,6 +118,8 @@ class Horizon:
         k = item.at
         for at, size in self.shares(item, k):
             self.load[at] -= size
+        if item.takes:
+            self.others.add(item, k, -1)
         row = self.at[k]
         del row[bisect_left(row, (item.net, item.place))]
         item.at = None
@@ -144,13 +152,17 @@ class Horizon:
             if item.at is not None and k < self.nights:
                 for at, size in self.shares(item, max(0, k)):
                     due[at] += size
+        self.unmoved = [full + base for full, base in zip(due, self.base)]
         sofar = steepest = 0.0
+        if self.capped:
+            mean = _fill(mean * self.nights, self.caps)
         for k in range(self.nights):
-            sofar += due[k] + self.base[k]
-            steepest = max(steepest, sofar / (k + 1))
+            sofar += self.unmoved[k]
+            if sofar > steepest * (k + 1):
+                steepest = max(steepest, _fill(sofar, self.caps[: k + 1]) if self.capped else sofar / (k + 1))
         self.mean = mean
         self.level = max(mean, steepest, biggest + min(self.base))
-        self.tops = [min(self.level, cap) * (1 + TOLERANCE) for cap in self.caps]
+        self.tops = [min(self.level * (1 + TOLERANCE), cap) for cap in self.caps]
 
     def give_back(self) -> None:
         """What an older plan pulled forward returns to its due night where it fits: each early night costs bytes."""
@@ -164,7 +176,7 @@ class Horizon:
         early.sort()
         for _, _, item in early:
             k = item.deadline - night
-            if self.load[k] + item.net <= self.tops[k]:
+            if self.load[k] + item.net <= self.tops[k] and (not item.takes or self.others.fits(item, k)):
                 self.move(item, k)
 
     def repair(self) -> None:
@@ -183,9 +195,27 @@ class Horizon:
             if not (self._move_one(k) or self._swap_one(k)):
                 blocked.add(k)
             self.moves += 1
+        for place in range(len(self.others.names)):
+            self._relieve(place)
 
-    def _reach(self, item: Item) -> int:
-        return min(self.nights - 1, item.deadline - self.view.night)
+    def _relieve(self, place: int) -> None:
+        """Takes fulls out of nights that are over the limit of another resource, later ones first."""
+        load, caps = self.others.loads[place], self.others.caps[place]
+        for k in range(self.nights):
+            row = [item for _, _, item in self.at[k] if item.takes[place] > 0]
+            row.sort(key=lambda item: (item.unit.wish.priority, -item.deadline, -item.takes[place], item.place))
+            for item in row:
+                if load[k] <= caps[k]:
+                    break
+                last = min(self.nights - 1, item.deadline - self.view.night)
+                fit = [
+                    j
+                    for j in range(0 if item.tonight else 1, last + 1)
+                    if j != k and self.there(item, j) >= LIKELY and self.others.fits(item, j)
+                ]
+                fit = [j for j in fit if self.load[j] + item.net <= self.caps[j]]
+                if fit:
+                    self.move(item, min(fit, key=lambda j: (self.load[j], j)))
 
     def _fitting(self, row: List[Entry], size: float) -> Sequence[Entry]:
         if len(row) <= _FEW:
@@ -214,7 +244,7 @@ class Horizon:
                     continue
                 even = net * (here - net - load[j]) / level
                 gain = saved + 0.05 * even - _EARLY * net * max(0, k - j) / item.unit.wish.cycle
-                if gain > best and self.there(item, j) >= LIKELY:
+                if gain > best and self.there(item, j) >= LIKELY and (not item.takes or self.others.fits(item, j)):
                     best, chosen, target = gain, item, j
         if chosen is None:
             return False
@@ -241,7 +271,9 @@ class Horizon:
                         continue
                     a, b = here - less, load[j] + less
                     saved = here - max(top, a, b if b > tops[j] else 0.0)
-                    if saved > best and max(a, b) < here * (1 - 1e-6) and self.there(other, k) >= LIKELY:
+                    if item.takes or other.takes or saved <= best or max(a, b) >= here * (1 - 1e-6):
+                        continue
+                    if self.there(other, k) >= LIKELY:
                         best, pair = saved, (item, j, other)
         if pair is None:
             return False
@@ -251,8 +283,15 @@ class Horizon:
         return True
 
 
-def _cap(view: View, night: int) -> float:
-    """What limits leave of bytes on a night."""
-    limit = view.coming.get(night, {}).get(BYTES) if night > view.night else None
-    limit = limit or view.limits.get(BYTES)
-    return float("inf") if limit is None else limit.amount
+def _fill(volume: float, caps: Sequence[float]) -> float:
+    """How high nights with these caps must be filled to hold a volume; without end when they cannot."""
+    if sum(caps) <= volume:
+        return volume / len(caps)
+    level, left, count = 0.0, volume, len(caps)
+    for cap_now in sorted(caps):
+        level = left / count
+        if cap_now >= level:
+            break
+        left -= cap_now
+        count -= 1
+    return level

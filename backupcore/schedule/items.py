@@ -1,6 +1,7 @@
 """What the planner moves: one item for each unit, with all that the nights to come ask of it.
 
-Here live the item and how it is made from a unit, its trace and its client's presence. Nothing here knows the load.
+Here live the item and how it is made from a unit, its trace and its client's presence: how large it is, by when its
+next full must be made, what incrementals it offers tonight. Nothing here knows the load of a night.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Item:
 
     __slots__ = (
         "unit", "id", "place", "trace", "presence", "size", "rate", "net", "due", "deadline", "first", "broken",
-        "waits", "at", "kept", "steady", "grid", "ladder", "rungs", "depth", "flat", "rung", "days", "tonight", "note",
+        "waits", "kind", "here", "tonight", "takes", "at", "kept", "steady", "grid", "ladder", "rungs", "depth",
+        "flat", "rung", "days", "note",
     )  # fmt: skip
 
     unit: Unit
@@ -30,9 +32,13 @@ class Item:
     presence: Presence
     ladder: Ladder
     rungs: Tuple[Tuple[int, float], ...]  # of each rung: the level and its bytes tonight
+    # placed: the planner moves its fulls; asked: a full tonight is asked for; own: its own schedule has its turn;
+    # full, incremental: never anything else; idle: nothing of it tonight
+    kind: str
     at: Optional[int]  # nights from tonight to its next full; None: no night yet
     kept: Optional[int]  # at, as last night's plan had it
-    tonight: bool  # whether it can be dumped tonight
+    here: bool  # whether it can be dumped tonight
+    tonight: bool  # whether it can have a full tonight
     waits: bool  # its full was due before tonight
 
     def __init__(self, unit: Unit, place: int) -> None:
@@ -41,25 +47,54 @@ class Item:
         self.place = place
         self.first = self.broken = self.waits = False
         self.at = self.kept = None
-        self.ladder = self.rungs = ()
+        self.ladder = self.rungs = self.takes = ()
         self.grid = self.rung = 0
         self.net = 0.0
         self.note = ""
 
 
 def make(view: View, seen: Memory) -> List[Item]:
-    """Items of all units that the planner places: not those with a schedule of their own, nor what is skipped."""
+    """One item for each unit of a view, in its order."""
     items = []
     for place, unit in enumerate(view.units):
         item = Item(unit, place)
         item.trace = seen.units[unit.id]
         item.presence = seen.clients[unit.client]
         item.days = None if len(unit.wish.days) == 7 or not unit.wish.days else unit.wish.days
-        item.tonight = unit.reachable and (item.days is None or view.weekday in item.days)
+        item.here = item.tonight = unit.reachable and (item.days is None or view.weekday in item.days)
         _size(item, view)
+        item.kind = _kind(item, view.night)
         _deadline(item, view)
         items.append(item)
     return items
+
+
+def _kind(item: Item, night: int) -> str:
+    """Settles what the administrator settled; see Item.kind."""
+    unit, wish = item.unit, item.unit.wish
+    if wish.strategy == "skip" or (wish.own and wish.forced is None):
+        item.here = item.tonight = False
+        return "idle"
+    if wish.forced is not None:
+        item.here = item.tonight = unit.reachable
+        rung = forced_rung(unit, wish.forced)
+        if rung is not None:
+            item.tonight = False
+            item.rungs, item.ladder, item.rung = (rung,), ((max(1, item.depth - rung[0] + 1), 1),), 0
+            item.note = f"it was asked for: level {rung[0]}"
+        else:
+            asked = "it was asked for" if wish.forced == 0 else f"level {wish.forced} was asked for, but it has no base"
+            item.note = "its own schedule" if wish.own and wish.forced == 0 else asked
+            if not wish.own:
+                item.first = item.first or not unit.bases
+                return "asked"
+        return "own" if wish.own else "placed"
+    if wish.strategy == "full" or item.depth <= 0:
+        item.note = "its strategy is fulls only" if wish.strategy == "full" else "no level above a full is allowed"
+        return "full"
+    if wish.strategy == "incremental" and item.rungs:
+        return "incremental"
+    return "placed"
 
 
 def there(item: Item, nights: int, view: View) -> float:
@@ -70,6 +105,17 @@ def there(item: Item, nights: int, view: View) -> float:
     if item.days is not None and weekday not in item.days:
         return 0.0
     return 1.0 if item.steady else item.presence.on(weekday)
+
+
+def forced_rung(unit: Unit, level: int) -> Optional[Tuple[int, float]]:
+    """The level asked for and its bytes, where a dump of a lower level is there to build on."""
+    if level <= 0 or not any(base.level < level for base in unit.bases):
+        return None
+    size = unit.levels.get(level)
+    if size is None:
+        lower = [size for one, size in sorted(unit.levels.items()) if one < level]
+        size = lower[-1] if lower else max(unit.levels.values(), default=unit.full or DEFAULT_FULL)
+    return level, float(size)
 
 
 def _size(item: Item, view: View) -> None:
@@ -91,11 +137,13 @@ def _size(item: Item, view: View) -> None:
                 continue
             above = unit.bases[i + 1].level if i + 1 < len(unit.bases) else MOST_LEVELS
             age = min(OLDEST, max(1, view.night - base.night))
-            found = next((level for level in range(base.level + 1, above + 1) if level in unit.levels), None)
+            top = min(above, limit)
+            found = next((level for level in range(base.level + 1, top + 1) if level in unit.levels), None)
             if found is None:
                 found, size = base.level + 1, item.rate * curve(bucket(item.rate / max(1.0, item.size)))[age]
             else:
                 size = unit.levels[found]
+                depth = min(depth, limit - found + 1)
             ladder.append((depth, age))
             rungs.append((found, float(size)))
         item.ladder, item.rungs = tuple(ladder), tuple(rungs)
@@ -112,13 +160,16 @@ def _deadline(item: Item, view: View) -> None:
     wish = unit.wish
     if unit.last_full is None:
         item.first = True
-        item.due = unit.since - 1 + wish.cycle
-        last = unit.since - 1 + min(wish.cycle, view.rules.first_nights or FIRST_NIGHTS)
+        since = min(unit.since, night)
+        item.due = since - 1 + wish.cycle
+        last = since - 1 + min(wish.cycle, view.rules.first_nights or FIRST_NIGHTS)
     else:
-        item.due = last = due_night(unit, night, view.weekday)
-        item.broken = not item.rungs and wish.strategy != "full" and not unit.bases
-    if item.broken:
+        # a full of the future was made by a clock that was wrong
+        item.due = last = due_night(unit, night, view.weekday) if unit.last_full <= night else night
+        item.broken = not unit.bases
+    if item.broken or item.kind == "asked":
         last = night
+        trace = trace._replace(missed=None)
     if night > last or (night == last and trace.missed is not None):
         if trace.missed is None:
             last = night
@@ -128,7 +179,7 @@ def _deadline(item: Item, view: View) -> None:
             last = trace.back + grace(trace, unit, view.rules)
         last = max(last, night)
         item.waits = night > item.due
-    if last == night and not item.tonight:
+    if last <= night and not item.tonight:
         last = night + 1
     item.deadline = next_day(item.unit, last, night, view.weekday) if item.days is not None else last
 

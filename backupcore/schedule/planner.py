@@ -1,50 +1,84 @@
 """Tonight's levels, chosen so that every night is alike: the scheduler.
 
 Here lives plan(), which puts the parts of the schedule together; it reads no clock, file or catalog, and the same view
-and memory give the same plan.
+and memory give the same plan. How it goes:
+
+1. `observe`: what the view shows goes into the memory: presence of clients, change and size of units, the rhythm of
+   the week; a full that could not be made on its due night is noted with the reason, since that excuses it for a while.
+2. `items`: each unit gets a deadline, the last night for its next full: its due night, or the end of the grace.
+   Each offers tonight's incrementals as a ladder of bases.
+3. `horizon`: every full lies on the night that the last plan gave it, else on its due night; first fulls and late
+   ones, largest first, on the emptiest nights they may have. Incrementals of the coming nights are forecast by the
+   best levels (`levels`, a dynamic programme over the nights to the next full). The aim is the level no plan gets
+   below: the mean, the steepest prefix of deadlines, the largest full. Fulls leave nights above the aim: later ones
+   cost nothing, earlier ones waste bytes; what an older plan pulled forward returns to its due night where it fits.
+4. `tonight`: what is due, what is planned, and what fills a valley: late fulls, clients that are seldom here.
+5. `levels`: everybody else gets the incremental that is cheapest in the long run.
+6. `limits`: what does not fit gives way, by priority and risk, and is named.
 """
 
 from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from backupcore.schedule import limits
+from backupcore.schedule import limits, reasons, resources, tonight
 from backupcore.schedule.horizon import Horizon
 from backupcore.schedule.items import Item, make, rung_for
-from backupcore.schedule.levels import LONGEST
 from backupcore.schedule.memory import Memory
-from backupcore.schedule.observe import observe
+from backupcore.schedule.observe import FIRST_NIGHTS, observe
 from backupcore.schedule.records import BYTES, Choice, GivenUp, Outlook, Plan, View
 
-CHEAP = 0.1  # a full that takes so little more than an incremental, of its size, is taken
 FEWEST, MOST = 7, 60  # nights that are looked ahead
-FLAKY = 0.93
 
 
 def plan(view: View, memory: Memory) -> Plan:
     """The plan of tonight and the outlook for the cycle."""
     seen = observe(memory, view)
     items = make(view, seen)
-    absent = tuple(unit.id for unit in view.units if not unit.reachable)
-    placed, fixed_items = [], []
-    for item in items:
-        (placed if _is_placed(item) else fixed_items).append(item)
+    placed = [item for item in items if item.kind in ("placed", "asked")]
+    settled = [item for item in items if item.kind in ("own", "full", "incremental")]
     nights = max([FEWEST] + [min(MOST, item.unit.wish.cycle) for item in placed])
+    fixed = _fixed(items, view, nights)
     _tonights_rungs(placed, view)
-    horizon = Horizon(view, seen, placed, [0.0] * nights, nights)
+    _first_window(placed, view, sum(fixed) / nights)
+    horizon = Horizon(view, seen, placed, fixed, nights)
+    _ease_broken(horizon, placed, view)
     _place(horizon, placed, view)
     horizon.aim()
     horizon.give_back()
     horizon.repair()
-    must, optional = _tonight(horizon, placed, view)
+    must, optional, why = tonight.fulls(horizon, placed, view)
+    must += [item for item in settled if item.here and _settled_full(item)]
     chosen = {item.id for item in [*must, *optional]}
-    incrementals = [item for item in placed if item.tonight and item.rungs and item.id not in chosen]
+    incrementals = [item for item in [*placed, *settled] if item.here and item.rungs and item.id not in chosen]
     picks, given = limits.fit(view, seen.error, incrementals, must, optional)
-    return _answer(view, horizon, items, picks, given, absent)
+    return _answer(view, horizon, items, picks, given, why)
 
 
-def _is_placed(item: Item) -> bool:
-    return True
+def _settled_full(item: Item) -> bool:
+    return item.kind == "full" or (item.kind == "own" and item.tonight)
+
+
+def _fixed(items: Sequence[Item], view: View, nights: int) -> List[float]:
+    """What nobody moves: units with a schedule of their own, or of one kind of dump only."""
+    out = [0.0] * nights
+    for item in items:
+        wish = item.unit.wish
+        if item.kind == "full":
+            for k in range(nights):
+                here = item.here if k == 0 else item.days is None or (view.weekday + k) % 7 in item.days
+                out[k] += item.size if here else 0.0
+        elif item.kind == "incremental" or wish.own:
+            for k in range(1, nights):
+                out[k] += item.rate
+            for at in wish.own_fulls:
+                if 0 < at - view.night < nights:
+                    out[at - view.night] += item.size - item.rate
+            if item.here and _settled_full(item):
+                out[0] += item.size
+            elif item.here and item.rungs:
+                out[0] += item.rungs[item.rung][1]
+    return out
 
 
 def _tonights_rungs(items: Sequence[Item], view: View) -> None:
@@ -52,19 +86,49 @@ def _tonights_rungs(items: Sequence[Item], view: View) -> None:
     night = view.night
     for item in items:
         planned = item.trace.planned
-        if planned is not None and night <= planned <= item.deadline and (planned > night or item.tonight):
+        if item.kind == "asked" and item.tonight:
+            item.kept = 0
+        elif planned is not None and night <= planned <= item.deadline and (planned > night or item.tonight):
             item.kept = planned - night
         elif not item.first and not item.waits and item.deadline > night and planned is None:
             item.kept = item.deadline - night
-        full_in = item.kept if item.kept else max(1, item.due - night)
-        if item.rungs:
-            item.rung = rung_for(item, full_in)
+        if len(item.rungs) > 1:
+            item.rung = rung_for(item, item.kept if item.kept else max(1, item.due - night))
         if item.first:
             item.net = item.size
-        elif item.tonight and item.rungs:
+        elif item.here and item.rungs:
             item.net = max(0.0, item.size - item.rungs[item.rung][1])
         else:
             item.net = max(0.0, item.size - item.rate)
+
+
+def _first_window(items: Sequence[Item], view: View, daily: float) -> None:
+    """First fulls need not spread over more nights than the limit asks for."""
+    limit = view.limits.get(BYTES)
+    if limit is None or view.rules.first_nights is not None:
+        return
+    waiting = [item for item in items if item.first and item.tonight]
+    total = sum(item.size for item in waiting)
+    room = 0.9 * (limit.amount - daily - sum(item.rate for item in items))
+    if not waiting or room <= 0:
+        return
+    nights = min(FIRST_NIGHTS, int(total / room) + 1)
+    for item in waiting:
+        item.deadline = min(item.deadline, max(view.night, view.night + nights - 1))
+
+
+def _ease_broken(horizon: Horizon, items: Sequence[Item], view: View) -> None:
+    """Units whose full is no base any more need one tonight; when a target with many is lost, some must wait."""
+    broken = [item for item in items if item.broken and item.kind == "placed" and item.tonight]
+    share = sum(item.size / item.unit.wish.cycle for item in items) + sum(horizon.base) / horizon.nights
+    share = max(share, sum(item.size for item in broken) / FIRST_NIGHTS)
+    broken.sort(key=lambda item: limits.risk(item, view.night))
+    taken = 0.0
+    for place, item in enumerate(broken):
+        taken += item.size
+        if place and taken > share:
+            item.deadline = view.night + min(FIRST_NIGHTS - 1, int(taken / share))
+            item.first = True
 
 
 def _place(horizon: Horizon, items: Sequence[Item], view: View) -> None:
@@ -79,6 +143,10 @@ def _place(horizon: Horizon, items: Sequence[Item], view: View) -> None:
         elif item.kept <= last:
             horizon.put(item, item.kept)
     homeless.sort(key=lambda item: (-item.net, item.place))
+    firsts = [item for item in homeless if item.first]
+    if len({item.unit.wish.priority for item in firsts}) > 1:
+        _by_priority(horizon, firsts, view)
+        homeless = [item for item in homeless if item.at is None]
     for item in homeless:
         to = max(0, min(last, item.deadline - night))
         start = min(to, 0 if item.tonight else 1)
@@ -90,56 +158,14 @@ def _place(horizon: Horizon, items: Sequence[Item], view: View) -> None:
         horizon.put(item, k)
 
 
-def _tonight(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Item], List[Item]]:
-    """Fulls of tonight: those that must be, and those that may."""
-    night, aim = view.night, horizon.level
-    top, slack = horizon.tops[0], 0.01
-    planned = [item for _, _, item in horizon.at[0] if item.tonight]
-    must = [item for item in planned if item.deadline <= night]
-    ids = {item.id for item in must}
-    must += [item for item in items if item.tonight and item.deadline <= night and item.id not in ids]
-    must.sort(key=lambda item: limits.risk(item, night))
-    now = horizon.base[0] + sum(item.net for item in must)
-    take: List[Item] = []
-    taken = {item.id for item in must}
-
-    def add(item: Item) -> None:
-        nonlocal now
-        take.append(item)
-        taken.add(item.id)
-        now += item.net
-
-    may = [item for item in planned if item.deadline > night]
-    may.sort(key=lambda item: (item.deadline - night > 1, -item.net, item.place))
-    edge = max(top, horizon.load[0])
-    for item in may:
-        if now + item.net <= edge or not taken:
-            add(item)
-    for item in items:
-        if item.tonight and item.rungs and item.id not in taken and 0 < item.size and item.net <= CHEAP * item.size:
-            add(item)
-    low = aim * (1 - slack)
-    if now < low and sum(horizon.load[1:4]) / 3 > aim:
-        pool = [
-            item
-            for item in items
-            if item.tonight
-            and item.rungs
-            and item.id not in taken
-            and 0 < item.deadline - night <= max(2, item.unit.wish.cycle // 3)
-            and item.presence.share() < FLAKY
-        ]
-        pool.sort(key=lambda item: (item.deadline, -item.net, item.place))
-        for item in pool:
-            if now + item.net <= aim * (1 + slack):
-                add(item)
-    if now < low:
-        pool = [item for item in items if item.tonight and item.id not in taken and (item.first or item.waits)]
-        pool.sort(key=lambda item: (not item.first, -item.net, item.place))
-        for item in pool:
-            if now + item.net <= aim * (1 + slack):
-                add(item)
-    return must, take
+def _by_priority(horizon: Horizon, firsts: Sequence[Item], view: View) -> None:
+    """First fulls of high priority on the first nights, as many as keep those level."""
+    nights = 1 + max(0, min(horizon.nights - 1, max(item.deadline for item in firsts) - view.night))
+    level = (sum(horizon.load[:nights]) + sum(item.net for item in firsts)) / nights
+    for item in sorted(firsts, key=lambda item: (-item.unit.wish.priority, -item.net, item.place)):
+        to = max(0, min(nights - 1, item.deadline - view.night))
+        room = [k for k in range(to + 1) if horizon.load[k] + item.net <= level]
+        horizon.put(item, room[0] if room else min(range(to + 1), key=lambda k: (horizon.load[k], k)))
 
 
 def _answer(
@@ -148,40 +174,71 @@ def _answer(
     items: Sequence[Item],
     picks: Sequence[limits.Pick],
     given: List[GivenUp],
-    absent: Tuple[str, ...],
+    why: Dict[str, str],
 ) -> Plan:
     night = view.night
     choices = []
-    full_tonight = set()
     load = list(horizon.load)
     load[0] = 0.0
-    fulls: List[List[str]] = [[] for _ in range(horizon.nights)]
+    used: Dict[str, float] = {}
+    full_tonight: Dict[str, Item] = {}
     for pick in picks:
         item = pick.item
         load[0] += pick.size
+        for name, use in item.unit.use.items():
+            used[name] = used.get(name, 0.0) + pick.size * use[0 if pick.level == 0 else 1]
         if pick.level == 0:
-            full_tonight.add(item.id)
-            if item.at is not None and item.at > 0:
+            full_tonight[item.id] = item
+            if item.at:
                 for at, size in horizon.shares(item, item.at):
                     load[at] -= size
-            cycle = item.unit.wish.cycle
-            fulls[0].append(item.id)
-            following: Optional[int] = night + cycle
+            reason = reasons.of_full(item, view, horizon, why.get(item.id, "due"))
         else:
-            following = night + item.at if item.at else None
-        choices.append(Choice(item.id, pick.level, pick.size, _reason(item, pick, view), item.due, following))
+            best = item.rungs[item.rung][0]
+            reason = reasons.of_level(item, pick.level, pick.size, best, view)
+        choices.append(Choice(item.id, pick.level, pick.size, reason, _due(item), _next_full(item, pick, night)))
+    at = [[]] + [[one for _, _, one in row if one.id not in full_tonight] for row in horizon.at[1:]]
+    told = resources.forecast(view, [item for item in items if item.kind != "idle"], at, horizon.week)
+    told[0] = used
+    outlook = [Outlook(night, {BYTES: load[0], **used}, tuple(full_tonight))]
     for k in range(1, horizon.nights):
-        fulls[k] = [item.id for _, _, item in horizon.at[k] if item.id not in full_tonight]
-    outlook = tuple(Outlook(night + k, {BYTES: load[k]}, tuple(fulls[k])) for k in range(horizon.nights))
-    return Plan(night, tuple(choices), tuple(given), absent, outlook)
+        outlook.append(Outlook(night + k, {BYTES: max(0.0, load[k]), **told[k]}, tuple(one.id for one in at[k])))
+    given = [*given, *_waiting(view, horizon, items, full_tonight, {one.unit for one in given})]
+    absent = tuple(unit.id for unit in view.units if not unit.reachable)
+    return Plan(night, tuple(choices), tuple(given), absent, tuple(outlook))
 
 
-def _reason(item: Item, pick: limits.Pick, view: View) -> str:
+def _due(item: Item) -> Optional[int]:
+    if item.unit.wish.own:
+        return min(item.unit.wish.own_fulls, default=None)
+    return None if item.kind == "incremental" else item.due
+
+
+def _next_full(item: Item, pick: limits.Pick, night: int) -> Optional[int]:
+    wish = item.unit.wish
+    if wish.own:
+        return min((at for at in wish.own_fulls if at > night), default=None)
+    if item.kind == "full":
+        return night + 1
+    if item.kind == "incremental":
+        return None
     if pick.level == 0:
-        if item.first:
-            return "the first full"
-        return f"full: due on night {item.due}"
-    return "changes since the dump below it"
+        return None if wish.strategy == "incremental" else night + wish.cycle
+    if item.at is not None:
+        return max(night + 1, night + item.at)
+    return night + item.kept if item.kept else None
 
 
-_ = (Dict, LONGEST)
+def _waiting(view: View, horizon: Horizon, items: Sequence[Item], made: Dict[str, Item], named: set) -> List[GivenUp]:
+    """First and late fulls that are planned for a later night."""
+    out = []
+    for item in items:
+        late = item.first or item.waits
+        if late and item.kind == "placed" and item.tonight and item.id not in made and item.id not in named:
+            what = "first" if item.unit.last_full is None else "full"
+            until = view.night + (item.at or 1)
+            out.append(GivenUp(item.id, what, reasons.waiting(item, horizon), until))
+    return out
+
+
+__all__: Tuple[str, ...] = ("plan",)
