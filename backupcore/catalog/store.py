@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import sqlalchemy as sa
 
@@ -419,9 +419,12 @@ class Catalog:
         """The dump's state blocks are there (again), in the file of that name."""
         self._update_dump(dump, state=name)
 
-    def set_files(self, dump: str, count: int) -> None:
-        """How many regular files a dump holds, which its manifest does not tell."""
-        self._update_dump(dump, files=count)
+    def set_files(self, counts: Mapping[str, int]) -> None:
+        """How many regular files dumps hold, which no manifest tells; what a dump's own run said of it stays."""
+        if counts:
+            with self._write() as connection:
+                for dump, count in counts.items():
+                    connection.execute(sa.update(dumps).where(dumps.c.id == dump, dumps.c.run == "").values(files=count))
 
     def _update_dump(self, dump: str, **values: Any) -> None:
         with self._write() as connection:

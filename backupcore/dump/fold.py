@@ -76,20 +76,6 @@ def fold(chain: Sequence[Chunks], scratch: Path, sink: Callable[[bytes], None]) 
     return counts
 
 
-def count(chunks: Iterable[bytes]) -> Count:
-    """The counts of an index, without a look at its lines."""
-    entries = files = 0
-    rest = b""
-    for chunk in chunks:
-        text = rest + chunk if rest else chunk
-        cut = text.rfind(b"\n") + 1
-        text, rest = text[:cut], text[cut:]
-        entries += text.count(b"\n")
-        # a kind stands before a mode, any other column that may be `f` before a digest that is missing
-        files += text.count(b"\tf\t") - text.count(b"\tf\t-\t")
-    return Count(entries, files)
-
-
 # what stands at a place
 
 

@@ -1,11 +1,13 @@
 """The indexes of the dumps of a target, fetched many at once, opened when they are sealed and a key is at hand.
 
-Here lives their way to <state>/index; what stands in them nobody reads here. An index that cannot be had now is
+Here lives their way to <state>/index; of what stands in them only the regular files are counted, since no manifest
+tells how many a dump holds. An index that cannot be had now is
 no failure: whoever needs it fetches it again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -13,17 +15,18 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
 
 from .. import files
 from ..catalog import places
 from ..errors import ImageDamaged, KeyLocked, KeyMissing, StowageError, TargetRefused
 from ..hookspecs import Target, TargetError
-from ..image import layout
+from ..image import codec, layout
 from ..image.manifest import Manifest
 from ..image.seal import INDEX, Opener
 from .scan import WORKERS
 
+BATCH = 200  # numbers in one transaction of the catalog
 SPARE = 256 << 20  # bytes that indexes leave free on the disk of the catalog
 
 
@@ -37,6 +40,7 @@ class Indexes:
     closed: int = 0
     failed: int = 0
     bytes: int = 0
+    files: Dict[str, int] = field(default_factory=dict)  # dump -> regular files, until they are told
     why_closed: str = ""
     failures: List[Tuple[str, str]] = field(default_factory=list)
 
@@ -50,13 +54,14 @@ class Indexes:
 
 
 def bring(
-    state: Path, target: Target, manifests: Iterator[Manifest], keys: Any, told: Callable[[int], None]
-) -> Indexes:
-    """Brings the index of each dump that this server has none of. keys: a KeyRing, or None."""
+    state: Path, target: Target, manifests: Iterator[Manifest], keys: Any, told: Callable[[int], None],
+    counted: Callable[[Dict[str, int]], None],
+) -> Indexes:  # fmt: skip
+    """Brings the index of each dump that this server has none of. keys: a KeyRing, or None. counted(dump -> files)."""
     found = Indexes()
     work = places.rebuild_folder(state)
     files.make_folder(work)
-    waiting: Deque[Tuple[Manifest, "Future[int]"]] = deque()
+    waiting: Deque[Tuple[Manifest, "Future[Tuple[int, int]]"]] = deque()
     with ThreadPoolExecutor(WORKERS, "index") as pool:
         try:
             for manifest in manifests:
@@ -66,17 +71,24 @@ def bring(
                 waiting.append((manifest, pool.submit(_bring, state, work, target, manifest, keys)))
                 if len(waiting) >= 4 * WORKERS:
                     _note(found, *waiting.popleft(), told)
+                if len(found.files) >= BATCH:
+                    counted(found.files)
+                    found.files = {}
             while waiting:
                 _note(found, *waiting.popleft(), told)
         finally:
+            counted(found.files)
             for _manifest, future in waiting:
                 future.cancel()
     return found
 
 
-def _note(found: Indexes, manifest: Manifest, future: "Future[int]", told: Callable[[int], None]) -> None:
+def _note(
+    found: Indexes, manifest: Manifest, future: "Future[Tuple[int, int]]", told: Callable[[int], None]
+) -> None:  # fmt: skip
     try:
-        found.bytes += future.result()
+        size, found.files[manifest.dump] = future.result()
+        found.bytes += size
         found.fetched += 1
     except (KeyMissing, KeyLocked) as error:
         found.closed += 1
@@ -88,7 +100,8 @@ def _note(found: Indexes, manifest: Manifest, future: "Future[int]", told: Calla
     told(found.fetched + found.closed + found.failed)
 
 
-def _bring(state: Path, work: Path, target: Target, manifest: Manifest, keys: Any) -> int:
+def _bring(state: Path, work: Path, target: Target, manifest: Manifest, keys: Any) -> Tuple[int, int]:
+    """(bytes, regular files) of the index."""
     record = manifest.index
     opener = _opener(target, manifest, keys)
     disk = os.statvfs(state)
@@ -112,14 +125,28 @@ def _bring(state: Path, work: Path, target: Target, manifest: Manifest, keys: An
             os.fsync(fd)
         finally:
             os.close(fd)
+        count = _files(temporary, manifest.codec)
         folder = places.index_folder(state, manifest.client, manifest.source, manifest.segment or "")
         files.make_folder(folder)
         os.rename(temporary, folder / f"{manifest.dump}.tsv{layout.SUFFIXES[manifest.codec]}")
-        return record.size
+        return record.size, count
     except OSError as error:
         raise TargetRefused(f"the index of {manifest.dump} cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _files(path: Path, packer: str) -> int:
+    """The regular files of an index, without a look at its lines; 0 when it cannot be unpacked."""
+    found, rest = 0, b""
+    with open(path, "rb") as file, contextlib.suppress(ImageDamaged):  # it is as signed: who needs it says the rest
+        for piece in codec.get(packer).unpack(iter(lambda: file.read(1 << 20), b"")):
+            text = rest + piece
+            cut = text.rfind(b"\n") + 1
+            text, rest = text[:cut], text[cut:]
+            # behind the kind stands a mode; behind a link that is just `f`, the digest that such a line has not
+            found += text.count(b"\tf\t") - text.count(b"\tf\t-\t")
+    return found
 
 
 def _opener(target: Target, manifest: Manifest, keys: Any) -> Optional[Opener]:

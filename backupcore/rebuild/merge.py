@@ -262,7 +262,7 @@ class _Rebuild:
         if not self.asked.bare:
             report.indexes = indexes.bring(
                 self.settings.state, self.target, self._manifests(), self.keys,
-                lambda count: self._tell("indexes", count),
+                lambda count: self._tell("indexes", count), self.catalog.set_files,
             )  # fmt: skip
 
     def _adopt(self) -> None:
