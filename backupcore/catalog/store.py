@@ -424,7 +424,8 @@ class Catalog:
         if counts:
             with self._write() as connection:
                 for dump, count in counts.items():
-                    connection.execute(sa.update(dumps).where(dumps.c.id == dump, dumps.c.run == "").values(files=count))
+                    which = dumps.c.id == dump, dumps.c.run == ""
+                    connection.execute(sa.update(dumps).where(*which).values(files=count))
 
     def _update_dump(self, dump: str, **values: Any) -> None:
         with self._write() as connection:
