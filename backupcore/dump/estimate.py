@@ -305,9 +305,12 @@ def rows_of(row: DumpRow, expected: Expected, level: int) -> List[EstimateRow]:
     found: List[EstimateRow] = []
     for one, used in ((expected, True), (expected.beside, False)):
         size = one.of(row.level) if one is not None and row.level == level else None
-        if size is not None and all(one.how != known.how for known in found):
+        if size is None:
+            continue
+        how = "default" if row.level and one.guessed else one.how
+        if all(how != known.how for known in found):
             found.append(EstimateRow(
-                row.id, one.how, row.client, row.source, row.segment, row.run, row.level, used, int(size),
+                row.id, how, row.client, row.source, row.segment, row.run, row.level, used, int(size),
                 int(one.full), row.stored_size,
             ))  # fmt: skip
     return found

@@ -27,6 +27,7 @@ MOST_X = 7.0  # 99.9 % changed: all
 LEAST_AGE = 1 / 24  # nights between a dump and its base, at least
 NEAR = 0.7  # in the logarithm of ages: what is near
 BETTER = 0.7  # to what a rule must lower what is missed before it is believed
+USUAL_AGE = 3.0  # nights: of an ordinary incremental
 GOOD, FAIR = 0.02, 0.15  # what is missed: no rule is needed; the simpler one will do
 GROWTH_MOST = 0.5  # of the last full: no trend is believed further
 WEEKS, DAYS_KNOWN = 3, 5  # weekdays count when so many weeks are known of so many of them
@@ -145,7 +146,8 @@ class Expected:
     """Tonight's sizes, in bytes of an image. how: walk, history or default; why: for people, in short.
 
     levels: of each that was asked. use: seconds that a byte takes, of a full and of an incremental. archive: of a full,
-    before compression. beside: what history alone would have told, where a walk told better.
+    before compression. guessed: no incremental has shown yet how much changes. beside: what history alone would have
+    told, where a walk told better.
     """
 
     full: float
@@ -154,6 +156,7 @@ class Expected:
     why: str = ""
     use: Tuple[float, float] = (0.0, 0.0)
     archive: float = 0.0
+    guessed: bool = False
     beside: Optional["Expected"] = None
 
     def of(self, level: int) -> Optional[float]:
@@ -412,7 +415,8 @@ def expect(
     beside = None
     if walked is not None and habits.size is not None:
         beside = expect(habits, now, bases, None, defaults, weekday, compressed)
-    return Expected(full, stored, how, why, _use(habits, archive, full, levels, stored, defaults), archive, beside)
+    use = _use(habits, archive, full, levels, stored, defaults)
+    return Expected(full, stored, how, why, use, archive, not habits.rates and how != "walk", beside)
 
 
 def _whole(habits: Habits, night: int, walked: Optional[Walked], defaults: Defaults) -> Tuple[float, str, str]:
@@ -452,13 +456,19 @@ def _use(
     habits: Habits, archive: float, full: float, levels: Mapping[int, float], stored: Mapping[int, float],
     defaults: Defaults,
 ) -> Tuple[float, float]:  # fmt: skip
-    """Seconds for a byte of an image of a full and of an incremental: what they take tonight, divided."""
+    """Seconds for a byte of an image of a full and of an incremental: what they take, divided by what they have. An
+    incremental takes some however little it has, so the larger one of tonight or of a few nights is taken: the rate
+    of a tiny one would make hours of an ordinary one."""
     speed, fixed = habits.speed or defaults.speed, defaults.fixed if habits.fixed is None else habits.fixed
     of_full = (archive / speed + (0 if habits.speed else fixed)) / full if full > 0 else 0.0
-    if not stored:
+    ratio = full / archive if archive > 0 else 1.0
+    usual = archive * -math.expm1(-USUAL_AGE * (habits.rate_at(USUAL_AGE) or 0.0))
+    largest = max(levels, key=lambda level: levels[level]) if levels else None
+    if largest is not None and levels[largest] >= usual:
+        usual, ratio = levels[largest], stored[largest] / levels[largest] if levels[largest] else ratio
+    if usual <= 0:
         return of_full, of_full
-    middle = sorted(levels, key=lambda level: levels[level])[(len(levels) - 1) // 2]
-    return of_full, (levels[middle] / speed + fixed) / max(stored[middle], 1.0)
+    return of_full, (usual / speed + fixed) / max(usual * ratio, 1.0)
 
 
 # walk or not

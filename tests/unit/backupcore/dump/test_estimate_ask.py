@@ -200,4 +200,6 @@ def test_rows_hold_what_was_used_and_what_history_would_have_told():
     assert told == [("walk", True, 71, 900, 70, 1), ("history", False, 50, 1000, 70, 1)]
     assert rows_of(row, expected, 0) == []  # it became another level than planned
     assert [one.how for one in rows_of(row, Expected(9, {2: 4}, "history"), 1)] == []
+    guessed = Expected(1000, {1: 50}, "history", guessed=True)
+    assert [one.how for one in rows_of(row, guessed, 1)] == ["default"]
     assert os.path.basename(rows_of(row, expected, 1)[0].dump) == "d"

@@ -272,9 +272,16 @@ def test_defaults_come_from_the_other_sources_once_there_are_three():
 
 def test_a_byte_of_a_dump_in_which_little_changed_costs_more_seconds():
     source = Source(change=0.001).cycles(15)
-    found = source.expected(START + 15, START + 14)
+    found = source.expected(START + 15, START + 12)
     near(found.use[0] * found.full, 30 + 100 * GIB / 60e6, 0.05)
-    near(found.use[1] * found.levels[1], 30 + source.archive(START + 15, START + 14) / 60e6, 0.2)
+    near(found.use[1] * found.levels[1], 30 + source.archive(START + 15, START + 12) / 60e6, 0.2)
+
+
+def test_a_tiny_dump_of_tonight_makes_no_hours_of_an_ordinary_one():
+    source = Source(change=0.01).cycles(15)
+    walked = Walked(100 * GIB, 1, {1: 1024})  # this night nothing changed
+    seconds = source.expected(START + 15, START + 14, walked=walked).use[1]
+    assert seconds * 0.01 * 50 * GIB < 2 * (30 + GIB / 60e6)
 
 
 # whatever
