@@ -14,7 +14,6 @@ from backupcore.schedule import estimates
 from backupcore.schedule.estimates import (
     DAY_NS,
     DEFAULTS,
-    EVEN,
     Dumped,
     Habits,
     Walked,
@@ -25,8 +24,8 @@ from backupcore.schedule.estimates import (
     learn,
     median_error,
     needs_walk,
-    week_of,
 )
+from backupcore.schedule.habits import EVEN, week_of
 from backupcore.schedule.nights import weekday_of
 
 GIB = 1 << 30
