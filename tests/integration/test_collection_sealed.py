@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 import sealed
-from collection_lab import Lab, hosts
+import yaml
+from collection_lab import BIN, Lab, hosts
 
 pytestmark = [
     pytest.mark.slow,  # six playbooks on hosts of its own; make demo seals by the roles, too
@@ -96,6 +98,36 @@ def test_a_run_seals_by_server_and_by_client(lab):
             assert len(manifest["seal"]["recipients"]) == 2 and (path.parent / "keys.tsv").exists()
         assert found == {"etc": "server", "www": "client"}
         assert not sealed.names_in(lab.root(SERVER) / place, (b"wichtig", b"unterlagen", b"nsswitch.conf"))
+
+
+def vaulted(lab, **secrets):
+    """Words of ansible-playbook that bring secrets from a vault, as a person keeps them."""
+    password, file = lab.folder / "vault-password", lab.folder / "vault.yml"
+    password.write_text("of the vault\n")
+    file.write_text(yaml.safe_dump({f"vault_{name}": value for name, value in secrets.items()}))
+    words = [str(BIN / "ansible-vault"), "encrypt", "--vault-password-file", str(password), str(file)]
+    subprocess.run(words, check=True, capture_output=True, env={**os.environ, "ANSIBLE_LOCAL_TEMP": str(lab.folder)})
+    assert file.read_text().startswith("$ANSIBLE_VAULT")
+    given = [word for name in secrets for word in ("-e", f"restore_{name}={{{{ vault_{name} }}}}")]
+    return ["--vault-password-file", str(password), "-e", f"@{file}", *given]
+
+
+def restored(lab):
+    """What the scratch folder of the client has of the one file; nothing is left there."""
+    script = "find /var/lib/stowage/restore -name unterlagen -exec cat {} +; rm -rf /var/lib/stowage/restore/*"
+    return lab.on(CLIENT, script).stdout
+
+
+def test_a_restore_opens_by_a_passphrase_from_the_vault_and_shows_it_nowhere(lab):
+    played = lab.play("restore", restore_what=f"{CLIENT}:/var/www")
+    assert played.status != 0 and "sealed" in played.text and restored(lab) == ""
+    words = vaulted(lab, passphrase="the wrong one")
+    played = lab.play("restore", *words, restore_what=f"{CLIENT}:/var/www")
+    assert played.status != 0 and "the wrong one" not in played.text and restored(lab) == ""
+    words = vaulted(lab, passphrase=PASSPHRASE)
+    played = lab.play("restore", "-vvv", *words, restore_what=f"{CLIENT}:/var/www")
+    assert played.status == 0, played.text
+    assert restored(lab) == "secret\n" and PASSPHRASE not in played.text
 
 
 def test_a_new_key_reaches_the_clients_by_site(lab):
