@@ -97,9 +97,10 @@ def test_a_run_killed_anywhere_leaves_whole_dumps_or_nothing(tmp_path):
         (tree / f"n{number}").write_bytes(numbers.randbytes(number * 300))
     change(tree, 0)
     lab = make_lab(tmp_path)
-    begun = time.monotonic()
-    assert all(result.ok for result in lab.night().values()), lab.results
-    length = time.monotonic() - begun
+    for _night in range(2):  # the first one also makes the agent's byte code: it takes longer than those to be killed
+        begun = time.monotonic()
+        assert all(result.ok for result in lab.night().values()), lab.results
+        length = time.monotonic() - begun
     keys = load_public_keys(lab.settings.keys)
     checked, adopted, cut, torn = set(), 0, 0, 0
     for kill in range(1, KILLS + 1):
