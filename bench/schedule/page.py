@@ -134,7 +134,14 @@ def main() -> int:
     if asked.rows:
         rows = json.loads(asked.rows.read_text())["rows"]
     else:
-        settings = {"planner": "stowage", "errors": 0.2, "no_bound": False, "bounds_only": False, "keep": None}
+        settings = {
+            "planner": "stowage",
+            "errors": 0.2,
+            "no_bound": False,
+            "bounds_only": False,
+            "keep": None,
+            "log": None,
+        }
         rows = table.measure_all(table.EVERY, argparse.Namespace(**{**vars(asked), **settings}))
     crowds = list(table.crowds("stowage"))
     pictures = plots.pictures(asked.seeds[0], table.Cache(Path(asked.cache)))

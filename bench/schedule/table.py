@@ -232,6 +232,9 @@ def measure_all(names: Sequence[str], asked: argparse.Namespace) -> List[Dict[st
         for job in as_completed(jobs):
             row = job.result()
             rows.append(row)
+            if asked.log:
+                with open(asked.log, "a") as log:
+                    log.write(json.dumps(row) + "\n")
             if sys.stderr.isatty():
                 told = f"{len(rows)}/{len(jobs)} {row['family']} {row['seed']}"
                 print(f"\r{told}\x1b[K", end="", file=sys.stderr, flush=True)
@@ -250,6 +253,7 @@ def main() -> int:
     cli.add_argument("--errors", type=float, default=0.0)
     cli.add_argument("--jobs", type=int, default=2)
     cli.add_argument("--json")
+    cli.add_argument("--log", help="a file that gets each family and seed as soon as it is measured")
     cli.add_argument("--keep", help="a folder for the results")
     cli.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "stowage-schedule-cache"))
     cli.add_argument("--crowd", action="store_true")
