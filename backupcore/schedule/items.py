@@ -181,7 +181,9 @@ def _deadline(item: Item, view: View) -> None:
         item.waits = night > item.due
     if last <= night and not item.tonight:
         last = night + 1
-    item.deadline = next_day(item.unit, last, night, view.weekday) if item.days is not None else last
+    if item.days is not None and item.kind != "asked":
+        last = next_day(item.unit, last, night, view.weekday)
+    item.deadline = last
 
 
 def rung_for(item: Item, nights: int) -> int:

@@ -53,7 +53,7 @@ class _Meter:
         self.limits = dict(view.limits)
         self.limits.update(view.coming.get(view.night, {}))
         self.error = error
-        if error and BYTES in self.limits:
+        if BYTES in self.limits:
             self.limits[_BELIEVED] = self.limits[BYTES]
         self.used: Dict[str, float] = dict.fromkeys(self.limits, 0.0)
         self.squares: Dict[str, float] = dict.fromkeys(self.limits, 0.0)
@@ -72,7 +72,7 @@ class _Meter:
             else:
                 use = item.unit.use.get(name)
                 if use is not None:
-                    out.append((name, raw * use[0 if full else 1]))
+                    out.append((name, max(raw, pick.size) * use[0 if full else 1]))
         return out
 
     def add(self, pick: Pick, sign: int = 1) -> None:
