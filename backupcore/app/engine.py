@@ -146,12 +146,14 @@ class Engine:
                 raise unknown("source" + (f" of {', '.join(clients)}" if clients else ""), name, known)
         return found
 
-    def plan(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, *, estimate: bool = False,
-             progress: Progress = None, ready: Any = None, due: bool = False) -> Any:  # fmt: skip
+    def plan(
+        self, sources: Optional[List[Source]] = None, level: Optional[int] = None, *, estimate: Optional[str] = None,
+        progress: Progress = None, ready: Any = None, due: bool = False,
+    ) -> Any:  # fmt: skip
         """Tonight's plan, a planning.Tonight, of a run of these sources (None: of all).
 
-        estimate: clients are asked how large their dumps would be. ready: a dump.warm.Warm, of a run, which may ask
-        them too. due: only what schedules of their own ask for now.
+        estimate: clients are asked how large their dumps would be, `all` or `new`: where a night would. ready: a
+        dump.warm.Warm, of a run, which may ask them too. due: only what schedules of their own ask for now.
         """
         from .planning import Planner
 
@@ -160,8 +162,16 @@ class Engine:
             from ..dump.warm import Warm
 
             with Warm(self.connector) as ready:
-                return planner.plan(self.select(), sources, level, walk=True, ready=ready, progress=progress)
+                walk = estimate == "all"
+                return planner.plan(self.select(), sources, level, walk=walk, ready=ready, progress=progress)
         return planner.plan(self.select(), sources, level, ready=ready, progress=progress, due=due)
+
+    def accuracy(self) -> Dict[str, Any]:
+        """How far off the estimates of each source were in the last weeks: `client:source` -> estimates.Accuracy."""
+        from ..dump import estimate
+        from .planning import unit_id
+
+        return {unit_id(*key): found for key, found in estimate.accuracy(self.catalog, clock.now_ns()).items()}
 
     def force(self, name: str, level: Optional[int]) -> str:
         """The next run makes this level of a source (None: what was asked for is taken back); what to say of it."""

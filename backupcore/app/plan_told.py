@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import re
 from statistics import median
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from .. import text
+from ..report.planned import given_up_lines
 from ..schedule import estimates, nights
 from ..schedule.records import BYTES, Done, GivenUp, Unit
 from .planning import SECONDS, TARGET, One, Tonight
 
-WHAT = {
-    "full": "its full waits", "first": "it waits for its first full", "level": "a deeper level than the best one",
-    "incremental": "it is not dumped",
-}  # fmt: skip
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 30
 MOST_GIVEN = 100  # kept with a run; the number of all is kept too
@@ -127,6 +124,13 @@ def first_fulls(tonight: Tonight) -> Dict[str, int]:
     return {"sources": len(waiting), "nights": max(1, last) if waiting else 0}
 
 
+def accuracy(off: estimates.Accuracy) -> Dict[str, Any]:
+    """How far off the estimates of one source were, as shares; null where too few dumps tell."""
+    shown = {name: None if value is None else round(value, 4) for name, value in (
+        ("error", off.used), ("by_history", off.history))}  # fmt: skip
+    return {**shown, "dumps": off.dumps}
+
+
 def _known_error(tonight: Tonight) -> Optional[float]:
     memory = tonight.kept.memory
     return round(memory.error**0.5, 4) if memory.measured else None
@@ -219,26 +223,11 @@ def fulls_told(names: Sequence[str]) -> str:
     return f"{len(names)} full{'s' if len(names) > 1 else ''}: {shown}"
 
 
-def given_up_lines(given: Iterable[Mapping[str, Any]]) -> List[str]:
-    """A line for each thing that was given up."""
-    lines = []
-    for one in given:
-        until = f" until {_shown(one['until'])}" if one.get("until") else ""
-        lines.append(f"{one['client']}:{one['source']} {WHAT.get(one['what'], one['what'])}{until}: {one['why']}")
-    return lines
-
-
-def _shown(iso: str) -> str:
-    from datetime import date
-
-    return day(date.fromisoformat(iso).toordinal())
-
-
 # one source in sentences
 
 
-def why(tonight: Tonight, name: str) -> List[str]:
-    """All about one unit."""
+def why(tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None) -> List[str]:
+    """All about one unit. off: how far estimates of it were off."""
     one = tonight.ones[name]
     unit = next(unit for unit in tonight.view.units if unit.id == name)
     planned = next((each for each in tonight.planned if (each.client, each.source) == one.key), None)
@@ -251,6 +240,9 @@ def why(tonight: Tonight, name: str) -> List[str]:
         lines = [f"{name} gets {level} tonight: {worded(planned.reason)}."]
         lines += [f"It is to hold what changed since {planned.base}."] if planned.base else []
     lines += [_history(unit, one, night), _costs(tonight, unit, one)]
+    if off is not None and off.used is not None:
+        told = f"Estimates of it were {off.used:.0%} off, the median of its newest dumps"
+        lines.append(told + ("." if off.history is None else f"; by its history alone {off.history:.0%}."))
     lines += [f"Nothing can build on its newest full: {text.escape(unit.broken)}."] if unit.broken else []
     lines.append(_wished(one, wish))
     if choice is not None and choice.due is not None and choice.level:

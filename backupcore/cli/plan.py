@@ -20,7 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--source", metavar="S", action="append", default=[], help="only sources of this name; may be repeated"
     )
     parser.add_argument("--level", metavar="N", type=int, choices=range(10), help="as if this level were asked for")
-    parser.add_argument("--estimate", action="store_true", help="ask the clients how large the dumps would be")
+    parser.add_argument(
+        "--estimate", metavar="WHAT", nargs="?", const="all", choices=("all", "new"),
+        help="ask the clients how large the dumps would be; `new`: only where too little is known",
+    )  # fmt: skip
     parser.add_argument(
         "--force", metavar="SOURCE[=LEVEL]", action="append", default=[],
         help="the next run makes this level of CLIENT:SOURCE, a full when none is said; `=none` takes it back",
@@ -41,10 +44,13 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     from ..app import plan_told
 
     data = plan_told.as_dict(tonight)
+    off = engine.accuracy()
+    data["estimates"]["sources"] = {unit: plan_told.accuracy(one) for unit, one in off.items() if unit in tonight.ones}
     lines: List[str] = [text.escape(line) for line in said]
     if args.why:
         keys = {(one.client, one.name) for one in asked}
-        data["why"] = {unit: plan_told.why(tonight, unit) for unit, one in tonight.ones.items() if one.key in keys}
+        data["why"] = {unit: plan_told.why(tonight, unit, off.get(unit)) for unit, one in tonight.ones.items()
+                       if one.key in keys}  # fmt: skip
         data["sources"] = [one for one in data["sources"] if (one["client"], one["source"]) in keys]
         for told in data["why"].values():
             lines += ([""] if lines else []) + told
@@ -60,7 +66,9 @@ def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
     lines = _output.table(
         ("client", "source", "level", "size", "time", "full due", "why"), plan_told.table_rows(tonight)
     ) or ["nothing is dumped tonight"]  # fmt: skip
-    given = plan_told.given_up_lines(data["given_up"])
+    from ..report import planned
+
+    given = planned.given_up_lines(data["given_up"])
     lines += ["", *given] if given else []
     lines += ["", "away: " + ", ".join(data["absent"])] if data["absent"] else []
     lines += ["", *_output.table(("night", "", "size", "time", ""), plan_told.chart(tonight, _blocks()))]

@@ -6,13 +6,14 @@ How it looks lives in report/text.py. The exit status of a run is the status of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .. import clock, text
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
 from ..settings import Client, Settings, Source
+from . import planned as planning
 from . import proven as proving
 from .proven import Proven
 
@@ -75,6 +76,7 @@ class Report:
     next: Tuple[str, ...] = field(default=())
     proven: Optional[Proven] = None  # what drills have shown; None in the report of a run of some sources
     stopped: str = ""  # why the run as a whole came to nothing, or was ended before it was through
+    plan: Optional[Mapping[str, Any]] = None  # what the run kept of its plan
 
     def as_dict(self) -> Dict[str, Any]:
         """JSON-ready; the next commands are the caller's to add."""
@@ -92,6 +94,7 @@ class Report:
             "notes": list(self.notes),
             "stopped": self.stopped,
             "proven": self.proven.as_dict() if self.proven else None,
+            "plan": self.plan,
             "sources": [asdict(line) for line in self.lines],
             "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed)}
                         for line in self.targets],
@@ -120,6 +123,7 @@ def make(
     past = _Past(catalog, run)
     lines: List[SourceLine] = []
     copies = _Copies(settings, catalog)
+    plan = planning.of(run.summary) if run is not None else None
     notes: List[str] = []
     for client in settings.clients.values():
         if client.state == "retired":
@@ -128,8 +132,9 @@ def make(
             where = settings.file.parent / "clients.d" / f"{client.name}.yml"
             notes.append(f"{client.name} has no source -> add one to {where}")
         for source in client.sources.values():
-            if chosen is None or (client.name, source.name) in chosen:
-                lines.append(_line(client, source, catalog, now_ns, run, past, copies))
+            asked = chosen is None and source.timing.strategy != "skip"  # what is skipped on purpose has no rpo
+            if asked or chosen is not None and (client.name, source.name) in chosen:
+                lines.append(_line(client, source, catalog, now_ns, run, past, copies, plan))
     if not lines and chosen is None:
         notes.append("no source is configured -> add clients to the inventory and run the playbook site")
     if run is None:
@@ -139,10 +144,11 @@ def make(
     stopped = ""
     if run is not None and run.summary.get("stopped"):
         stopped = text.escape(str(run.summary.get("headline", ""))).removeprefix("FAIL ")
+    notes += planning.notes(plan)
     wrong = list(failures) + (_damaged(catalog) if chosen is None else [])
     proven = proving.read(settings, catalog, now_ns) if chosen is None else None
     wrong += proving.trouble(proven)
-    return _sum_up(lines, copies.lines(), notes, run, now_ns, stopped, wrong, proven)
+    return replace(_sum_up(lines, copies.lines(), notes, run, now_ns, stopped, wrong, proven), plan=plan)
 
 
 def _damaged(catalog: Any) -> List[str]:
@@ -195,6 +201,7 @@ def _line(
     run: Optional[RunRow],
     past: "_Past",
     copies: "_Copies",
+    plan: Optional[Mapping[str, Any]],
 ) -> SourceLine:
     result = past.last(client.name, source.name)
     newest = catalog.latest(client.name, source.name)
@@ -233,7 +240,10 @@ def _line(
         return SourceLine(status=WARN if result.warning else FAIL, message=why, hint=hint or again, code=result.code,
                           **facts)  # fmt: skip
     if age is None:
-        return SourceLine(status=WARN, message="waits for its first dump", hint=again, code="never-dumped", **facts)
+        when = planning.waits(plan, client.name, source.name)
+        return SourceLine(
+            status=WARN, message="waits for its first dump" + when, hint=again, code="never-dumped", **facts
+        )
     if result is not None and result.warning:
         return SourceLine(
             status=WARN, message=text.escape(result.message), hint=text.escape(result.hint), code=result.code, **facts

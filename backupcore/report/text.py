@@ -6,6 +6,7 @@ from typing import List, Sequence
 
 from .. import clock, text
 from ..catalog.records import OK
+from . import planned
 from .night import Report, SourceLine, count
 
 
@@ -29,6 +30,7 @@ def render(report: Report, everything: bool = False) -> str:
     for line in report.targets:
         if line.status == OK:
             parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy")
+    parts += planned.lines(report.plan)
     if report.run is not None:
         ended = clock.local(report.run.ended_ns) if report.run.ended_ns else "not ended"
         parts.append(f"run {report.run.id}: {clock.local(report.run.begun_ns)} - {ended}")

@@ -22,7 +22,8 @@ from ansible.errors import AnsibleFilterError
 SECRET = ("access_key", "secret_key", "session_token")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # options of a source that only the server reads; the rest is the agent's
-OF_SERVER = ("policy",)
+TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule")
+OF_SERVER = ("policy", *TIMING)
 TREE = {
     "include": [],
     "exclude": [],
@@ -86,6 +87,12 @@ def server_config(settings: t.Any) -> dict[str, t.Any]:
     config["cycle"] = {"days": float(given["cycle_days"])}
     if config["cycle"]["days"].is_integer():
         config["cycle"]["days"] = int(config["cycle"]["days"])
+    if given.get("first_nights"):
+        nights = str(given["first_nights"])
+        config["cycle"]["first_nights"] = int(nights) if nights.isdigit() else nights
+    for key in ("limits", "planning"):
+        if given.get(key):
+            config[key] = _mapping(given[key], f"backup_server_{key}")
     files = credentials(given["targets"], given["mail_options"])
     config["targets"] = {}
     for name, options in _mapping(given["targets"], "backup_server_targets").items():
@@ -126,9 +133,9 @@ def merge_sources(variables: t.Any) -> dict[str, dict[str, t.Any]]:
 def _source(name: str, given: dict[str, t.Any]) -> dict[str, t.Any]:
     source = {"type": "tree", "policy": "standard", **given}
     if source["type"] == "tree":
-        unknown = sorted(set(source) - {"type", "policy", "path", *TREE})
+        unknown = sorted(set(source) - {"type", "path", *OF_SERVER, *TREE})
         if unknown:
-            known = ", ".join(["path", "policy", *TREE])
+            known = ", ".join(["path", *OF_SERVER, *TREE])
             raise AnsibleFilterError(f"source {name}: unknown option {unknown[0]!r}; a tree has {known}")
         path = source.get("path")
         if not isinstance(path, str) or not path.startswith("/"):

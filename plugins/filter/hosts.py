@@ -183,8 +183,13 @@ def shown_check(check: Mapping) -> list[str]:
     return [*finding_lines(check), f"{ready} of {asked} clients ready" if ready < asked else f"{ready} clients ready"]
 
 
-def site_line(check: Mapping, start: str, timer: bool, gone: t.Sequence[str] = ()) -> str:
-    """How a roll-out ends: who is ready, when the first night is, what nobody covers, who left the inventory."""
+def site_line(
+    check: Mapping, start: str, timer: bool, gone: t.Sequence[str] = (), first: t.Mapping | None = None
+) -> str:
+    """How a roll-out ends: who is ready, when the first night is, what nobody covers, who left the inventory.
+
+    first: the first_fulls of the plan, how many sources wait for theirs and over how many nights.
+    """
     asked, ready = asked_clients(check), set(check["ready"])
     short = short_names([*asked, *gone])
     away = set(check.get("away", []))
@@ -195,7 +200,12 @@ def site_line(check: Mapping, start: str, timer: bool, gone: t.Sequence[str] = (
         parts[0] += f" (not {_some(lost)})"
     if away:
         parts[0] += f" ({len(away)} away)"
-    parts[0] += f", first fulls from {start}" if timer else ", no timer here: start 'stowage run' by other means"
+    night = f", first fulls from {start}"
+    if first and not first["sources"]:
+        night = f", nights from {start}"
+    elif first and first["nights"] > 1:
+        night += f" over {first['nights']} nights"
+    parts[0] += night if timer else ", no timer here: start 'stowage run' by other means"
     broken = [one for one in check.get("findings", []) if one["status"].upper() == "FAIL" and one["area"] != "client"]
     parts += [f"{one['name']} fails: {one['message']}" for one in broken[:3]]
     bare = check.get("not_covered", [])

@@ -79,6 +79,12 @@ options:
     description: What is dumped of the client, by name, with the options of each source.
     type: dict
     default: {}
+  timing:
+    description:
+      - When its sources are dumped and at which levels, where they do not say it themselves.
+      - C(cycle), C(grace), C(priority), C(strategy), C(days), C(earliest), C(max_chain), C(schedule).
+    type: dict
+    default: {}
   ignore:
     description: Paths on the client that no source covers on purpose, each with the reason.
     type: dict
@@ -153,6 +159,7 @@ DEFAULTS = {
     "agent": "/usr/local/lib/stowage/agent.pyz",
     "agent_config": "/etc/stowage/agent.json",
 }
+TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule")
 HEAD = "# Written by Ansible (stowage.backup.client); the inventory is the place to change it.\n"
 
 
@@ -204,6 +211,7 @@ def registration(params):
     content.update((key, params[key]) for key, usual in DEFAULTS.items() if params[key] != usual)
     if params["state"] == "retired":
         content["state"] = "retired"
+    content.update((key, one) for key, one in sorted(params["timing"].items()) if one is not None)
     if params["ignore"]:
         content["ignore"] = {key: str(why) for key, why in sorted(params["ignore"].items())}
     content["sources"] = {}
@@ -282,6 +290,7 @@ def main():
             "agent": {"type": "path", "default": "/usr/local/lib/stowage/agent.pyz"},
             "agent_config": {"type": "path", "default": "/etc/stowage/agent.json"},
             "sources": {"type": "dict", "default": {}},
+            "timing": {"type": "dict", "default": {}},
             "ignore": {"type": "dict", "default": {}},
             "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "clients_folder": {"type": "path", "default": "/etc/stowage/clients.d"},
@@ -296,6 +305,9 @@ def main():
         module.fail_json(msg="%r cannot name a client: letters, digits, '.', '_' and '-' make a name" % name)
     if state == "present" and params["transport"] == "ssh" and not params["host_keys"]:
         module.fail_json(msg="client %s: no host key; the server would not know whom it talks to" % name)
+    unknown = sorted(set(params["timing"]) - set(TIMING))
+    if unknown:
+        module.fail_json(msg="timing: unknown key %r; there are %s" % (unknown[0], ", ".join(TIMING)))
     for folder in (params["clients_folder"], params["known_hosts_folder"]):
         if not os.path.isdir(folder) and not module.check_mode:
             module.fail_json(msg="%s does not exist: apply the role stowage.backup.backup_server first" % folder)

@@ -61,6 +61,7 @@ options:
       - The action plugin chooses it, so that it can stop a job of whose start it was not told any more.
     type: str
 seealso:
+  - module: stowage.backup.plan_info
   - module: stowage.backup.status_info
   - module: stowage.backup.check
 """
@@ -97,10 +98,25 @@ report:
   returned: when it ended
   type: dict
 plan:
-  description: Level and reason of each source.
+  description: Level, expected size and reason of each source, as M(stowage.backup.plan_info) returns it.
   returned: in check mode
   type: list
   elements: dict
+given_up:
+  description: What would not fit into tonight's limits, and why.
+  returned: in check mode
+  type: list
+  elements: dict
+forecast:
+  description: The coming nights.
+  returned: in check mode
+  type: list
+  elements: dict
+absent:
+  description: Clients that count as away.
+  returned: in check mode
+  type: list
+  elements: str
 status:
   description: V(ok), V(warn) or V(fail).
   returned: when it ended, or in check mode
@@ -141,7 +157,8 @@ def main():
         if module.check_mode:
             answer = _engine.call(module, ["plan"] + words)
             plan = answer["sources"]
-            module.exit_json(changed=bool(plan), plan=plan, status=answer["status"], next=answer["next"])
+            more = {key: answer[key] for key in ("given_up", "forecast", "absent")}
+            module.exit_json(changed=bool(plan), plan=plan, status=answer["status"], next=answer["next"], **more)
         job = _engine.start_job(module, (["--strict"] if module.params["strict"] else []) + ["run"] + words)
         if not module.params["wait"]:
             module.exit_json(changed=True, job=job)

@@ -55,6 +55,32 @@ def test_the_engine_understands_what_the_role_writes(tmp_path):
     assert settings.connect_timeout == 10
 
 
+@pytest.mark.parametrize("nights, taken", [("", None), ("3", 3), (3, 3), ("all", 1)])
+def test_what_the_role_writes_of_planning_is_understood(tmp_path, nights, taken):
+    given = {
+        **GIVEN, "first_nights": nights, "planning": {"estimate": "history", "estimate_time": "5 min"},
+        "limits": {"bytes": "500 GiB soft", "window": "8 h", "targets": {"cloud": "20 Mbit/s x 8 h"}},
+        "policies": {"fast": {"cycle": 3, "priority": "high", "schedule": {"incremental": "hourly"}}},
+    }  # fmt: skip
+    file = tmp_path / "stowage.yml"
+    file.write_text(yaml.safe_dump(filters.server_config(given)))
+    planning = config.load(file, drivers.load()).settings.planning
+    assert (planning.first_nights, planning.estimate, planning.estimate_time) == (taken, "history", 300)
+    assert set(planning.limits) == {"bytes", "seconds", "target:cloud"}
+
+
+def test_when_a_source_is_dumped_is_for_the_server_and_not_for_the_agent():
+    sources = filters.merge_sources([["v", {"www": {
+        "path": "/var/www", "cycle": 3, "days": "mon-fri", "earliest": "22:00", "strategy": "full", "priority": "low",
+        "grace": 1, "max_chain": 2, "schedule": {"full": "sun 20:00"},
+    }}]])  # fmt: skip
+    assert sources["www"]["days"] == "mon-fri"
+    agent = json.loads(filters.agent_config(sources, "web1", "/scratch", "/permits"))
+    assert set(agent["sources"]["www"]["options"]) == {"path", *filters.TREE}
+    with pytest.raises(AnsibleFilterError, match="unknown option 'dayz'; a tree has path, policy, cycle"):
+        filters.merge_sources([["v", {"www": {"path": "/var/www", "dayz": "mon"}}]])
+
+
 def test_a_server_without_holding_disk_is_refused_with_an_example():
     with pytest.raises(AnsibleFilterError, match="backup_server_holding"):
         filters.server_config({**GIVEN, "holding": []})

@@ -80,6 +80,17 @@ def test_site_ends_in_one_line_that_says_all():
     assert "first fulls" not in filters.site_line(CHECK, "21:30", False)
 
 
+@pytest.mark.parametrize("first, told", [
+    ({"sources": 9, "nights": 3}, "first fulls from 21:30 over 3 nights;"),
+    ({"sources": 2, "nights": 1}, "first fulls from 21:30;"),
+    ({"sources": 0, "nights": 0}, "nights from 21:30;"),
+    (None, "first fulls from 21:30;"),
+])  # fmt: skip
+def test_site_says_over_how_many_nights_the_first_fulls_are(first, told):
+    assert f", {told}" in filters.site_line(CHECK, "21:30", True, (), first)
+    assert "21:30" not in filters.site_line(CHECK, "21:30", False, (), first)
+
+
 def test_an_address_is_not_shortened():
     assert filters.short_names(["10.0.0.1", "web1.a", "web1.b", "db.a"]) == {
         "10.0.0.1": "10.0.0.1", "web1.a": "web1.a", "web1.b": "web1.b", "db.a": "db",
