@@ -35,7 +35,7 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
 
     may = [item for item in planned if item.deadline > night]
     may.sort(key=lambda item: (item.deadline - night > 1, -item.net, item.place))
-    edge = max(horizon.tops[0], horizon.load[0])
+    edge = max(horizon.tops[0], horizon.load[0]) * (1 + 1e-6)
     for item in may:
         if now + item.net <= edge or not why:
             add(item, "planned")
