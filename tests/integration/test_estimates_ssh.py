@@ -153,6 +153,10 @@ def test_the_command_walks_what_it_does_not_know_then_learns_and_keeps_how_far_o
     ]  # fmt: skip
     found = estimate.accuracy(catalog, time.time_ns(), "web1")
     assert found["web1", "www", ""].dumps == 5
+    plan = server.json("plan", "--why", "web1:www")
+    assert plan["estimates"]["sources"]["web1:www"]["dumps"] == 5
+    assert plan["estimates"]["sources"]["web1:www"]["error"] == round(found["web1", "www", ""].used, 4)
+    assert any("Estimates of it were" in line for line in plan["why"]["web1:www"])
     walks = [row for row in catalog.estimates() if row.how == "walk" and row.level]
     assert walks and all(estimates.error_of(row.estimated, row.actual, row.full) < 0.2 for row in walks), walks
     catalog.close()
