@@ -59,8 +59,13 @@ class Warm:
 
     def keep(self, settings: Settings, client: Client, agent: AgentConnection) -> None:
         """Takes back a connection whose agent has answered and can be asked more."""
+        now = time.monotonic()
+        for name, begun in list(self._waiting.items()):  # nobody will want these: they must not keep others out
+            old = self._waiting.pop(name, None) if now - begun.when >= FRESH else None
+            if old is not None:
+                old.agent.close()
         full = len(self._waiting) >= settings.dumps_at_once
-        begun = _Begun(time.monotonic(), _way(settings, client), agent)
+        begun = _Begun(now, _way(settings, client), agent)
         if full or self._waiting.setdefault(client.name, begun) is not begun:
             agent.close(clean=True)
 

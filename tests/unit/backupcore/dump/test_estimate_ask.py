@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupcore.catalog.records import DumpRow
-from backupcore.dump import estimate
+from backupcore.dump import estimate, warm
 from backupcore.dump.estimate import Ask, Part, ask, read, rows_of
 from backupcore.dump.warm import Warm
 from backupcore.errors import AgentMissing, ClientUnreachable
@@ -87,6 +87,19 @@ def test_no_more_connections_are_kept_than_dumps_run_at_once(server):
         asks = dict.fromkeys(server.settings.clients, TWO)
         heard = ask(server.settings, asks, connect=ready.connect, keep=ready.keep)
         assert len(ready._waiting) == 2 and all(one.walked for one in heard.values())
+
+
+def test_connections_that_waited_too_long_make_room(server, monkeypatch):
+    server.set(dumps_at_once=1)
+    first, second = server.client("web1", script=GOOD), server.client("web2", script=GOOD)
+    with Warm() as ready:
+        for client in (first, second):
+            agent = ready.connect(server.settings, client)
+            agent.hello()
+            ready.keep(server.settings, client, agent)
+            assert list(ready._waiting) == [client.name]
+            monkeypatch.setattr(warm, "FRESH", 0.0)
+        assert [agent.over()] == [False]
 
 
 def test_presence_alone_can_be_asked(server):
