@@ -200,7 +200,7 @@ class Engine:
         connections that were begun already. due: only what schedules of their own ask for now.
         """
         from ..dump import driver, runlock, sweep, warm
-        from . import listing, plan_told, planning
+        from . import listing, plan_kept, plan_told
 
         everything = sources is None and not due
         chosen = self.select() if sources is None else sources
@@ -219,15 +219,15 @@ class Engine:
             stopped = "FAIL the run was stopped -> stowage run"
             threading.Thread(target=_load_rest, name="load", daemon=True).start()
             try:
-                unkept = _keep(planning.begin, self.settings, tonight, run.id)
+                unkept = _keep(plan_kept.begin, self.settings, tonight, run.id)
                 results = driver.run_dumps(
                     self.settings, self.catalog, tonight.planned, run=run, connect=ready.connect, progress=progress
                 )
-                unkept = _keep(planning.end, self.settings, self.catalog, tonight, results) or unkept
+                unkept = _keep(plan_kept.end, self.settings, self.catalog, tonight, results) or unkept
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 found, strange = self._sample(progress) if everything and copies else ([], [])
                 undone = self._drill(run.begun_ns) if everything and copies else []
-                summary = {"plan": plan_told.summary(tonight, planning.done(self.catalog, results))}
+                summary = {"plan": plan_told.summary(tonight, plan_kept.done(self.catalog, results))}
                 ended = replace(run, ended_ns=clock.now_ns(), summary=summary)
                 report = self._report(ended, names, failures=found)
                 summary.update(headline=report.headline, bytes=report.bytes)

@@ -79,6 +79,11 @@ def _word(value: Any) -> str:
     return value
 
 
+def unit_id(client: str, source: str, segment: str = "") -> str:
+    """`client:source`, `client:source/segment`: neither : nor / is in a name."""
+    return f"{client}:{source}" + (f"/{segment}" if segment else "")
+
+
 def forced(state: Path) -> Dict[Tuple[str, str], int]:
     """(client, source) -> the level that was asked for once."""
     found: Dict[Tuple[str, str], int] = {}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from statistics import median
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import text
 from ..report.planned import given_up_lines
 from ..schedule import estimates, nights
 from ..schedule.records import BYTES, Done, GivenUp, Unit
+from .plan_kept import off
 from .planning import SECONDS, TARGET, One, Tonight
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -38,8 +39,8 @@ def worded(told: str) -> str:
 # values
 
 
-def as_dict(tonight: Tonight) -> Dict[str, Any]:
-    """JSON-ready: all of the plan."""
+def as_dict(tonight: Tonight, off: Mapping[str, estimates.Accuracy]) -> Dict[str, Any]:
+    """JSON-ready: all of the plan. off: how far estimates were off, by unit."""
     plan = tonight.plan
     return {
         "night": _iso(plan.night),
@@ -47,7 +48,7 @@ def as_dict(tonight: Tonight) -> Dict[str, Any]:
         "given_up": [_given(tonight, one) for one in plan.given_up],
         "absent": sorted({tonight.ones[unit].source.client for unit in plan.absent}),
         "forecast": [
-            {"night": _iso(one.night), "bytes": round(one.load.get(BYTES, 0.0)),
+            {"night": _iso(one.night), "bytes": round(one.load.get(BYTES, 0.0) + tonight.between),
              "seconds": round(seconds(tonight, one)),
              "targets": {name: round(size) for name, size in targets(tonight, one).items()},
              "fulls": list(one.fulls)}
@@ -55,7 +56,11 @@ def as_dict(tonight: Tonight) -> Dict[str, Any]:
         ],
         "limits": {name: {"amount": one.amount, "hard": one.hard} for name, one in tonight.view.limits.items()},
         "first_fulls": first_fulls(tonight),
-        "estimates": {"error": _known_error(tonight), "notes": [text.escape(note) for note in tonight.notes]},
+        "estimates": {
+            "error": _known_error(tonight, off),
+            "sources": {unit: accuracy(one) for unit, one in off.items() if unit in tonight.ones},
+            "notes": [text.escape(note) for note in tonight.notes],
+        },
     }  # fmt: skip
 
 
@@ -131,9 +136,10 @@ def accuracy(off: estimates.Accuracy) -> Dict[str, Any]:
     return {**shown, "dumps": off.dumps}
 
 
-def _known_error(tonight: Tonight) -> Optional[float]:
-    memory = tonight.kept.memory
-    return round(memory.error**0.5, 4) if memory.measured else None
+def _known_error(tonight: Tonight, off: Mapping[str, estimates.Accuracy]) -> Optional[float]:
+    """How far estimates were off of late, the median of all sources; None when nothing tells."""
+    known = [one.used for unit, one in off.items() if unit in tonight.ones and one.used is not None]
+    return round(median(known), 4) if known else None
 
 
 # what a run keeps and its report tells
@@ -141,14 +147,9 @@ def _known_error(tonight: Tonight) -> Optional[float]:
 
 def summary(tonight: Tonight, done: Sequence[Done]) -> Dict[str, Any]:
     """What a run remembers of its plan: what was given up and why, fulls that are late, how far estimates were off."""
-    units = {unit.id: unit for unit in tonight.view.units}
     made = {one.unit for one in done if one.ok and one.level == 0}
     tried = {one.unit for one in done}
-    off = []
-    for one in done:
-        expected = size_of(units[one.unit], one.level) if one.ok and one.unit in units else None
-        if expected is not None:
-            off.append(estimates.error_of(expected, one.bytes, units[one.unit].full or 0.0))
+    wrong = off(tonight, done)
     late = []
     for unit in tonight.view.units:
         wish = unit.wish
@@ -164,7 +165,7 @@ def summary(tonight: Tonight, done: Sequence[Done]) -> Dict[str, Any]:
         "night": _iso(tonight.view.night),
         "given_up": [_given(tonight, one) for one in given[:MOST_GIVEN]], "given_up_count": len(given),
         "late": late[:MOST_GIVEN], "late_count": len(late),
-        "estimates": {"error": round(median(off), 4) if off else None, "of": len(off),
+        "estimates": {"error": round(median(wrong), 4) if wrong else None, "of": len(wrong),
                       "notes": [text.escape(note) for note in tonight.notes[:MOST_GIVEN]]},
         "first_fulls": first_fulls(tonight),
     }  # fmt: skip
@@ -191,13 +192,13 @@ def table_rows(tonight: Tonight) -> List[List[str]]:
 def chart(tonight: Tonight, blocks: bool) -> List[List[str]]:
     """A row for each coming night: the day, a bar, bytes, time, fulls."""
     outlook = tonight.plan.outlook
-    top = max((one.load.get(BYTES, 0.0) for one in outlook), default=0.0)
+    top = max((one.load.get(BYTES, 0.0) for one in outlook), default=0.0) + tonight.between
     limit = tonight.view.limits.get(BYTES)
     if limit is not None and limit.amount < 4 * top:
         top = max(top, limit.amount)
     rows = []
     for one in outlook:
-        size = one.load.get(BYTES, 0.0)
+        size = one.load.get(BYTES, 0.0) + tonight.between
         bars = bar(size / top if top else 0.0, WIDTH, blocks)
         rows.append([
             day(one.night, tonight.view.night), bars, text.size(size), text.duration(seconds(tonight, one)),

@@ -1,33 +1,29 @@
 """Tonight's plan: what is known of each source goes to the planner, its choices become dumps, what came of them stays.
 
-Here lives the way from settings, catalog, presence and estimates to the planner's view, and back to what the driver
-is to do. Which level is best is the planner's affair (schedule/), how a plan reads is plan_told.py's, what is kept from
-night to night plan_state.py's. A run that names its sources plans all and dumps those; what it was not asked for stays
-as it was.
+Here lives the way from settings, catalog, presence and estimates to the planner's view, and back to what the driver is
+to do. Which level is best is the planner's affair (schedule/); who asks the clients is plan_ask.py, how a plan reads is
+plan_told.py, what is kept from night to night plan_state.py, and when plan_kept.py. A run that names its sources plans
+all and dumps those; what it was not asked for stays as it was.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import clock
-from ..errors import ClientUnreachable
 from ..schedule import bases, estimates, nights
 from ..schedule.bases import Past, Planned, Stand
 from ..schedule.estimates import Dumped, Expected, Habits
 from ..schedule.planner import plan as make_plan
-from ..schedule.records import BYTES, Choice, Done, Limit, Plan, Rules, Unit, View, Wish
-from ..settings import Client, Settings, Source
-from . import plan_state
-from .plan_state import Kept
+from ..schedule.records import BYTES, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
+from ..settings import Settings, Source
+from . import plan_ask, plan_state
+from .plan_state import Kept, unit_id
 
 DEEPEST = 9
 # First fulls that all together take no longer than this are no flood: they are not spread over nights.
 CALM = 2 * 3600.0
-PROBE = 5.0  # seconds until a client that may be away counts as away
 SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
 
 
@@ -48,6 +44,12 @@ class One:
         return self.source.client, self.source.name
 
     @property
+    def rungs(self) -> List[Tuple[int, Base, Past]]:
+        """The levels that could be made, each with its base."""
+        pairs = zip(self.stand.bases, self.stand.dumps)
+        return [(base.level + 1, base, dump) for base, dump in pairs if base.level < DEEPEST]
+
+    @property
     def began(self) -> int:
         """When its last dump began, in ns; 0 when there is none."""
         return self.past[-1].begun_ns if self.past else 0
@@ -55,8 +57,9 @@ class One:
 
 @dataclass(frozen=True)
 class Tonight:
-    """A plan and what it was made of. planned: what the driver is to do. late: units whose first full waits although
-    nothing is short. notes: estimates that could not be had."""
+    """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
+    asked_once: units whose level was asked for once. choices: by unit. between: bytes that schedules of sources' own take
+    between a night and the next."""
 
     now_ns: int
     everything: bool
@@ -70,6 +73,7 @@ class Tonight:
     asked_once: FrozenSet[str] = frozenset()
     at_once: int = 4
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    between: float = 0.0
 
 
 class Planner:
@@ -81,6 +85,7 @@ class Planner:
         self.night = nights.night_of(self.now_ns)
         self.kept = plan_state.read(settings.state)
         self._nights: Dict[str, int] = {}
+        self._again: Set[str] = set()
 
     def night_of(self, dump: Past) -> int:
         """The night a dump belongs to: the one in which its run began, also when it took until noon."""
@@ -109,22 +114,24 @@ class Planner:
         ones = self._ones(everyone)
         forced = plan_state.forced(self.settings.state)
         wishes = {one.id: self._wish(one, forced, level if one.key in wanted else None) for one in ones.values()}
-        away = frozenset(self.kept.away) if ready is None else self._away(wanted)
-        asked = {} if ready is None else self._to_walk(ones, wanted, wishes, away, level, walk)
-        walked, gone, notes = self._ask(asked, ready, progress) if asked else ({}, frozenset(), ())
-        away |= gone
+        away, walked, notes = frozenset(self.kept.away), {}, ()
+        if ready is not None:
+            round_ = plan_ask.Round(self.settings, self.catalog, self.kept, self.now_ns, ready, progress)
+            away, walked, notes = round_.ask(ones, wanted, wishes, walk, level is not None)
         expected = self._expect(ones, walked)
         units = tuple(
             self._unit(one, wishes[one.id], expected[one.id], one.source.client not in away) for one in ones.values()
         )
-        view = View(
-            self.night, nights.weekday_of(self.night), units, self._limits(ones), {}, self._rules(units)
-        )  # fmt: skip
+        between = self._between_nights(ones, expected)
+        limits = self._limits(between)
+        left = self._left(ones, limits)
+        coming = {self.night: left} if left != limits else {}
+        view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units))
         made = make_plan(view, self.kept.memory)
         tonight = Tonight(
             self.now_ns, not named, view, made, ones, expected, (), self.kept, notes,
             frozenset(one.id for one in ones.values() if one.key in forced and one.key in wanted),
-            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices},
+            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between,
         )  # fmt: skip
         return replace(tonight, planned=tuple(self._planned(tonight, wanted, named, level, forced)))
 
@@ -184,6 +191,7 @@ class Planner:
             # planned and made tonight already: once more, and nothing of the plan moves
             mine = [dump for dump in one.past if dump.run in self.kept.runs][-1]
             now = mine.level or (0 if timing.strategy == "full" else 1)
+            self._again.add(one.id)
         return Wish(
             cycle=timing.cycle, grace=timing.grace, priority=timing.priority, strategy=timing.strategy,
             max_level=DEEPEST, max_chain=timing.max_chain, days=frozenset(timing.days), forced=now, own=timing.own,
@@ -217,77 +225,13 @@ class Planner:
                 return level
         return 1
 
-    def _away(self, wanted: Iterable[Tuple[str, str]]) -> FrozenSet[str]:
-        """The clients that cannot be reached now, of those of which that is to be feared."""
-        names = {client for client, _source in wanted}
-        unasked = frozenset(name for name in self.kept.away if name not in names)
-        if len(names) < 2:
-            return unasked  # the dump itself is the question
-        feared = [
-            client for name, client in self.settings.clients.items()
-            if name in names and client.transport == "ssh" and (client.presence == "roaming" or name in self.kept.away)
-        ]  # fmt: skip
-        return unasked | (_unreachable(feared) if feared else frozenset())
-
-    def _to_walk(
-        self, ones: Mapping[str, One], wanted: Iterable[Tuple[str, str]], wishes: Mapping[str, Wish],
-        away: FrozenSet[str], level: Optional[int], walk: bool,
-    ) -> Dict[str, List[One]]:  # fmt: skip
-        """Of each client, what it is to be asked the size of, since that may change the plan."""
-        mode = "walk" if walk else self.settings.planning.estimate
-        total = sum(one.habits.size or 0.0 for one in ones.values())
-        found: Dict[str, List[One]] = {}
-        for unit, one in ones.items():
-            wish = wishes[unit]
-            if one.key not in wanted or one.source.client in away or wish.strategy == "skip":
-                continue
-            why = estimates.needs_walk(
-                mode, one.habits, alone=len(wanted) == 1, forced=wish.forced is not None or level is not None,
-                share=(one.habits.size or 0.0) / total if total and one.habits.fulls else None,
-                error=partial(self._error, one), leveled=wish.strategy != "full",
-            )  # fmt: skip
-            if why:
-                found.setdefault(one.source.client, []).append(one)
-        return found
-
-    def _error(self, one: One) -> Optional[float]:
-        """How far off the estimates by its history were."""
-        from ..dump import estimate
-
-        found = estimate.accuracy(self.catalog, self.now_ns, *one.key).get((*one.key, one.segment))
-        return found.history if found is not None else None
-
-    def _ask(
-        self, asked: Mapping[str, Sequence[One]], ready: Any, progress: Any
-    ) -> Tuple[Dict[str, Any], FrozenSet[str], Tuple[str, ...]]:
-        """(what walks found by unit, clients that are away, what could not be had)."""
-        from ..dump import estimate
-
-        asks = {}
-        for client, ones in asked.items():
-            listed = []
-            for one in ones:
-                since = {level: dump.begun_ns for level, _base, dump in _rungs(one.stand)}
-                listed.append(estimate.Ask(one.source.name, (estimate.Part(since),)))
-            asks[client] = listed
-        heard = estimate.ask(
-            self.settings, asks, connect=ready.connect, keep=ready.keep, limit=self.settings.planning.estimate_time,
-            progress=progress,
-        )  # fmt: skip
-        walked = {
-            unit_id(client, source, part): found
-            for client, one in heard.items() for (source, part), found in one.walked.items()
-        }  # fmt: skip
-        notes = tuple(note for one in heard.values() for note in one.notes)
-        return walked, frozenset(client for client, one in heard.items() if one.away), notes
-
     def _expect(self, ones: Mapping[str, One], walked: Mapping[str, Any]) -> Dict[str, Expected]:
         defaults = estimates.fleet(one.habits for one in ones.values())
         now = (self.night, self.now_ns)
         found = {}
         for unit, one in ones.items():
             compressed = one.source.policy.compress != "none"
-            levels = {level: (base.night, dump.begun_ns) for level, base, dump in _rungs(one.stand)}
+            levels = {level: (base.night, dump.begun_ns) for level, base, dump in one.rungs}
             found[unit] = estimates.expect(
                 one.habits, now, levels, walked.get(unit), defaults, compressed=compressed
             )  # fmt: skip
@@ -307,9 +251,28 @@ class Planner:
             expected.levels if reachable else {}, one.stand.bases, one.stand.last_full, one.stand.broken, use,
         )  # fmt: skip
 
-    def _limits(self, ones: Mapping[str, One]) -> Dict[str, Limit]:
-        """Tonight's limits, less what this night took already."""
-        limits = self.settings.planning.limits
+    def _between_nights(self, ones: Mapping[str, One], expected: Mapping[str, Expected]) -> float:
+        """Bytes that the incrementals of own schedules take besides each night's dump."""
+        total = 0.0
+        for unit, one in ones.items():
+            timing = one.source.timing
+            if timing.incremental and not timing.own and timing.strategy != "skip":
+                full = expected[unit].full
+                night = min(expected[unit].levels.values(), default=full * estimates.DEFAULTS.change)
+                # each holds what changed since the night: half a night's changes on average
+                total += nights.parse_times(timing.incremental).a_night() * night / 2
+        return total
+
+    def _limits(self, between: float) -> Dict[str, Limit]:
+        """The limits of a night, less what is dumped beside it."""
+        found = {}
+        for name, one in self.settings.planning.limits.items():
+            besides = between if name in (BYTES, HOLDING) else 0.0
+            found[name] = Limit(max(0.0, one.amount - besides), one.hard)
+        return found
+
+    def _left(self, ones: Mapping[str, One], limits: Mapping[str, Limit]) -> Dict[str, Limit]:
+        """Limits less what this night took already."""
         if not limits:
             return {}
         taken = dict.fromkeys(limits, 0.0)
@@ -353,8 +316,8 @@ class Planner:
         for unit, one in tonight.ones.items():
             if one.key not in wanted or unit in tonight.choices:
                 continue
-            if named or level is not None or one.key in forced:
-                yield self._one_planned(one, None, "", True, level, forced)
+            if named or one.key in forced or level is not None and self._may_run(one):
+                yield self._one_planned(one, None, "", named or one.key in forced, level, forced)
             elif not reachable[unit] and self._may_run(one):
                 # it was not there when the plan was made, and may be by now
                 found = bases.choose(one.past)
@@ -380,105 +343,8 @@ class Planner:
                 level, base, reason = bases.choose(one.past, level)
             else:
                 base = below.id
+        if one.id in self._again and by_hand is None:
+            reason = "dumped tonight already, and once more now"
         earliest = one.source.timing.earliest
         begin = 0 if named or earliest is None else nights.at(self.night, earliest)
         return Planned(*one.key, level, base, reason, begin if begin > self.now_ns else 0)
-
-
-def unit_id(client: str, source: str, segment: str = "") -> str:
-    """`client:source`, `client:source/segment`: neither : nor / is in a name."""
-    return f"{client}:{source}" + (f"/{segment}" if segment else "")
-
-
-def _rungs(stand: Stand) -> Iterable[Tuple[int, Any, Past]]:
-    """The levels that could be made, each with its base."""
-    for base, dump in zip(stand.bases, stand.dumps):
-        if base.level < DEEPEST:
-            yield base.level + 1, base, dump
-
-
-def _unreachable(clients: Sequence[Client]) -> FrozenSet[str]:
-    """Those whose port does not answer in a few seconds."""
-    import socket
-
-    there: Dict[str, bool] = {}
-
-    def knock(client: Client) -> None:
-        try:
-            socket.create_connection((client.address.strip("[]"), client.port), PROBE).close()
-            there[client.name] = True
-        except (OSError, UnicodeError):
-            pass
-
-    # daemons: a resolver that hangs must not hold up the night
-    threads = [threading.Thread(target=knock, args=(client,), daemon=True) for client in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PROBE + 1)
-    return frozenset(client.name for client in clients if not there.get(client.name))
-
-
-# what came of it
-
-
-def begin(settings: Settings, tonight: Tonight, run: str) -> None:
-    """Notes that a run of everything has begun, so that a second one in this night knows. Raises OSError."""
-    if tonight.everything:
-        night = tonight.view.night
-        runs = tonight.kept.runs if tonight.kept.night == night else ()
-        since = {unit.id: unit.since for unit in tonight.view.units}
-        kept = replace(tonight.kept, night=night, runs=(*runs, run)[-24:], since=since)
-        plan_state.write(settings.state, kept)
-
-
-def done(catalog: Any, results: Sequence[Any]) -> List[Done]:
-    """What became of each unit, from the rows of the driver's results."""
-    found = []
-    for result in results:
-        row = catalog.dump(result.dump) if result.dump else None
-        unit = unit_id(result.client, result.source, row.segment if row else "")
-        level = row.level if row else (result.level or 0)
-        found.append(Done(unit, level, float(row.stored_size) if row else 0.0, result.ok))
-    return found
-
-
-def _keep_estimates(catalog: Any, tonight: Tonight, results: Sequence[Any]) -> None:
-    """What was expected and what came: shown, and what the next choice between a walk and history is made by."""
-    from ..dump.estimate import rows_of
-
-    levels = {(one.client, one.source): one.level for one in tonight.planned}
-    rows = []
-    for result in results:
-        row = catalog.dump(result.dump) if result.ok and result.dump else None
-        expected = tonight.expected.get(unit_id(row.client, row.source, row.segment)) if row is not None else None
-        if expected is not None:
-            rows += rows_of(row, expected, levels.get((row.client, row.source), row.level))
-    catalog.add_estimates(rows)
-
-
-def end(settings: Settings, catalog: Any, tonight: Tonight, results: Sequence[Any]) -> None:
-    """Keeps what the night taught. Raises OSError."""
-    from ..schedule.memory import remember
-
-    results_of = done(catalog, results)
-    there = {result.client for result in results if result.ok}
-    away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
-    made = [(result.client, result.source) for result in results if result.ok]
-    _keep_estimates(catalog, tonight, results)
-    plan_state.forget(settings.state, [key for key in made if unit_id(*key) in tonight.asked_once])
-    if not tonight.plan.outlook:
-        return  # of a schedule of its own: nothing was planned
-    asked = {one.unit for one in results_of}
-    units = tuple(
-        replace(unit, reachable=unit.client not in away) if unit.client in away | there else unit
-        for unit in tonight.view.units
-    )
-    # what a run by name was not asked for is neither made nor missed
-    choices = tuple(one for one in tonight.plan.choices if tonight.everything or one.unit in asked)
-    view, plan = replace(tonight.view, units=units), replace(tonight.plan, choices=choices)
-    memory = remember(tonight.kept.memory, view, plan, results_of)
-    kept = plan_state.read(settings.state)  # with the run that begin() noted
-    away |= {name for name in kept.away if name not in there and name in settings.clients}
-    since = {unit.id: unit.since for unit in units}
-    plan_state.write(settings.state, replace(kept, memory=memory, away=tuple(sorted(away)), since=since))

@@ -43,9 +43,8 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         tonight = engine.plan(chosen, args.level, estimate=args.estimate, progress=progress)
     from ..app import plan_told
 
-    data = plan_told.as_dict(tonight)
     off = engine.accuracy()
-    data["estimates"]["sources"] = {unit: plan_told.accuracy(one) for unit, one in off.items() if unit in tonight.ones}
+    data = plan_told.as_dict(tonight, off)
     lines: List[str] = [text.escape(line) for line in said]
     if args.why:
         keys = {(one.client, one.name) for one in asked}

@@ -1,0 +1,90 @@
+"""What a run leaves to the planning of the next one: that it began, and what came of it.
+
+Here live the two moments at which planner.json is written; what stands in it is plan_state.py's. tonight is a
+planning.Tonight. Nothing here may fail a run: who calls says what could not be kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, List, Sequence
+
+from ..errors import ClientUnreachable
+from ..schedule import estimates
+from ..schedule.memory import remember
+from ..schedule.records import Done, Unit
+from ..settings import Settings
+from . import plan_state
+from .plan_state import unit_id
+
+
+def begin(settings: Settings, tonight: Any, run: str) -> None:
+    """Notes that a run of everything has begun, so that a second one in this night knows. Raises OSError."""
+    if tonight.everything:
+        night = tonight.view.night
+        runs = tonight.kept.runs if tonight.kept.night == night else ()
+        since = {unit.id: unit.since for unit in tonight.view.units}
+        kept = replace(tonight.kept, night=night, runs=(*runs, run)[-24:], since=since)
+        plan_state.write(settings.state, kept)
+
+
+def done(catalog: Any, results: Sequence[Any]) -> List[Done]:
+    """What became of each unit, from the rows of the driver's results."""
+    found = []
+    for result in results:
+        row = catalog.dump(result.dump) if result.dump else None
+        unit = unit_id(result.client, result.source, row.segment if row else "")
+        level = row.level if row else (result.level or 0)
+        found.append(Done(unit, level, float(row.stored_size) if row else 0.0, result.ok))
+    return found
+
+
+def _keep_estimates(catalog: Any, tonight: Any, results: Sequence[Any]) -> None:
+    """What was expected and what came: shown, and what the next choice between a walk and history is made by."""
+    from ..dump.estimate import rows_of
+
+    levels = {(one.client, one.source): one.level for one in tonight.planned}
+    rows = []
+    for result in results:
+        row = catalog.dump(result.dump) if result.ok and result.dump else None
+        expected = tonight.expected.get(unit_id(row.client, row.source, row.segment)) if row is not None else None
+        if expected is not None:
+            rows += rows_of(row, expected, levels.get((row.client, row.source), row.level))
+    catalog.add_estimates(rows)
+
+
+def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) -> None:
+    """Keeps what the night taught. Raises OSError."""
+    results_of = done(catalog, results)
+    there = {result.client for result in results if result.ok}
+    away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
+    made = [(result.client, result.source) for result in results if result.ok]
+    _keep_estimates(catalog, tonight, results)
+    plan_state.forget(settings.state, [key for key in made if unit_id(*key) in tonight.asked_once])
+    if not tonight.plan.outlook:
+        return  # of a schedule of its own: nothing was planned
+    asked = {one.unit for one in results_of}
+    units = tuple(
+        replace(unit, reachable=unit.client not in away) if unit.client in away | there else unit
+        for unit in tonight.view.units
+    )
+    # what a run by name was not asked for is neither made nor missed
+    choices = tuple(one for one in tonight.plan.choices if tonight.everything or one.unit in asked)
+    view, plan = replace(tonight.view, units=units), replace(tonight.plan, choices=choices)
+    memory = remember(tonight.kept.memory, view, plan, results_of)
+    kept = plan_state.read(settings.state)  # with the run that begin() noted
+    away |= {name for name in kept.away if name not in there and name in settings.clients}
+    since = {unit.id: unit.since for unit in units}
+    plan_state.write(settings.state, replace(kept, memory=memory, away=tuple(sorted(away)), since=since))
+
+
+def off(tonight: Any, made: Sequence[Done]) -> List[float]:
+    """How far what was expected was off, a share, of each dump that is good."""
+    units: Dict[str, Unit] = {unit.id: unit for unit in tonight.view.units}
+    found = []
+    for one in made:
+        unit = units.get(one.unit)
+        expected = tonight.expected[one.unit].of(one.level) if unit is not None and one.ok else None
+        if unit is not None and expected is not None:
+            found.append(estimates.error_of(expected, one.bytes, unit.full or 0.0))
+    return found
