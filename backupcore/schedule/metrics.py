@@ -116,7 +116,7 @@ class _Tally:
             return self._fault(night, row, "no base")
         if level > self.max_level:
             self._fault(night, row, "level too high")
-        size = model.full(number, night) if base is None else model.incremental(number, past.nights[base], night)
+        size = model.full(number, night) if base is None else model.incremental(number, base.night, night)
         if abs(size - row["bytes"]) > 2 + 1e-6 * size:
             self._fault(night, row, f"bytes {row['bytes']} instead of {size:.0f}")
         limit = model.limits[night]
@@ -146,7 +146,7 @@ class _Tally:
     def _look(self, night: int, number: int, dumped: bool) -> None:
         """Is a unit whose client is there protected, dumped, in time?"""
         model = self.model
-        if 0 not in self.bases[number].nights:
+        if self.bases[number].last_full() is None:
             self.unprotected += 1
             self.last_unprotected = night
         elif not dumped:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from .records import Base
 from .scenario import unit_names
 
 FAR = 10**6  # a night beyond every scenario
@@ -150,26 +151,32 @@ class Model:
 
 
 class Bases:
-    """The recorded dumps of one unit: the latest of each level, none older than one below it."""
+    """The recorded dumps of one unit, ascending: the latest of each level, none older than one below it."""
 
-    __slots__ = ("nights", "chains")
+    __slots__ = ("stack",)
 
     def __init__(self) -> None:
-        self.nights: Dict[int, int] = {}
-        self.chains: Dict[int, int] = {}
+        self.stack: Tuple[Base, ...] = ()
 
-    def below(self, level: int) -> Optional[int]:
-        """The level that an incremental of this level is based on."""
-        return max((one for one in self.nights if one < level), default=None)
+    def below(self, level: int) -> Optional[Base]:
+        """What an incremental of this level is based on."""
+        for base in reversed(self.stack):
+            if base.level < level:
+                return base
+        return None
 
     def put(self, level: int, night: int) -> int:
-        """Records a good dump, which voids all above its level. Returns the length of its chain."""
-        base = self.below(level)
-        chain = 1 if base is None else 1 + self.chains[base]
-        for above in [one for one in self.nights if one > level]:
-            del self.nights[above], self.chains[above]
-        self.nights[level], self.chains[level] = night, chain
+        """Records a good dump, which voids all from its level up. Returns the length of its chain."""
+        kept = self.stack
+        while kept and kept[-1].level >= level:
+            kept = kept[:-1]
+        chain = kept[-1].chain + 1 if kept else 1
+        self.stack = (*kept, Base(level, night, chain))
         return chain
+
+    def last_full(self) -> Optional[int]:
+        """The night of the latest full."""
+        return self.stack[0].night if self.stack and self.stack[0].level == 0 else None
 
 
 def _part(part: Mapping[str, Any]) -> Tuple[float, float]:

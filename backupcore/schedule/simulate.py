@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .model import Bases, Model
-from .records import BYTES, Base, Choice, Done, Limit, Plan, Rules, Unit, View, Wish
+from .records import BYTES, Choice, Done, Limit, Plan, Rules, Unit, View, Wish
 
 PLANNERS = ("stowage", "amanda")
 Progress = Callable[[int, int], None]
@@ -130,7 +130,6 @@ def _view(
             if wrong:
                 full *= wrong[0]
                 levels = {level: size * wrong[level] for level, size in levels.items()}
-        past = bases[number]
         units.append(
             Unit(
                 id=one.id,
@@ -140,8 +139,8 @@ def _view(
                 reachable=reachable,
                 full=full,
                 levels=levels,
-                bases=tuple(Base(level, at, past.chains[level]) for level, at in sorted(past.nights.items())),
-                last_full=past.nights.get(0),
+                bases=bases[number].stack,
+                last_full=bases[number].last_full(),
             )
         )
     amount = model.limits[night]
@@ -152,16 +151,11 @@ def _view(
 def _estimates(model: Model, unit: int, past: Bases, max_level: int, night: int) -> Tuple[float, Dict[int, float]]:
     """Bytes of a full and of each level that makes sense: up to one above the highest recorded."""
     levels: Dict[int, float] = {}
-    if past.nights:
-        base = 0
-        size = None
-        for level in range(1, min(max(past.nights) + 1, max_level) + 1):
-            at = past.nights.get(level - 1)
-            if at is not None:
-                base = at
-                size = None
-            if size is None:
-                size = model.incremental(unit, base, night)
+    stack = past.stack
+    for place, base in enumerate(stack):
+        size = model.incremental(unit, base.night, night)
+        above = stack[place + 1].level if place + 1 < len(stack) else base.level + 1
+        for level in range(base.level + 1, min(above, max_level) + 1):
             levels[level] = size
     return model.full(unit, night), levels
 
@@ -187,7 +181,7 @@ def _run(
             base = past.below(choice.level)
             if base is None:
                 raise RuntimeError(f"night {night}: the planner chose level {choice.level} of {choice.unit!r}: no base")
-            size = model.incremental(number, past.nights[base], night)
+            size = model.incremental(number, base.night, night)
         good = place < runs and (limit is None or load + size <= limit * (1 + 1e-9))
         if good:
             load += size
