@@ -58,8 +58,7 @@ class One:
 @dataclass(frozen=True)
 class Tonight:
     """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
-    asked_once: units whose level was asked for once. choices: by unit. between: bytes that schedules of sources' own take
-    between a night and the next."""
+    asked_once: units whose level was asked for once. choices: by unit. between: bytes that own schedules take by day."""
 
     now_ns: int
     everything: bool
