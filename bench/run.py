@@ -23,9 +23,11 @@ from pathlib import Path
 import onefile
 import search
 import trees
+import verifying
 from bed import Bed
 
 ROOT = Path(__file__).resolve().parents[1]
+VERIFY_PORT = 17580  # and those up to 60 above
 ONEFILE_PORT = 17480  # and those up to 60 above
 
 
@@ -65,12 +67,15 @@ class Bench:
         self.onefile_gib = 2.0
         self.rows: list[tuple[str, str, str, str, str, str]] = []
 
-    def add(self, what: str, ours: list[float], theirs: list[float], wanted: float, yardstick: str, note: str) -> None:
+    def add(
+        self, what: str, ours: list[float], theirs: list[float], wanted: float | None, yardstick: str, note: str
+    ) -> None:
         """A row: medians, their ratio, what design asks."""
         a, b = statistics.median(ours), statistics.median(theirs)
         verdict = f"{a / b:.2f}"
-        self.rows.append((what, yardstick, f"{a:.2f} s", f"{b:.2f} s", verdict, f"{wanted:.2f}"))
-        print(f"{what}: {a:.2f} s against {b:.2f} s ({yardstick}): {verdict}, wanted {wanted:.2f}; {note}", flush=True)
+        most = "-" if wanted is None else f"{wanted:.2f}"
+        self.rows.append((what, yardstick, f"{a:.2f} s", f"{b:.2f} s", verdict, most))
+        print(f"{what}: {a:.2f} s against {b:.2f} s ({yardstick}): {verdict}, wanted {most}; {note}", flush=True)
 
     def add_figure(self, what: str, value: str, wanted: str, note: str = "") -> None:
         """A row without a yardstick beside it."""
@@ -257,6 +262,23 @@ class Bench:
             subprocess.run([*lab, "down", str(place / "s3")], check=True, capture_output=True)
             shutil.rmtree(place, ignore_errors=True)
 
+    def row_verify(self):
+        """Every byte of a copy, on a folder and on S3, against the tools that read the same files."""
+        bed, tree, place = self.bed, self.tree("mixed"), self.bed.scratch / "verify"
+        bed.configure({"mixed": {"path": str(tree)}})
+        lab = [sys.executable, str(ROOT / "tests/lab/s3server.py")]
+        up = subprocess.run([*lab, "up", str(place / "s3"), str(VERIFY_PORT)], check=True, capture_output=True)
+        try:
+            secret = bed.lab / "s3.json"
+            verifying.add_targets(bed.lab / "stowage.yml", place / "nas", json.loads(up.stdout), secret)
+            bed.run("mixed", level=0)
+            for name, ours, theirs, note in verifying.rows(bed, "mixed", self.runs):
+                words = "S3" if name == "cloud" else "a folder"
+                self.add(f"verify --full, {words}: {note}", ours, theirs, None, "sha256sum -c; zstd -t", "")
+        finally:
+            subprocess.run([*lab, "down", str(place / "s3")], check=True, capture_output=True)
+            shutil.rmtree(place, ignore_errors=True)
+
 
 def page(bench: Bench) -> str:
     """The page of benchmarks, Markdown."""
@@ -296,7 +318,7 @@ def main() -> int:
     bench = Bench(options.scratch, options.runs, options.small)
     bench.onefile_gib = options.onefile_gib
     try:
-        for name in "full sealed unchanged restic restore small tiny memory search onefile".split():
+        for name in "full sealed unchanged restic restore small tiny memory verify search onefile".split():
             if options.only in name:
                 getattr(bench, f"row_{name}")()
                 if not options.only:
