@@ -265,6 +265,18 @@ def test_the_heart_beats_in_each_of_several_estimates(tmp_path, peer, monkeypatc
     talk.end()
 
 
+def test_it_ends_when_the_line_does(tmp_path, peer):
+    peer.hurry().declare("s", "/", one_file_system=False)
+    talk = peer.start()
+    talk.greet()
+    request = {"request": "estimate", "source": "s", "seconds": 600, "now_ns": 1, "parts": [{"name": "", "since": []}]}
+    talk.channel.send_json(wire.REQUEST, request)
+    assert talk.channel.receive()[0] == wire.PROGRESS  # it is at work
+    begun = time.monotonic()
+    talk.end()
+    assert time.monotonic() - begun < 5 and talk.process.returncode == 1
+
+
 @pytest.mark.parametrize("wrong", [
     {"seconds": -1}, {"seconds": True}, {"seconds": "9"}, {"now_ns": None}, {"now_ns": -5}, {"parts": []},
     {"parts": {}}, {"parts": [{}]}, {"parts": [{"name": "", "since": [5, 3]}]}, {"parts": [{"name": 3, "since": []}]},
