@@ -38,12 +38,15 @@ _ZEROS = bytes(FRAME_SIZE)
 class Archive:
     """Writes members. note(level, path, message) tells the server. Counters: what was written.
 
-    Methods that dump an entry return its row for the state, None when it has vanished, and raise OSError
-    when it cannot be read.
+    cut: of a segment. Methods that dump an entry return its row for the state, None when it has vanished, and raise
+    OSError when it cannot be read.
     """
 
-    def __init__(self, outbox: Outbox, note: Callable[[str, bytes, str], None], progress: Dict[str, int]):
+    def __init__(
+        self, outbox: Outbox, note: Callable[[str, bytes, str], None], progress: Dict[str, int], cut: bool = False
+    ):
         self._outbox, self._note, self._progress = outbox, note, progress
+        self._several = "x" if cut else ""  # flag of a file with several names, some of which another dump may have
         self._buffer = outbox.buffer()
         self._place = 0  # in the frame
         self._start = 0  # of the frame in the archive
@@ -182,7 +185,8 @@ class Archive:
         offset = self._reserve(len(header))
         self._add(header)
         shown = target if kind == "l" else b"%d,%d" % device if kind in "cb" else b""
-        self._line(path, kind, status, shown, None, offset, len(header), "s" if suspect else "")
+        flags = ("s" if suspect else "") + (self._several if status.st_nlink > 1 else "")
+        self._line(path, kind, status, shown, None, offset, len(header), flags)
         return self._row(path, status, suspect, True)
 
     def _row(self, path: bytes, status: os.stat_result, suspect: bool, first: bool) -> Row:
@@ -394,6 +398,8 @@ class Archive:
         if after.st_mtime_ns != status.st_mtime_ns or after.st_ctime_ns != status.st_ctime_ns or missing:
             suspect = True
             self._say_changed(path, status, after, missing)
+        if status.st_nlink > 1:
+            flags += self._several
         self.files += 1
         self.bytes += size
         self._line(path, "f", status, b"", digest, offset, length, "s" + flags if suspect else flags)

@@ -81,7 +81,7 @@ class Crew:
     of the processes' counters; end() always.
     """
 
-    def __init__(self, count: int, codec: Codec, wire_fds: List[int]):
+    def __init__(self, count: int, codec: Codec, wire_fds: List[int], cut: bool = False):
         self._codec = codec
         self._workers: List[_Worker] = []
         self._links = Links()
@@ -109,7 +109,7 @@ class Crew:
                     other.close()
                 for fd in wire_fds:
                     os.close(fd)
-                _be_worker(worker, codec, threads)
+                _be_worker(worker, codec, threads, cut)
             worker.close_inner()
             self._workers.append(worker)
         for _ in range(WAITING):
@@ -328,7 +328,7 @@ class _PlacedLater(Outbox):
         self.plain(INDEX, struct.pack("<I", len(offsets)) + array("q", offsets).tobytes() + lines)
 
 
-def _be_worker(worker: _Worker, codec: Codec, threads: int) -> None:
+def _be_worker(worker: _Worker, codec: Codec, threads: int, cut: bool) -> None:
     """A process of the crew, to its end."""
     status = 1
     try:
@@ -337,7 +337,7 @@ def _be_worker(worker: _Worker, codec: Codec, threads: int) -> None:
         gc.disable()
         out = _Out(worker)
         try:
-            _work(worker.inner[0], out, codec, threads)
+            _work(worker.inner[0], out, codec, threads, cut)
             status = 0
         except (EOFError, BrokenPipeError):
             pass  # the agent is not there any more
@@ -384,13 +384,13 @@ def _batches(link: socket.socket) -> Any:
         yield marshal.loads(data), list(fds)
 
 
-def _work(link: socket.socket, out: _Out, codec: Codec, threads: int) -> None:
+def _work(link: socket.socket, out: _Out, codec: Codec, threads: int, cut: bool) -> None:
     outbox = _PlacedLater(out, codec, None, threads, spare=1)
 
     def note(level: str, path: bytes, message: str) -> None:
         outbox.plain(NOTE, note_bytes(level, path, message))
 
-    archive = Archive(outbox, note, {})
+    archive = Archive(outbox, note, {}, cut)
     archive.links = _AskedLinks(outbox, out)
     blocks = state.Writer(outbox.state)
     before: Dict[str, int] = {}

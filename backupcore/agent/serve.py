@@ -67,6 +67,7 @@ def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
         "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
         "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
         "sources": {}, "drill": True, "estimate": config is not None,
+        "segments": config is not None,
     }  # fmt: skip
     if config is not None:
         found["client"] = config.client
@@ -276,14 +277,16 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
     if with_state != (level > 0):
         raise RequestError("a full needs no state, and an incremental needs it")
     half, plan = _plan(source, halves)
+    segment = _segment(request)
     codec = _codec(request)
-    tree = _tree(plan)
+    tree = _tree(plan)._replace(segment=segment)
     helper = _helper(channel, codec, tree, with_state)  # before there are threads
     failed: Optional[BaseException] = None
     try:
         channel.start_heartbeat()
         channel.send_json(
-            START, {"codec": codec.name, "begun_ns": time.time_ns(), "source": {"type": source.type, **source.options}}
+            START, {"codec": codec.name, "begun_ns": time.time_ns(), "source": {"type": source.type, **source.options},
+                    **({"segment": request["segment"]} if segment is not None else {})}
         )  # fmt: skip
         try:
             half.before(source.options)
@@ -314,6 +317,15 @@ def _sealing(request: Dict[str, Any], config: AgentConfig, source: Source, level
     from .sealing import sealing  # takes its time, and most dumps do without
 
     return sealing(request, config, source, level)
+
+
+def _segment(request: Dict[str, Any]) -> Any:
+    """The segment that is asked for, None for all of the source. Raises RequestError."""
+    if request.get("segment") is None:
+        return None
+    from .segment import of_request
+
+    return of_request(request)
 
 
 def _payloads(channel: AgentChannel) -> Any:
@@ -354,7 +366,7 @@ def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> A
             return Scout(tree, wire_fds)
         from .crew import Crew
 
-        return Crew(CREW, codec, wire_fds)
+        return Crew(CREW, codec, wire_fds, tree.segment is not None)
     except OSError:
         return None  # no more processes for this user: it is done alone
 
@@ -403,7 +415,7 @@ def _walk(
             sums = dict(helper.sums)
         else:
             outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
-            archive = Archive(outbox, note, channel.progress)
+            archive = Archive(outbox, note, channel.progress, tree.segment is not None)
             blocks = state.Writer(outbox.state, lambda payload: outbox.plain(STATE, payload))
             old = state.read(_payloads(channel)) if with_state else None
             full = Full(archive, blocks, note, totals)

@@ -16,6 +16,7 @@ from typing import Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 from ..image.dumpdir import Dumpdir
 from . import linux
 from .patterns import IN, OUT, Exclude, Include
+from .segment import ALL, REASON, Segment
 
 OPEN = 256  # descriptors held for the levels of a deep tree; those between are opened again on the way up
 _FAR, _PASSED = -1, -2  # in place of a descriptor: of a level that was closed; of one that was never opened
@@ -31,12 +32,17 @@ def look(names: List[bytes]) -> "array[int]":
 
 
 class Plan(NamedTuple):
-    """Which tree, and what of it."""
+    """Which tree, and what of it. segment: None for all of it."""
 
     path: bytes
     include: Include
     exclude: Exclude
     one_file_system: bool
+    segment: Optional[Segment] = None
+
+    def holds(self, path: bytes) -> bool:
+        """Whether all that is in a folder belongs to the segment."""
+        return self.segment is None or self.segment.has(path) == ALL
 
 
 class Names(NamedTuple):
@@ -56,14 +62,15 @@ _NONE: FrozenSet[bytes] = frozenset()
 
 
 class Level:
-    """A folder on the way down. inside: include needs no look below it."""
+    """A folder on the way down. inside: include needs no look below it; held: nor does the segment."""
 
-    __slots__ = ("path", "prefix", "fd", "identity", "status", "inside", "names", "next", "record")
+    __slots__ = ("path", "prefix", "fd", "identity", "status", "inside", "held", "names", "next", "record")
 
     def __init__(
-        self, path: bytes, fd: int, status: Optional[os.stat_result], inside: bool, identity: Tuple[int, int] = (0, 0)
-    ):
-        self.path, self.fd, self.status, self.inside = path, fd, status, inside
+        self, path: bytes, fd: int, status: Optional[os.stat_result], inside: bool, held: bool,
+        identity: Tuple[int, int] = (0, 0),
+    ):  # fmt: skip
+        self.path, self.fd, self.status, self.inside, self.held = path, fd, status, inside, held
         self.prefix = b"" if path == b"." else path + b"/"
         self.identity = (status.st_dev, status.st_ino) if status is not None else identity
         self.names: Optional[Names] = None
@@ -86,7 +93,7 @@ class Walk:
         fd = linux.open_root(self.plan.path)
         status = os.fstat(fd)
         self.device = status.st_dev
-        level = Level(b".", fd, status, self.plan.include.empty)
+        level = Level(b".", fd, status, self.plan.include.empty, self.plan.segment is None)
         self.stack.append(level)
         return level
 
@@ -98,7 +105,7 @@ class Walk:
         fd = linux.open_folder(name, parent.fd)
         path = parent.prefix + name
         inside = parent.inside or self.plan.include.matches(path, True) == IN
-        level = Level(path, fd, os.fstat(fd), inside)
+        level = Level(path, fd, os.fstat(fd), inside, parent.held or self.plan.holds(path))
         self._push(level)
         return level
 
@@ -108,7 +115,7 @@ class Walk:
         parent = self.stack[-1]
         path = parent.prefix + name
         inside = parent.inside or self.plan.include.matches(path, True) == IN
-        level = Level(path, _PASSED, None, inside, identity)
+        level = Level(path, _PASSED, None, inside, parent.held or self.plan.holds(path), identity)
         level.names = Names([], _NONE, {}, folders, {})
         self._push(level)
 
@@ -163,6 +170,10 @@ class Walk:
             for name in files + others + sockets if exact else files + sockets:
                 if self._is_out(level, name, False):
                     absent[name] = b"excluded"
+        if not level.held:
+            for name in files + others + sockets if exact else files + sockets:
+                if plan.segment.is_out(level.prefix + name, False):
+                    absent[name] = REASON
         entries = files
         if exact and others:
             entries += others
@@ -181,6 +192,10 @@ class Walk:
             for name in folders:
                 if self._is_out(level, name, True):
                     left_out[name] = b"excluded"
+        if not level.held:
+            for name in folders:
+                if self.plan.segment.is_out(level.prefix + name, True):
+                    left_out[name] = REASON
         if self.plan.one_file_system:
             device, lstat = self.device, os.lstat
             for name in folders:

@@ -6,12 +6,13 @@ inode, link, sha256, offset, length, flags. `-` alone: missing.
 kind    f file, d folder, l symbolic link, h hard link to an earlier entry, c b devices, p fifo,
         - gone since the base, n there but not dumped
 link    l where it points; h path of the first name; c b `major,minor`; - what is gone: f or d;
-        n why: excluded, other-filesystem, unreadable, socket
+        n why: excluded, other-filesystem, unreadable, socket, segment (it belongs to another one of the source)
 size    of the content of f and h, else 0
 sha256  of the content of f; of a sparse file (flag h) of its data segments one after the other
 offset, length   place of the member in the archive: headers, content, padding. 0 and 0 when there is none
 flags   s suspect: never counts as unchanged; m another file system is mounted here, written as an empty
-        folder; h stored with holes; d an n row of a folder
+        folder; h stored with holes; d an n row of a folder; x (only of a segment) the file has several names, and
+        another segment may hold some of them
 A name that changed between folder and anything else has two rows: the gone row at its old place in the
 order, the new one at its own. - and n rows have numbers only where they are known.
 """
@@ -29,8 +30,8 @@ from .lines import whole_lines
 
 NS = 1_000_000_000
 KINDS = frozenset("fdlhcbp-n")
-REASONS = frozenset((b"excluded", b"other-filesystem", b"unreadable", b"socket"))
-FLAGS = re.compile("s?m?h?d?\\Z")
+REASONS = frozenset((b"excluded", b"other-filesystem", b"unreadable", b"socket", b"segment"))
+FLAGS = re.compile("s?m?h?d?x?\\Z")
 _TIME = re.compile(rb"(-?)([0-9]{1,12})\.([0-9]{9})\Z")
 _ODD = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
 _COUNT = rb"(0|[1-9][0-9]{0,19})"
@@ -38,7 +39,7 @@ _COUNT = rb"(0|[1-9][0-9]{0,19})"
 _COMMON = re.compile(
     rb"([^\x00-\x1f\x7f\\]+)\t([fd])\t(0|[1-7][0-7]{0,3})\t" + b"\t".join((_COUNT,) * 3)
     + rb"\t(-?[0-9]{1,12}\.[0-9]{9})\t(-?[0-9]{1,12}\.[0-9]{9})\t" + _COUNT + rb"\t-\t(-|[0-9a-f]{64})\t" + _COUNT
-    + rb"\t" + _COUNT + rb"\t(-|s?m?h?d?)\Z"
+    + rb"\t" + _COUNT + rb"\t(-|s?m?h?d?x?)\Z"
 )  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,19})\Z")

@@ -91,7 +91,7 @@ COLUMNS = "path kind mode uid gid size mtime ctime inode link sha256 offset leng
     + [("mtime", value) for value in ("", "-", "1", "1.5", "1.0000000000", "--1.000000000", "1e9", "x.000000000")]
     + [("link", value) for value in ("x", "")]
     + [("sha256", value) for value in ("", "00", "0" * 63, "g" * 64, "0" * 66)]
-    + [("flags", value) for value in ("", "x", "ms", "ss", "s s")],
+    + [("flags", value) for value in ("", "z", "xs", "ms", "ss", "s s")],
 )  # fmt: skip
 def test_a_line_that_cannot_be_is_refused(column, value):
     fields = list(GOOD)
