@@ -13,7 +13,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import sqlalchemy as sa
 
@@ -364,7 +364,10 @@ class Catalog:
             rows = (_record(DumpRow, row) for row in connection.execute(query).mappings())
             return {(row.client, row.source, row.segment): row for row in rows}
 
-    def dumps(self, client: str | None = None, source: str | None = None, until_ns: int | None = None) -> List[DumpRow]:
+    def dumps(
+        self, client: str | None = None, source: str | None = None, until_ns: int | None = None,
+        since_ns: int | None = None,
+    ) -> List[DumpRow]:  # fmt: skip
         """Dumps, newest last: of one source in the order of its counter, else by their begin."""
         query = sa.select(dumps)
         if client is not None:
@@ -373,6 +376,8 @@ class Catalog:
             query = query.where(dumps.c.source == source)
         if until_ns is not None:
             query = query.where(dumps.c.begun_ns <= until_ns)
+        if since_ns is not None:
+            query = query.where(dumps.c.begun_ns >= since_ns)
         one = client is not None and source is not None
         order = (dumps.c.counter,) if one else (dumps.c.begun_ns, dumps.c.client, dumps.c.source, dumps.c.counter)
         return self._all(DumpRow, query.order_by(*order))
@@ -454,6 +459,12 @@ class Catalog:
             query = query.where(copies.c.target == target)
         return self._all(CopyRow, query.order_by(dumps.c.begun_ns, copies.c.dump, copies.c.target))
 
+    def copied(self) -> Set[str]:
+        """The dumps that a target has whole: verified, or found whole by a rebuild."""
+        query = sa.select(copies.c.dump).where(copies.c.state.in_(("done", "verified"))).distinct()
+        with self._read() as connection:
+            return set(connection.execute(query).scalars())
+
     def remove_copy(self, dump: str, target: str) -> None:
         """Forgets the row of one dump on one target; no error when there is none."""
         with self._write() as connection:
@@ -523,7 +534,9 @@ class Catalog:
                 query = query.where(column == value)
         if since_ns is not None:
             query = query.where(estimates.c.when_ns >= since_ns)
-        return self._all(EstimateRow, query.order_by(estimates.c.when_ns, estimates.c.dump, estimates.c.how))
+        query = query.order_by(estimates.c.when_ns, estimates.c.dump, estimates.c.how)
+        with self._read() as connection:  # there may be hundreds of thousands
+            return [EstimateRow(*row) for row in connection.execute(query)]
 
     def _all(self, cls: type, query: sa.Select) -> list:
         with self._read() as connection:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         tonight = engine.plan(chosen, args.level, estimate=args.estimate, progress=progress)
     from ..app import plan_told
 
-    off = engine.accuracy()
+    off = engine.accuracy() if args.json or args.why else {}
     data = plan_told.as_dict(tonight, off)
     lines: List[str] = [text.escape(line) for line in said]
     if args.why:
