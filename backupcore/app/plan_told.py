@@ -90,8 +90,7 @@ def _iso(night: Optional[int]) -> Optional[str]:
 
 def _unit_of(tonight: Tonight, planned: Any) -> Tuple[Unit, One]:
     name = f"{planned.client}:{planned.source}"
-    found = next(unit for unit in tonight.view.units if unit.id == name)
-    return found, tonight.ones[name]
+    return tonight.units[name], tonight.ones[name]
 
 
 def size_of(unit: Unit, level: int) -> Optional[float]:
@@ -230,7 +229,7 @@ def fulls_told(names: Sequence[str]) -> str:
 def why(tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None) -> List[str]:
     """All about one unit. off: how far estimates of it were off."""
     one = tonight.ones[name]
-    unit = next(unit for unit in tonight.view.units if unit.id == name)
+    unit = tonight.units[name]
     planned = next((each for each in tonight.planned if (each.client, each.source) == one.key), None)
     night, wish, choice = tonight.view.night, unit.wish, tonight.choices.get(name)
     given = [_given(tonight, each) for each in tonight.plan.given_up if each.unit == name]

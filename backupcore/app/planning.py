@@ -9,6 +9,7 @@ all and dumps those; what it was not asked for stays as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import clock
@@ -24,6 +25,7 @@ from .plan_state import Kept, unit_id
 DEEPEST = 9
 # First fulls that all together take no longer than this are no flood: they are not spread over nights.
 CALM = 2 * 3600.0
+LEAST_PAST = 60  # days of history that sizes are learnt from, at least
 SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
 
 
@@ -58,7 +60,7 @@ class One:
 @dataclass(frozen=True)
 class Tonight:
     """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
-    asked_once: units whose level was asked for once. choices: by unit. between: bytes that own schedules take by day."""
+    asked_once: units whose level was asked for once. choices: by unit. between: bytes of own schedules by day."""
 
     now_ns: int
     everything: bool
@@ -73,6 +75,11 @@ class Tonight:
     at_once: int = 4
     choices: Mapping[str, Choice] = field(default_factory=dict)
     between: float = 0.0
+
+    @cached_property
+    def units(self) -> Dict[str, Unit]:
+        """The units of the view by their ids."""
+        return {unit.id: unit for unit in self.view.units}
 
 
 class Planner:
@@ -162,7 +169,10 @@ class Planner:
     def _ones(self, everyone: Sequence[Source]) -> Dict[str, One]:
         from ..dump import history
 
-        past = history.gather(self.settings, self.catalog) if everyone else {}
+        keys = [(source.client, source.name) for source in everyone]
+        longest = max((source.timing.cycle for source in everyone), default=0)
+        since = self.now_ns - max(LEAST_PAST, (estimates.FULLS + 1) * longest) * nights.DAY_NS
+        past = history.gather(self.settings, self.catalog, keys, since) if everyone else {}
         found = {}
         for source in everyone:
             of_one = tuple(past.get((source.client, source.name), ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Mapping, Set, Tuple
+from typing import TYPE_CHECKING, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from .. import clock
 from ..catalog import places
@@ -17,18 +17,32 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
     from ..catalog.store import Catalog
 
 
-def gather(settings: Settings, catalog: Catalog) -> Dict[Tuple[str, str], List[Past]]:
-    """(client, source) -> its dumps by counter, oldest first."""
-    # done: a rebuild found all of its files, signed and in their sizes
-    copied = {copy.dump for copy in catalog.copies() if copy.state in ("verified", "done")}
-    rows: Dict[Tuple[str, str], List[DumpRow]] = {}
-    by_id = {row.id: row for row in catalog.dumps()}
-    for row in by_id.values():
-        rows.setdefault((row.client, row.source), []).append(row)
-    return {
-        key: [_past(settings, row, copied, by_id) for row in sorted(of_one, key=lambda row: row.counter)]
-        for key, of_one in rows.items()
-    }
+Key = Tuple[str, str]
+
+
+def gather(
+    settings: Settings, catalog: Catalog, keys: Optional[Iterable[Key]] = None, since_ns: Optional[int] = None
+) -> Dict[Key, List[Past]]:
+    """(client, source) -> its dumps by counter, oldest first.
+
+    keys: of these sources only. since_ns: dumps before it are left out of a source whose newer ones do without: years
+    of nights must not make the next one slower.
+    """
+    copied = catalog.copied()
+    wanted = None if keys is None else set(keys)
+    rows: Dict[Key, List[DumpRow]] = {key: [] for key in wanted or ()}
+    for row in catalog.dumps(since_ns=since_ns):
+        if wanted is None or (row.client, row.source) in wanted:
+            rows.setdefault((row.client, row.source), []).append(row)
+    found = {}
+    for key, newer in rows.items():
+        known = {row.id for row in newer}
+        whole = any(row.level == 0 for row in newer) and all(row.base is None or row.base in known for row in newer)
+        of_one = newer if whole or since_ns is None else catalog.dumps(*key)
+        by_id = {row.id: row for row in of_one}
+        ordered = sorted(of_one, key=lambda row: row.counter)
+        found[key] = [_past(settings, row, copied, by_id) for row in ordered]
+    return found
 
 
 def _past(settings: Settings, row: DumpRow, copied: Set[str], by_id: Mapping[str, DumpRow]) -> Past:

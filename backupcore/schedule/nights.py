@@ -14,6 +14,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from typing import FrozenSet, Iterator, List, Optional, Tuple
 
 NS = 1_000_000_000
+DAY_NS = 86_400 * NS
 HALF = timedelta(hours=12)
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ALL = frozenset(range(7))

@@ -35,7 +35,7 @@ class World:
         self.past, self.rows, self.sizes, self.estimates = {}, {}, {}, []
         self.now = datetime(2026, 11, 23, 21, 30)  # a Monday
         self.number = 0
-        monkeypatch.setattr(history, "gather", lambda _settings, _catalog: self.past)
+        monkeypatch.setattr(history, "gather", lambda _settings, _catalog, _keys, _since: self.past)
 
     @property
     def ns(self):
