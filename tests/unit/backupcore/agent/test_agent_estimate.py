@@ -165,6 +165,18 @@ def test_parts_are_counted_apart_in_one_walk(tmp_path):
     assert [len(found["parts"][part.name]["since"]) for part in parts] == [1, 2, 1]
 
 
+def test_parts_are_as_large_as_the_dumps_of_these_segments(tmp_path, peer):
+    ordinary(tmp_path / "tree")
+    peer.declare("s", tmp_path / "tree")
+    named = ["d1", "d2/" + "n" * 36]
+    parts = [{"name": "s01", "folders": named, "since": []}, {"name": "rest", "folders": [], "since": []}]
+    found = told(peer, parts=parts)
+    for name, rest in (("s01", False), ("rest", True)):
+        done = peer.dump(segment={"name": name, "folders": named, "rest": rest}).done
+        ways = 0 if rest else 2  # folders that lead to it come with it
+        assert whole(found, name)[0] == done["archive_size"] - ways * 1536
+
+
 def test_a_time_limit_ends_the_walk_and_tells_how_much_was_walked(tmp_path, monkeypatch):
     for number in range(100):
         folder = tmp_path / "tree" / f"{number:02d}"
