@@ -215,8 +215,9 @@ class Estimate:
             return 0
         modes, sizes, mtimes, ctimes = rows[0::_WIDTH], rows[1::_WIDTH], rows[2::_WIDTH], rows[3::_WIDTH]
         newest, front = max(max(mtimes), max(ctimes)), len(level.prefix) + 2
+        longest = max(map(len, names))
         plain = (
-            max(sizes) < HOLES and max(rows[4::_WIDTH]) == 1 and front + max(map(len, names)) <= 100
+            max(sizes) < HOLES and max(rows[4::_WIDTH]) == 1 and longest <= 100 and front + longest <= 255
             and all(mode & _KIND == _FILE for mode in set(modes))
         )  # fmt: skip
         if plain and (one.first is None or newest <= one.first):
