@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List
 
 from backupcore import wire
+from backupcore.dump import estimate
 from backupcore.errors import StowageError
 from backupcore.image import codec, dumpdir, frames, index, pax, recipients, seal, state, unpax
 from backupcore.image.manifest import Manifest
+from backupcore.schedule.estimates import Dumped, expect, learn
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 UNPACKED_LIMIT = 4 << 20  # what one small input may unpack to here: a bomb has to be refused by the limit given
@@ -89,6 +91,17 @@ def read_seal(data: bytes) -> None:
     assert found is None or set(found.commitments) == set(names)
 
 
+def read_estimate(data: bytes) -> None:
+    told = wire.Channel(io.BytesIO(), io.BytesIO()).json(data)
+    part = estimate.Part({1: 5, 2: 5, 3: 9})
+    found = estimate.read(told, part)
+    if found is not None:
+        assert found.since[1] == found.since[2] >= found.since[3] >= 0
+        past = learn([Dumped("a", 0, None, 1, 1, 1 << 30, 1 << 29, 5, 9.0)])
+        tonight = expect(past, (2, 2), {1: (1, 1), 2: (1, 1)}, found)
+        assert 0 <= tonight.levels[2] <= tonight.full <= 1 << 51
+
+
 def read_zstd(data: bytes) -> None:
     assert len(codec.get("zstd").decompress(data, UNPACKED_LIMIT)) <= UNPACKED_LIMIT
 
@@ -158,7 +171,14 @@ def _states() -> List[bytes]:
     return [payload for path in paths for payload in statefile.payloads(path)]
 
 
+def _estimates() -> List[bytes]:
+    part = {"bytes": 1 << 30, "entries": 9, "since": [[5120, 3], [1024, 0]]}
+    told = {"complete": True, "share": 1.0, "used": 1 << 40, "seconds": 1.5, "parts": {"": part}}
+    return [json.dumps(one).encode() for one in (told, {**told, "complete": False, "share": 0.3}, {"problem": "gone"})]
+
+
 _SAMPLES = {
+    "estimate": _estimates,
     "manifest": lambda: _files("manifest.json"),
     "index": lambda: _unpacked("index.tsv"),
     "frames": lambda: _unpacked("frames.tsv"),

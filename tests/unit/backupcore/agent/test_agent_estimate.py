@@ -333,6 +333,7 @@ def test_a_half_that_knows_better_is_asked_and_may_fail():
     assert failed == {"problem": "its estimate failed: ZeroDivisionError: division by zero"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["3.8.18", "3.13.0"])
 def test_other_pythons_say_the_same(tmp_path, version):
     ordinary(tmp_path / "tree")
