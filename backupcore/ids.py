@@ -14,6 +14,7 @@ from .errors import RequestError
 
 # What may be a folder on any target, an Ansible host name, an S3 key and a word of the command line.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+SEGMENT_NAME = re.compile(r"s([1-9][0-9]?)of([1-9][0-9]?)-([0-9a-f]{4})\Z")
 DUMP_NAME = re.compile(r"([0-9]{8}T[0-9]{6}Z)-L([0-9])-([0-9a-f]{8})\Z")
 
 
@@ -23,6 +24,26 @@ class DumpName(NamedTuple):
     stamp: str
     level: int
     token: str
+
+
+class SegmentName(NamedTuple):
+    """The parts of a segment's name: its number 1…, how many the source is cut into, 4 hex digits of this cut."""
+
+    number: int
+    count: int
+    cut: str
+
+    @property
+    def rest(self) -> bool:
+        """Whether it has all that no other one has: the last."""
+        return self.number == self.count
+
+
+def parse_segment(text: str) -> Optional[SegmentName]:
+    """The parts of a segment's name, None when text is none."""
+    match = SEGMENT_NAME.match(text)
+    found = SegmentName(int(match.group(1)), int(match.group(2)), match.group(3)) if match else None
+    return found if found is not None and 1 < found.count and found.number <= found.count else None
 
 
 def is_name(text: str) -> bool:

@@ -30,7 +30,8 @@ class DumpRow:
     id: its name. segment: "" for a whole source. base: the dump it holds the changes since, None for a full.
     previous: the source's dump before it. holding: absolute folder on a holding disk, None when it left it.
     state: file name of its state blocks below <state>/state/<client>/<source>/, None when there are none.
-    options: what decided its content on the client (path, include, exclude, one_file_system); empty: unknown.
+    options: what decided its content on the client (path, include, exclude, one_file_system; of a segment folders: its
+    own, or of the last one those of the others); empty: unknown.
     notes: what a person should know about it. damaged: some copy of it was found broken and none is known good.
     """
 
@@ -136,7 +137,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What became of one source in one run: what the report shows.
+    """What became of one source, or a segment of one, in one run: what the report shows.
 
     level: asked for, None when none was. dump: its name when there is one. code, message, hint: of the error,
     or of the warning when ok. seconds: how long it took. warning: ok, but a person should look; or an absence
@@ -154,6 +155,7 @@ class ResultRow:
     hint: str = ""
     seconds: float = 0.0
     warning: bool = False
+    segment: str = ""
 
 
 def is_alive(pid: int) -> bool:

@@ -16,6 +16,8 @@ def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> Dump
     options = {"type": manifest.type, "path": manifest.path}
     if manifest.seal is not None:
         options["encrypt"] = manifest.sealed.by
+    if manifest.folders:
+        options["folders"] = list(manifest.folders)
     return DumpRow(
         id=manifest.dump, client=manifest.client, source=manifest.source, segment=manifest.segment or "",
         type=manifest.type, path=manifest.path, level=manifest.level, counter=manifest.counter,

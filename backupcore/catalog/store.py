@@ -70,7 +70,7 @@ results = sa.Table(
     sa.Column("ok", _bool, nullable=False), sa.Column("level", sa.Integer), sa.Column("dump", _text),
     sa.Column("code", _text, nullable=False), sa.Column("message", _text, nullable=False),
     sa.Column("hint", _text, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("warning", _bool, nullable=False),
+    sa.Column("warning", _bool, nullable=False), sa.Column("segment", _text, nullable=False, server_default=""),
 )  # fmt: skip
 counters = sa.Table(
     "counters", meta,
@@ -113,8 +113,14 @@ def _third(connection: sa.Connection) -> None:
     estimates.create(connection)
 
 
+def _fourth(connection: sa.Connection) -> None:
+    there = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(results)")]
+    if "segment" not in there:  # the first makes the tables as they are now
+        connection.exec_driver_sql("ALTER TABLE results ADD COLUMN segment TEXT NOT NULL DEFAULT ''")
+
+
 # Version n is reached by running the first n. Never edit one that was released: append.
-MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third]
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third, _fourth]
 
 _JSON_COLUMNS = {"summary", "notes", "options", "upload"}
 

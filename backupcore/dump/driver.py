@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Optional, Sequence, Set, Tuple
 
 from .. import clock, files
 from ..catalog import places
@@ -20,7 +20,7 @@ from ..settings import Client, Settings
 from ..text import escape
 from . import transport
 from .holding import Space, claim
-from .source import Run, Unreached, dump_source, no_key, remark
+from .source import Run, Unreached, dump_source, no_key, remark, shown_source
 from .status import Status
 from .transport import AgentConnection
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 PER_CLIENT = 2
 LOOK = 30.0  # seconds after which the clock is looked at again, while dumps wait for their time
 
-Key = Tuple[str, str]
+Key = Tuple[str, str, str]
 
 
 def run_dumps(
@@ -127,6 +127,7 @@ class _Driver:
         self._order = list(planned)
         self._waiting = list(planned)
         self._at_work: Dict[str, int] = {}
+        self._busy: Set[Tuple[str, str]] = set()  # sources: scripts around a dump must not meet themselves
         self._changed = threading.Condition()
         self._threads = 0
         self._stopping = False
@@ -137,7 +138,7 @@ class _Driver:
 
     def done(self) -> List[ResultRow]:
         """The results so far, in the order of the plan."""
-        found = (self._results.get((one.client, one.source)) for one in self._order)
+        found = (self._results.get((one.client, one.source, one.segment)) for one in self._order)
         return [result for result in found if result is not None]
 
     def work(self) -> None:
@@ -187,12 +188,14 @@ class _Driver:
         with self._changed:
             while self._waiting and not self._stopping:
                 now = clock.now_ns()
-                may = [one for one in self._waiting if one.not_before_ns <= now]
+                free = [one for one in self._waiting if (one.client, one.source) not in self._busy]
+                may = [one for one in free if one.not_before_ns <= now]
                 # stable: within a client, and between clients, in the order of the plan
                 one = min(may, key=lambda one: self._at_work.get(one.client, 0), default=None)
                 if one is not None and self._at_work.get(one.client, 0) < PER_CLIENT:
                     self._waiting.remove(one)
                     self._at_work[one.client] = self._at_work.get(one.client, 0) + 1
+                    self._busy.add((one.client, one.source))
                     return one
                 later = [one.not_before_ns - now for one in self._waiting if one.not_before_ns > now]
                 # not longer than LOOK: the clock may be set
@@ -207,6 +210,7 @@ class _Driver:
                 finally:
                     with self._changed:
                         self._at_work[one.client] -= 1
+                        self._busy.discard((one.client, one.source))
                         self._changed.notify_all()
         except BaseException as error:  # the catalog itself fails: nothing more can be kept
             self._broken = error
@@ -222,7 +226,7 @@ class _Driver:
         if not result.ok and self._stopping:
             return  # interrupted: neither good nor the source's fault
         self._catalog.add_result(result)
-        self._results[one.client, one.source] = result
+        self._results[one.client, one.source, one.segment] = result
 
     def _attempt(self, one: Planned, begun: float) -> ResultRow:
         dumped = None
@@ -240,7 +244,7 @@ class _Driver:
             return ResultRow(
                 self._run.id, one.client, one.source, True, row.level, row.id,
                 code="warning" if looked else "", message="; ".join(said)[:2000], hint="",
-                seconds=time.monotonic() - begun, warning=bool(looked),
+                seconds=time.monotonic() - begun, warning=bool(looked), segment=one.segment,
             )  # fmt: skip
         except Unreached as unreached:
             self._unreached.setdefault(one.client, unreached.error)
@@ -259,7 +263,8 @@ class _Driver:
             )
         finally:
             event = dumped or {"phase": "failed", "level": one.level, "entries": 0, "bytes": 0}
-            self.shared.emit({"client": one.client, "source": one.source, "total": None, **event})
+            named = {"client": one.client, "source": shown_source(one.source, one.segment)}
+            self.shared.emit({**named, "total": None, **event})
 
     def _failed(self, one: Planned, error: StowageError, begun: float) -> ResultRow:
         client: Optional[Client] = self._settings.clients.get(one.client)
@@ -267,7 +272,7 @@ class _Driver:
         return ResultRow(
             self._run.id, one.client, one.source, False, one.level, None, code=error.code,
             message=escape(error.message)[:2000], hint=escape(error.hint)[:500],
-            seconds=time.monotonic() - begun, warning=away,
+            seconds=time.monotonic() - begun, warning=away, segment=one.segment,
         )  # fmt: skip
 
 

@@ -18,31 +18,39 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 
 
 Key = Tuple[str, str]
+Unit = Tuple[str, ...]  # (client, source) of what is dumped whole, (client, source, segment)
 
 
 def gather(
     settings: Settings, catalog: Catalog, keys: Optional[Iterable[Key]] = None, since_ns: Optional[int] = None
-) -> Dict[Key, List[Past]]:
-    """(client, source) -> its dumps by counter, oldest first.
+) -> Dict[Unit, List[Past]]:
+    """(client, source), or (client, source, segment) -> its dumps by counter, oldest first.
 
     keys: of these sources only. since_ns: dumps before it are left out of a source whose newer ones do without: years
     of nights must not make the next one slower.
     """
     copied = catalog.copied()
     wanted = None if keys is None else set(keys)
-    rows: Dict[Key, List[DumpRow]] = {key: [] for key in wanted or ()}
+    rows: Dict[Unit, List[DumpRow]] = {key: [] for key in wanted or ()}
     for row in catalog.dumps(since_ns=since_ns):
         if wanted is None or (row.client, row.source) in wanted:
-            rows.setdefault((row.client, row.source), []).append(row)
+            rows.setdefault(unit_of(row), []).append(row)
     found = {}
     for key, newer in rows.items():
         known = {row.id for row in newer}
         whole = any(row.level == 0 for row in newer) and all(row.base is None or row.base in known for row in newer)
-        of_one = newer if whole or since_ns is None else catalog.dumps(*key)
+        of_one = newer
+        if not whole and since_ns is not None:
+            of_one = [row for row in catalog.dumps(*key[:2]) if unit_of(row) == key]
         by_id = {row.id: row for row in of_one}
         ordered = sorted(of_one, key=lambda row: row.counter)
         found[key] = [_past(settings, row, copied, by_id) for row in ordered]
     return found
+
+
+def unit_of(row: DumpRow) -> Unit:
+    """What the dump is one of."""
+    return (row.client, row.source, row.segment) if row.segment else (row.client, row.source)
 
 
 def _past(settings: Settings, row: DumpRow, copied: Set[str], by_id: Mapping[str, DumpRow]) -> Past:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Map
 from .. import __version__, clock, ids, wire
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..errors import AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
+from ..errors import AgentMissing, AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
 from ..image import codec as codecs
 from ..image import folder, layout, state
 from ..image.manifest import Link, Manifest, Signer
@@ -23,7 +23,7 @@ from ..image.recipients import Recipient
 from ..schedule.bases import Planned
 from ..settings import Client, Policy, Settings, Source
 from ..text import escape
-from . import accept, history, remake, statefile
+from . import accept, cut, history, remake, statefile
 from .holding import Landing, Room, Space, landing, writing
 from .receive import Received, receive
 from .sealing import CLIENT, Sealing
@@ -34,8 +34,9 @@ if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog h
 
 # Options that change how a dump is made, not what is in it.
 NOT_CONTENT = ("before", "after")
-TOLD = ("encrypt", "path", "type")  # what a manifest tells of them
+TOLD = ("encrypt", "folders", "path", "type")  # what a manifest tells of them
 OPTIONS_LIMIT = 1 << 20
+SITE = "run the playbook site again"
 PROGRESS_EVERY = 0.2
 SENDER_GRACE = 5.0
 
@@ -81,18 +82,36 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
         raise ConfigError(f"{planned.client} has no source {planned.source}") from None
     if source.policy.encrypt != "none" and not run.recipients:
         raise no_key(source.policy)  # never in the clear against the policy's word
+    share = _share(run, planned)
     level, base, looked = planned.level, planned.base, []
     try:
-        return OneDump(run, client, source, level, base, looked).make()
+        return OneDump(run, client, source, level, base, looked, share).make()
     except NeedsFull as refused:
         looked.append(f"a full instead of level {level}: {refused.reason}")
-        return OneDump(run, client, source, 0, None, looked).make()
+        return OneDump(run, client, source, 0, None, looked, share).make()
+
+
+def _share(run: Run, planned: Planned) -> Optional[cut.Share]:
+    """The segment that is to be dumped, None for the whole source. Raises StowageError."""
+    if not planned.segment:
+        return None
+    found = cut.read(run.settings, planned.client, planned.source)
+    share = found.share(planned.segment) if found is not None else None
+    if share is None:  # the next plan makes it again
+        place = cut.place(run.settings, planned.client, planned.source)
+        raise StowageError(f"{place} does not say what segment {planned.segment} is", "stowage run")
+    return share
 
 
 def no_key(policy: Policy) -> ConfigError:
     """The error for a policy that seals where nobody could open."""
     told = f"policy {policy.name} asks for encrypt: {policy.encrypt}, and there is no proven, active key to seal for"
     return ConfigError(told, "stowage key generate")
+
+
+def shown_source(source: str, segment: str) -> str:
+    """A source, or a segment of it, for people who watch."""
+    return f"{source}.{segment}" if segment else source
 
 
 def remark(row: DumpRow, policy: Policy) -> str:
@@ -105,10 +124,12 @@ class OneDump:
     """An attempt at a dump."""
 
     def __init__(
-        self, run: Run, client: Client, source: Source, level: int, base: Optional[str], looked: List[str]
+        self, run: Run, client: Client, source: Source, level: int, base: Optional[str], looked: List[str],
+        share: Optional[cut.Share] = None,
     ):  # fmt: skip
         self.run, self.client, self.source, self.level, self.looked = run, client, source, level, looked
-        self.past = run.catalog.dumps(client.name, source.name)
+        self.share, self.segment = share, share.name if share is not None else ""
+        self.past = [row for row in run.catalog.dumps(client.name, source.name) if row.segment == self.segment]
         self.chain = run.catalog.chain(base) if base is not None else []
         self.expected = self._expected()
         self._emitted = 0.0
@@ -122,10 +143,10 @@ class OneDump:
         room = self.run.space.reserve(self.expected)
         sealing, private = None, None
         if self.source.policy.encrypt != "none":
-            prefix = layout.dump_prefix(self.client.name, self.source.name, name)
+            prefix = layout.dump_prefix(self.client.name, self.source.name, name, self.segment or None)
             sealing = Sealing(self.source.policy.encrypt, prefix, self.run.recipients)
             private = places.pending_folder(self.run.settings.state)
-        place = landing(room.disk.path, self.client.name, self.source.name, name, private=private)
+        place = landing(room.disk.path, self.client.name, self.source.name, name, self.segment, private)
         try:
             place.make()
             hello, start, received = self._converse(place, room, blocks, sealing)
@@ -145,8 +166,8 @@ class OneDump:
         if force or now - self._emitted >= PROGRESS_EVERY:
             self._emitted = now
             self.run.emit(
-                {"client": self.client.name, "source": self.source.name, "phase": phase, "level": self.level,
-                 "entries": entries, "bytes": size, "total": self.expected}
+                {"client": self.client.name, "source": shown_source(self.source.name, self.segment), "phase": phase,
+                 "level": self.level, "entries": entries, "bytes": size, "total": self.expected}
             )  # fmt: skip
 
     def _expected(self) -> Optional[int]:
@@ -196,6 +217,8 @@ class OneDump:
             "gzip_fallback": policy.gzip_fallback, "part_size": policy.part_size, "state": blocks is not None,
             "encrypt": "none",
         }  # fmt: skip
+        if self.share is not None:
+            request["segment"] = self.share.request()
         if sealing is not None and sealing.by_client:
             named = [one.fingerprint for one in sealing.recipients]
             request.update({"encrypt": CLIENT, "recipients": named, "prefix": sealing.prefix})
@@ -212,6 +235,8 @@ class OneDump:
                     raise Unreached(error) from None
                 try:
                     _kind, start = agent.channel.expect(wire.START)
+                    if start.get("segment") != request.get("segment"):  # it would dump all, under a segment's name
+                        raise AgentMissing(f"the agent of {self.client.name} is too old for segments", SITE)
                     codec = self._codec(start, hello)
                     self._same_options(start)
                     self.emit("dumping", force=True)
@@ -256,6 +281,9 @@ class OneDump:
         except ValueError:
             raise WireError(f"{self.client.name} sent a START that cannot be read") from None
         self.options = {name: value for name, value in options.items() if name not in NOT_CONTENT}
+        self.options.pop("folders", None)
+        if self.share is not None:
+            self.options["folders"] = self.share.request()["folders"]
         if self.source.policy.encrypt != "none":
             # a chain is opened by one way: who turns sealing on wants no base in the clear, and RESTORE.txt is for both
             self.options["encrypt"] = self.source.policy.encrypt
@@ -285,16 +313,18 @@ class OneDump:
         versions = {"stowage": __version__, "python": _word(hello.get("python")), "zstd": _word(hello.get("zstd"))}
         counter = run.catalog.next_counter(client, source)
         row = DumpRow(
-            id=name, client=client, source=source, segment="", type=kind, path=path, level=self.level, counter=counter,
-            begun_ns=begun, ended_ns=ended, base=base.id if base else None, previous=previous.id if previous else None,
-            run=run.id, codec=received.codec, archive_size=received.archive_size, stored_size=received.stored_size,
+            id=name, client=client, source=source, segment=self.segment, type=kind, path=path, level=self.level,
+            counter=counter, begun_ns=begun, ended_ns=ended, base=base.id if base else None,
+            previous=previous.id if previous else None, run=run.id, codec=received.codec,
+            archive_size=received.archive_size, stored_size=received.stored_size,
             entries=received.entries, files=done.get("files", 0), holding=None, manifest_sha256="",
             warnings=received.warnings, suspects=done.get("suspects", 0),
             notes=(*self.looked, *received.notes), options=self.options,
         )  # fmt: skip
         accept.write_row(place, row)
         draft = Manifest(
-            server=run.server, client=client, source=source, type=kind, path=path, dump=name, level=self.level,
+            server=run.server, client=client, source=source, segment=self.segment or None,
+            folders=tuple(self.options.get("folders", ())), type=kind, path=path, dump=name, level=self.level,
             counter=counter, begun_ns=begun, ended_ns=ended, codec=received.codec, archive_size=received.archive_size,
             entries=received.entries, parts=received.parts, index=received.index, frames=received.frames,
             base=Link(base.id, base.manifest_sha256) if base else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -15,6 +16,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from .. import clock, ids
 from ..errors import ImageDamaged
 from . import layout, seal
+from .index import check_path
 from .signing import Signer, fingerprint, load_public_keys, verify
 
 __all__ = [
@@ -76,6 +78,7 @@ class Manifest:
     base: Optional[Link] = None
     previous: Optional[Link] = None
     segment: Optional[str] = None
+    folders: Tuple[str, ...] = ()  # of a segment; bytes that are no UTF-8 as surrogates
     agent: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: int = 0
@@ -116,6 +119,8 @@ class Manifest:
         for name in ("base", "previous"):
             plain[name] = vars(plain[name]) if plain[name] else None
         plain["versions"] = dict(self.versions)
+        if self.segment is None:
+            del plain["folders"]
         return _dump(plain)
 
     @classmethod
@@ -144,6 +149,7 @@ class Manifest:
             codec=codec, archive_size=_get(plain, "archive_size", int), entries=_get(plain, "entries", int),
             parts=tuple(_file(record) for record in _get(plain, "parts", list)), index=index, frames=frames,
             base=_link(plain, "base"), previous=_link(plain, "previous"), segment=plain.get("segment"),
+            folders=_folders(plain),
             agent=_get(plain, "agent", str), versions=versions,
             warnings=_get(plain, "warnings", int), suspects=_get(plain, "suspects", int),
             sums_sha256=_get(plain, "sums_sha256", str), restore_sha256=_get(plain, "restore_sha256", str),
@@ -157,7 +163,9 @@ class Manifest:
         segment = self.segment is None or (isinstance(self.segment, str) and ids.is_name(self.segment))
         for good, what in (
             (ids.is_name(self.server), "server"), (ids.is_name(self.client), "client"),
-            (ids.is_name(self.source), "source"), (segment, "segment"), (name is not None, "dump"),
+            (ids.is_name(self.source), "source"), (segment, "segment"),
+            (not segment or ids.parse_segment(self.segment or "") is None or self.folders, "folders"),
+            (name is not None, "dump"),
             (name is None or self.level == name.level, "level"), ((self.level == 0) == (self.base is None), "base"),
             (self.counter > 0, "counter"), (self.seal is None or isinstance(self.seal, dict), "seal"),
             (all(isinstance(value, str) for value in self.versions.values()), "versions"),
@@ -319,6 +327,18 @@ def _link(plain: Mapping[str, Any], name: str) -> Optional[Link]:
     if ids.parse_dump_name(link.dump) is None or not _HEX.match(link.manifest_sha256):
         raise _wrong(name)
     return link
+
+
+def _folders(plain: Mapping[str, Any]) -> Tuple[str, ...]:
+    value = plain.get("folders", [])
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise _wrong("folders")
+    try:
+        if not all(check_path(os.fsencode(one)) for one in value):
+            raise _wrong("folders")
+    except UnicodeError:
+        raise _wrong("folders") from None
+    return tuple(value)
 
 
 def _iso(ns: int) -> str:

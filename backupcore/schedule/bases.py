@@ -38,9 +38,8 @@ class Past:
 
 @dataclass(frozen=True)
 class Planned:
-    """Tonight's level of a source. base: the dump it is to hold the changes since. reason: for people.
-
-    not_before_ns: its dump does not begin earlier.
+    """Tonight's level of a source, or of a segment of it. base: the dump it is to hold the changes since. reason: for
+    people. not_before_ns: its dump does not begin earlier.
     """
 
     client: str
@@ -49,6 +48,7 @@ class Planned:
     base: Optional[str]
     reason: str
     not_before_ns: int = 0
+    segment: str = ""
 
 
 @dataclass(frozen=True)
