@@ -172,3 +172,15 @@ def test_an_estimate_setting_of_history_never_walks(server, tmp_path):
     catalog = Catalog(server.base / "state" / "catalog.sqlite")
     assert {row.how for row in catalog.estimates()} == {"default"}
     catalog.close()
+
+
+def test_nothing_is_walked_where_nothing_is_to_be_decided(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "ask", lambda *_args, **_more: pytest.fail("a client was asked"))
+    for number in (1, 2):
+        fill(tmp_path / f"tree{number}", number, 20)
+        server.client(f"web{number}", {"www": tmp_path / f"tree{number}"})
+    server.stowage("run", "--client", "web1")  # one source
+    server.stowage("run", "--level", "0")  # a level that was given
+    catalog = Catalog(server.base / "state" / "catalog.sqlite")
+    assert sorted(row.client for row in catalog.dumps()) == ["web1", "web1", "web2"]
+    catalog.close()
