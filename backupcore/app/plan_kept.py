@@ -64,13 +64,17 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     if not tonight.plan.outlook:
         return  # of a schedule of its own: nothing was planned
     asked = {one.unit for one in results_of}
-    units = tuple(
-        replace(unit, reachable=unit.client not in away) if unit.client in away | there else unit
-        for unit in tonight.view.units
-    )
+    units = []
+    for unit in tonight.view.units:
+        if unit.client in away | there:
+            unit = replace(unit, reachable=unit.client not in away)
+        expected = tonight.expected[unit.id]
+        if expected.how == "default" or expected.guessed:  # a guess that was wrong says nothing of estimates
+            unit = replace(unit, full=None if expected.how == "default" else unit.full, levels={})
+        units.append(unit)
     # what a run by name was not asked for is neither made nor missed
     choices = tuple(one for one in tonight.plan.choices if tonight.everything or one.unit in asked)
-    view, plan = replace(tonight.view, units=units), replace(tonight.plan, choices=choices)
+    view, plan = replace(tonight.view, units=tuple(units)), replace(tonight.plan, choices=choices)
     memory = remember(tonight.kept.memory, view, plan, results_of)
     kept = plan_state.read(settings.state)  # with the run that begin() noted
     away |= {name for name in kept.away if name not in there and name in settings.clients}

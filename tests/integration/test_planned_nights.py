@@ -1,0 +1,239 @@
+"""Nights with real agents behind real sshd's, the server's clock moved from night to night."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from cli_lab import Server
+
+from backupcore import clock
+
+HOUR = 3600 * clock.NS
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def server(tmp_path):
+    base = tmp_path / "server"
+    base.mkdir()
+    server = Server(base)
+    # only the server's clock is moved: to a client's agent nothing would be older than its last dump
+    server.write(planning={"estimate": "history"})
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """A clock that can be moved: moved(hours) adds to it."""
+    shift = [0]
+    real = time.time_ns
+    monkeypatch.setattr(clock, "now_ns", lambda: real() + shift[0])
+
+    def move(hours):
+        shift[0] += int(hours * HOUR)
+
+    # begin in an evening: a night goes from noon to noon
+    local = time.localtime()
+    move((21 - local.tm_hour) % 24)
+    return move
+
+
+def trees(tmp_path, *names, files=60):
+    """Folders of some megabytes that do not compress."""
+    made = {}
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(files):
+            (folder / f"f{number}").write_bytes(os.urandom(20_000))
+        made[name] = folder
+    time.sleep(2.2)  # what changed just now would be dumped once more the next night
+    return made
+
+
+def levels(server):
+    """client:source -> the levels of its dumps, oldest first."""
+    found = {}
+    rows = server.json("list", "dumps", "--limit", 0)["dumps"]
+    for row in sorted(rows, key=lambda row: row["dump"]):
+        found.setdefault(f"{row['client']}:{row['source']}", []).append(row["level"])
+    return found
+
+
+@pytest.mark.slow
+def test_four_cycles(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", "c", "d")
+    server.write(cycle={"days": 3})
+    server.client("web1", {"a": made["a"], "b": made["b"]}, address="127.9.0.1")
+    server.client("web2", {"c": made["c"], "d": made["d"]}, address="127.9.0.2")
+    server.stowage("run")
+    assert set(sum(levels(server).values(), [])) == {0}  # a few megabytes are no flood
+    sizes = []
+    for night in range(12):
+        for folder in made.values():
+            (folder / f"f{night}").write_bytes(os.urandom(20_000))
+        moved(24)
+        plan = server.json("plan")
+        assert [one["night"] for one in plan["forecast"]] == sorted(one["night"] for one in plan["forecast"])
+        answer = server.json("run")
+        assert answer["headline"].startswith("OK") and answer["plan"]["night"] == plan["night"]
+        done = {f"{one['client']}:{one['source']}": one["level"] for one in answer["sources"]}
+        assert done == {f"{one['client']}:{one['source']}": one["level"] for one in plan["sources"]}
+        sizes.append(answer["bytes"])
+    for dumps in levels(server).values():
+        fulls = [night for night, level in enumerate(dumps) if level == 0]
+        assert all(later - one <= 3 for one, later in zip(fulls, fulls[1:])) and len(dumps) - fulls[-1] <= 3
+        assert 4 <= len(fulls) <= 6
+    late = sizes[6:]
+    assert max(late) < 2 * sum(late) / len(late), sizes  # four fulls in one night would be near 3 times the mean
+    # what was made of levels can be restored, from the last night and from one in the middle
+    out = tmp_path / "out"
+    server.stowage("restore", "web1", "a", "--to", out)
+    back = out / str(made["a"])[1:]
+    assert {path.name: path.read_bytes() for path in back.iterdir()} == {
+        path.name: path.read_bytes() for path in made["a"].iterdir()}  # fmt: skip
+    assert "by its past dumps" in server.stowage("plan", "--why", "web1:a")[0]
+
+
+def test_a_client_that_is_away_costs_the_others_nothing_and_gets_its_full_when_it_is_back(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", files=10)
+    server.write(cycle={"days": 3, "grace": 1}, policies={"standard": {"rpo": "20 days"}})
+    server.client("web1", {"a": made["a"]}, address="127.9.0.1")
+    server.client("nb1", {"b": made["b"]}, address="127.9.0.2", presence="roaming")
+    server.stowage("run")
+    server.sshds["nb1"].stop()
+    for _night in range(4):
+        moved(24)
+        answer = server.json("run")
+        assert answer["away"] == ["nb1"]
+    assert {(one["source"], one["nights"]) for one in answer["plan"]["late"]} == {("b", 1)}
+    out, _err = server.stowage("report")
+    assert "fulls that are late" in out and "nb1:b 1 night (its client is away)" in out
+    plan = server.json("plan")
+    assert plan["absent"] == ["nb1"] and plan["sources"][-1]["client"] == "nb1"
+    assert "could not be reached" in server.stowage("plan", "--why", "nb1:b")[0]
+    server.client("nb1", {"b": made["b"]}, address="127.9.0.2", presence="roaming")
+    for _night in range(2):
+        moved(24)
+        assert server.json("run")["away"] == []
+    assert 0 in levels(server)["nb1:b"][1:]
+    assert server.json("plan")["absent"] == []
+
+
+def test_a_night_that_is_killed_is_taken_up_again(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", files=10)
+    server.write(dumps_at_once=1)
+    for name, folder in made.items():
+        server.client(f"c{name}", {name: {"path": str(folder), "before": "sleep 1"}})
+    process = server.start("run")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list((server.base / "holding").glob("c*/*/*/manifest.json")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = json.loads((server.base / "state" / "planner.json").read_text())
+    assert len(kept["runs"]) == 1 and (server.base / "state" / "planner.json").stat().st_mode & 0o777 == 0o600
+    before = levels(server)
+    server.stowage("run")
+    after = levels(server)
+    assert after["cb:b"][-1] == 0  # the full that was not made
+    assert after["ca:a"][: len(before.get("ca:a", []))] == before.get("ca:a", [])
+    server.stowage("run")
+    assert levels(server)["cb:b"] == [*after["cb:b"], 1] and levels(server)["ca:a"][-1] == 1
+
+
+def test_own_schedules_run_when_they_are_due_and_the_night_waits_for_them(server, tmp_path, moved):
+    made = trees(tmp_path, "hourly", "weekly", "plain", files=5)
+    server.client("web1", {
+        "hourly": {"path": str(made["hourly"])}, "weekly": {"path": str(made["weekly"])}, "plain": str(made["plain"]),
+    })  # fmt: skip
+    file = server.base / "clients.d" / "web1.yml"
+    text = file.read_text()
+    assert text.count("path:") == 3
+    import yaml
+
+    content = yaml.safe_load(text)
+    sources = content["clients"]["web1"]["sources"]
+    sources["hourly"]["schedule"] = {"incremental": "hourly"}
+    sources["weekly"]["schedule"] = {"full": "sun 20:00", "incremental": "mon-sat 20:00"}
+    file.write_text(yaml.safe_dump(content))
+    assert "nothing is due" not in server.stowage("run", "--due")[0]  # the weekly one was never dumped
+    server.stowage("run")
+    moved(1)
+    answer = server.json("run", "--due")
+    assert {(one["source"], one["level"]) for one in answer["sources"]} == {("hourly", 9)}
+    assert server.stowage("run", "--due")[0].startswith("nothing is due")
+    found = levels(server)
+    assert found["web1:weekly"][0] == 0 and found["web1:hourly"] == [0, 9] and found["web1:plain"] == [0]
+    moved(23)
+    answer = server.json("run")
+    assert {one["source"] for one in answer["sources"] if one["dump"]} == {"hourly", "weekly", "plain"}
+    hourly = levels(server)["web1:hourly"]
+    assert hourly[-1] < 9
+    # the report of the night is not that of the hour
+    moved(1)
+    server.stowage("run", "--due")
+    assert server.json("report")["run"]["id"] == answer["run"]["id"]
+    found = [one for one in server.json("check")["findings"] if one["area"] == "client"]
+    assert {one["status"] for one in found} <= {"OK"}, found  # the agent's file says nothing of schedules
+
+
+def test_a_forced_level_is_made_by_the_next_run(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", files=5)
+    server.client("web1", {"a": made["a"], "b": made["b"]})
+    server.stowage("run")
+    moved(24)
+    out, _err = server.stowage("plan", "--force", "web1:a", "--force", "b=2")
+    assert "web1:a: the next run makes a full" in out and "web1:b: the next run makes level 2" in out
+    server.stowage("plan", "--force", "b=none")
+    server.stowage("run")
+    assert levels(server)["web1:a"] == [0, 0]
+    moved(24)
+    server.stowage("run")
+    assert levels(server)["web1:a"][-1] > 0
+    for words, told in ((["nothing"], 'unknown source "nothing"'), (["a=10"], "is no level"), (["a=x"], "is no level")):
+        assert told in server.stowage("plan", "--force", *words, status=2)[1]
+
+
+def test_limits_hold_and_the_report_says_what_was_given_up(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", "c", files=50)
+    server.client("web1", {name: str(folder) for name, folder in made.items()})
+    server.write(cycle={"days": 2, "grace": 0})
+    server.stowage("run")
+    server.write(limits={"bytes": "1200 kB"})  # one full is a megabyte
+    given, notes = [], []
+    for night in range(5):
+        for folder in made.values():
+            (folder / f"f{night}").write_bytes(os.urandom(20_000))
+        moved(24)
+        answer = server.json("run")
+        assert answer["bytes"] <= 1_200_000
+        given += answer["plan"]["given_up"]
+        notes += answer["notes"]
+    fulls = [one for one in given if one["what"] == "full"]
+    assert fulls and all("limit" in one["why"] for one in fulls)
+    assert any("its full waits until" in note and "-> stowage plan --why web1:" in note for note in notes)
+    assert "####" in server.stowage("plan")[0]
+
+
+def test_estimates_are_asked_for_only_where_they_are_wanted(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", files=20)
+    server.write(planning={})
+    server.client("web1", {"a": made["a"], "b": made["b"]}, address="127.9.0.1")
+    plan = server.json("plan")
+    assert {one["estimate"] for one in plan["sources"]} == {"default"}
+    plan = server.json("plan", "--estimate", "new")
+    assert {one["estimate"] for one in plan["sources"]} == {"walk"}
+    assert all(200_000 < one["bytes"] < 600_000 for one in plan["sources"])
+    assert plan["first_fulls"] == {"sources": 2, "nights": 1}
+    server.stowage("run")
+    server.sshds["web1"].stop()
+    plan = server.json("plan")  # nobody is asked
+    assert {one["estimate"] for one in plan["sources"]} == {"history"} and plan["absent"] == []
+    assert server.json("plan", "--estimate")["absent"] == ["web1"]
+    assert not list((server.base / "state" / "forced").glob("*"))
