@@ -130,6 +130,25 @@ def test_a_restore_opens_by_a_passphrase_from_the_vault_and_shows_it_nowhere(lab
     assert restored(lab) == "secret\n" and PASSPHRASE not in played.text
 
 
+def test_a_restore_opens_by_a_key_from_the_vault_that_is_not_on_the_server(lab):
+    keys, away = "/var/lib/stowage/keys/private", "/srv/in-a-safe"
+    private = lab.on(SERVER, f"cat {keys}/escrow.pem; mv {keys} {away}").stdout
+    lines = private.splitlines()[1:-1]
+    try:
+        words = vaulted(lab, passphrase=PASSPHRASE)
+        played = lab.play("restore", *words, restore_what=f"{CLIENT}:/var/www")
+        assert played.status != 0 and restored(lab) == ""
+        words = vaulted(lab, passphrase=PASSPHRASE, key=private)
+        played = lab.play("restore", "-vvv", *words, restore_what=f"{CLIENT}:/var/www")
+        assert played.status == 0, played.text
+        assert restored(lab) == "secret\n" and PASSPHRASE not in played.text
+        assert not [line for line in lines if line in played.text]
+        left = f"grep -rlF -e '{lines[1]}' /tmp /var/tmp /run /etc /var/lib /root/.ansible 2>/dev/null || true"
+        assert lab.on(SERVER, left).stdout == ""
+    finally:
+        lab.on(SERVER, f"mv {away} {keys}")
+
+
 def test_a_new_key_reaches_the_clients_by_site(lab):
     made = lab.on(SERVER, f"echo {PASSPHRASE} | stowage key generate --only third --passphrase-file -")
     assert made.returncode == 0
