@@ -18,7 +18,7 @@ from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import dumpdir, order, pax
 from ..image.index import Entry
 from ..text import escape
-from . import indexes, view
+from . import indexes, shares, view
 from .images import Images
 from .report import path_word
 from .request import Wanted
@@ -91,6 +91,7 @@ class Selection:
         self._targets: dict[bytes, view.Row | None] = {}  # of hard links whose first name is not selected
         self._final: dict[bytes, bytes] = {}
         self._names: dict[bytes, SpooledNames] = {}
+        self._inodes: dict[tuple, bytes] = {}  # files with names in several segments: the first name that is sent
         self._spool = tempfile.TemporaryFile(prefix="stowage-") if exact else None  # noqa: SIM115
         self._seek = True  # look only where a path stands in walk order
         for dump in wanted.chain:
@@ -113,7 +114,7 @@ class Selection:
     @property
     def fast(self) -> bool:
         """Whether this is a whole full, sent as it is."""
-        return self.wanted.whole and len(self.wanted.chain) == 1 and not self.exact
+        return self.wanted.whole and len(self.wanted.chain) == 1 and not self.exact and not self.wanted.shares
 
     def close(self) -> None:
         """Frees the spool file."""
@@ -125,8 +126,15 @@ class Selection:
     def _view(self, bases: Iterable[bytes] | None, keep: Callable | None = None) -> Iterator[view.Row]:
         bases = None if bases is None else list(bases)
         near = bases if self._seek else None
-        streams = [indexes.entries(self.images.chunks(dump, near), bases, keep) for dump in self.wanted.chain]
-        return view.merge(streams)
+
+        def merged(dumps: Iterable) -> Iterator[view.Row]:
+            return view.merge([indexes.entries(self.images.chunks(dump, near), bases, keep) for dump in dumps])
+
+        chain, parts = self.wanted.chain, self.wanted.shares
+        if not parts:
+            return merged(chain)
+        touched = [one for one in parts if one.touches(bases)]
+        return shares.merge(touched, lambda one: merged(chain[one.start : one.stop]))
 
     def rows(self) -> Iterator[view.Row]:
         """The selected rows of the view, n rows among them."""
@@ -267,7 +275,8 @@ class Selection:
         batch: list[Entry] = []
         level = 0
         first_names: dict[bytes, bytes] = {}
-        for row in self._blocks_and_rows() if not self.surveyed and not self.exact else self.rows():
+        plainly = not self.surveyed and not self.exact and not self.wanted.shares
+        for row in self._blocks_and_rows() if plainly else self.rows():
             entry = row.entry
             if isinstance(entry, view.Block):
                 yield from self._jobs_of(level, batch, plain)
@@ -283,6 +292,8 @@ class Selection:
                 special = Special(entry.path, names=self._names[entry.path])
             elif entry.kind == "h" and entry.link in self._final:
                 special, source = self._orphan(row, first_names)
+            elif "x" in entry.flags:
+                special = self._other_name(row, entry.path)
             if special is None and row.level == level and len(batch) < BATCH:
                 batch.append(entry)
                 continue
@@ -321,13 +332,28 @@ class Selection:
         elif source is None:
             return None, row  # the index has no such row: the agent says what it cannot link
         else:
-            first_names[final] = entry.path
-            return Special(entry.path), source
+            known = self._other_name(source, entry.path)
+            if known is None:
+                first_names[final] = entry.path
+                return Special(entry.path), source
+            first = first_names[final] = self._inodes[_file_of(source.entry)]
+        return self._link_to(first, entry), row
+
+    def _other_name(self, row: view.Row, path: bytes) -> Special | None:
+        """How to send one more name of a file of which another segment's name is sent already; None: it is the first,
+        path will have its content."""
+        if "x" not in row.entry.flags or not self.wanted.shares:
+            return None
+        first = self._inodes.setdefault(_file_of(row.entry), path)
+        return None if first == path else self._link_to(first, row.entry)
+
+    @staticmethod
+    def _link_to(first: bytes, entry: Entry) -> Special:
         header = pax.member(
             order.member_name(entry.path, False), "h", entry.mode, entry.uid, entry.gid, 0, entry.mtime_ns,
             order.member_name(first, False),
         )  # fmt: skip
-        return Special(entry.path, header=header), row
+        return Special(entry.path, header=header)
 
     def _jobs_of(
         self, level: int, batch: list[Entry], plain: Callable[[str], bool], special: Special | None = None
@@ -358,6 +384,14 @@ class Selection:
                 yield Job(level, reader, None, False, begin=[(members, 0, count)], special=special, error=error)
             return
         yield from jobs_of(level, reader, members, plain(dump.codec), special)
+
+
+def _file_of(entry: Entry) -> tuple:
+    """What all names of one file have in common, whichever segment holds them."""
+    return (
+        entry.kind, entry.inode, entry.size, entry.mtime_ns, entry.ctime_ns, entry.sha256, entry.link, entry.mode,
+        entry.uid, entry.gid,
+    )  # fmt: skip
 
 
 def check_matched(selections: Iterable[Selection]) -> None:

@@ -223,6 +223,8 @@ def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False
 
 
 def _moment(images: Images, one: Wanted, stack: ExitStack) -> browse.Moment | None:
+    if one.shares:
+        return None
     row = one.dump
     opened, absent = store.open_all(images.settings.state, [row])
     stack.callback(_close, opened)

@@ -19,6 +19,7 @@ from .. import clock, ids, text
 from ..catalog.records import DumpRow
 from ..errors import CatalogError, NothingThatOld, RequestError
 from ..settings import Settings
+from . import shares
 from .lastcopy import is_last
 
 ROOT = b"."
@@ -44,6 +45,7 @@ class Wanted:
     """What to restore of one source: root is its absolute path, chain its dumps, the full first.
 
     without: paths in the index that another source of the same request brings. notes: what is left out, and why.
+    shares: of a source in segments, whose dumps are which of chain.
     """
 
     client: str
@@ -54,6 +56,7 @@ class Wanted:
     moment_ns: int
     without: tuple[bytes, ...] = ()
     notes: tuple[str, ...] = ()
+    shares: tuple[Any, ...] = ()
 
     @property
     def dump(self) -> DumpRow:
@@ -83,6 +86,7 @@ class _Known:
     alive: bool
     oldest: DumpRow | None
     passed: DumpRow | None = None
+    shares: tuple[Any, ...] = ()
 
 
 def resolve(
@@ -121,7 +125,10 @@ def resolve(
             inner = {_relative(known[other].root, one.root) for other in chosen if other != name}
             without = tuple(sorted(path for path in inner if path is not None and path != ROOT))
         patterns = tuple(dict.fromkeys(chosen[name]))
-        found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without))
+        chain, parts = one.chain, one.shares
+        if parts:
+            chain, parts = shares.only(chain, parts, bases_of(patterns))
+        found.append(Wanted(client, name, one.root, chain, patterns, moment, without, shares=parts))
     notes = [_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent]
     notes += [_older(client, known[one.source], one.dump, only) for one in found if known[one.source].passed]
     notes += [
@@ -189,7 +196,9 @@ def _sources(
     found = {}
     for name in sorted(set(by_name) | set(configured)):
         dumps = sorted(by_name.get(name, []), key=lambda row: row.counter)
-        chain, passed = _chain_at(catalog, dumps, moment, only, last)
+        chain, parts, passed = shares.at(
+            dumps, moment, lambda of_one: _chain_at(catalog, of_one, moment, only, last)
+        )  # fmt: skip
         if chain:
             root = chain[-1].path
         elif dumps:
@@ -200,7 +209,7 @@ def _sources(
         alive = name in configured or not configured or later
         if root.startswith("/"):
             oldest = dumps[0] if dumps else None
-            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest, passed)
+            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest, passed, parts)
     return found
 
 
@@ -299,6 +308,25 @@ def _by_path(
         for one in best + below:
             chosen.setdefault(one.name, []).append(_pattern(path, one.root))
     return chosen
+
+
+def bases_of(patterns: Iterable[Pattern]) -> list[bytes] | None:
+    """Below which paths of the index everything lies that patterns can match; None for everywhere."""
+    found = []
+    for pattern in patterns:
+        found.append(pattern.base)
+        if pattern.literal is not None:
+            found.append(pattern.literal)
+    return None if ROOT in found else found
+
+
+def inside(path: bytes, folders: frozenset[bytes]) -> bool:
+    """Whether path is one of folders or below one."""
+    while path:
+        if path in folders:
+            return True
+        path = path.rpartition(b"/")[0]
+    return False
 
 
 def _relative(path: bytes, root: bytes) -> bytes | None:

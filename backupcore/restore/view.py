@@ -14,7 +14,7 @@ import itertools
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from ..image import index
-from .request import ROOT, Wanted, glob_regex
+from .request import ROOT, Wanted, bases_of, glob_regex, inside
 
 
 class Row(NamedTuple):
@@ -158,20 +158,6 @@ def matcher(wanted: Wanted, below: bool = True) -> Callable[[bytes], Sequence[in
     return match
 
 
-def inside(path: bytes, folders: frozenset[bytes]) -> bool:
-    """Whether path is one of folders or below one."""
-    while path:
-        if path in folders:
-            return True
-        path = path.rpartition(b"/")[0]
-    return False
-
-
 def bases(wanted: Wanted) -> list[bytes] | None:
     """Below which paths everything lies that wanted can match; None for everywhere."""
-    found = []
-    for pattern in wanted.patterns:
-        found.append(pattern.base)
-        if pattern.literal is not None:
-            found.append(pattern.literal)
-    return None if ROOT in found else found
+    return bases_of(wanted.patterns)

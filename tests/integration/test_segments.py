@@ -1,0 +1,156 @@
+"""A tree source in segments, over real ssh: nights of different levels, and every moment restored as one source.
+
+What came back is compared by a judge of its own (tests/lab/tree.py): by Stowage at each moment, and by hand by GNU tar.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dump_lab import Lab, Sshd, forced
+
+from backupcore import clock
+from backupcore.dump import cut, driver, history, runlock, transport
+from backupcore.restore import deliver, request
+from backupcore.restore.images import Images
+from backupcore.restore.report import Options
+from backupcore.schedule import bases
+from backupcore.schedule.segments import REST, Segment
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
+import tree as judge  # noqa: E402
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sshd and owners need root")
+SEGMENTS = (
+    Segment("s01", (b"home/ann", b"www/\xff odd"), 0), Segment("s02", (b"home/bob", b"srv"), 0), Segment(REST, (), 0),
+)  # fmt: skip
+
+
+class World:
+    """A client behind sshd with one source, its tree, and what it was at each moment."""
+
+    def __init__(self, base: Path):
+        base.chmod(0o700)
+        self.lab = Lab(base)
+        self.lab.make_key()
+        self.tree = base / "tree"
+        for name in ("home/ann/docs", "home/bob/mail", "home/carl", "srv/data", "etc", os.fsdecode(b"www/\xff odd")):
+            (self.tree / name).mkdir(parents=True)
+            for number in range(5):
+                (self.tree / name / f"file{number}").write_bytes(os.urandom(3000))
+        (self.tree / "top").write_text("top")
+        (self.tree / "home/readme").write_text("read me")
+        self.sshd = None
+        self.moments = []
+        self.host = None
+
+    def serve(self, policy=None):
+        lab = self.lab
+        client = lab.client("web1", {"data": {"path": str(self.tree)}}, policy, transport="ssh", address="127.0.0.41",
+                            user="root", port=2310)  # fmt: skip
+        self.host = Sshd(lab, "web1", client.address, forced(client))
+
+    def cut(self):
+        made = cut.make(SEGMENTS, 0, 0.0)
+        cut.keep(self.lab.settings, "web1", "data", made)
+        self.names = made.names
+        return made
+
+    def dump(self, **levels):
+        """Dumps units at levels, each in a second of its own: whole=0, s1=1, s2=0, rest=2."""
+        time.sleep(2.1)  # nothing is young any more, and no two dumps are of one second
+        lab = self.lab
+        units = {"whole": ""}
+        if getattr(self, "names", None):
+            units.update(zip(("s1", "s2", "rest"), self.names))
+        with runlock.hold(lab.settings):
+            past = history.gather(lab.settings, lab.catalog)
+            planned = []
+            for word, level in levels.items():
+                key = ("web1", "data", units[word]) if units[word] else ("web1", "data")
+                chosen = bases.choose(past.get(key, ()), level)
+                assert chosen[0] == level
+                planned.append(bases.Planned("web1", "data", *chosen, segment=units[word]))
+            run = lab.catalog.begin_run("run")
+            results = driver.run_dumps(lab.settings, lab.catalog, planned, run=run)
+        assert [(one.ok, one.message) for one in results] == [(True, "")] * len(levels), results
+        assert [one.segment for one in results] == [units[word] for word in levels]
+        time.sleep(1.1)  # a moment after all of them
+        self.moments.append((clock.now_ns(), judge.snapshot(self.tree)))
+        return [lab.catalog.dump(one.dump) for one in results]
+
+    def images(self, ring=None):
+        return Images(self.lab.settings, self.lab.catalog, {}.__getitem__, ring=ring)
+
+    def wanted(self, *words, at=None):
+        return request.resolve(self.lab.settings, self.lab.catalog, words, at)
+
+    def restore(self, *words, at=None, to=None, ring=None, options=None):
+        target = to or self.lab.base / f"out{len(list(self.lab.base.glob('out*')))}"
+        connect = lambda: transport.connect_extract(self.lab.settings, str(target), self.lab.agent)  # noqa: E731
+        report = deliver.restore(self.images(ring), self.wanted(*words, at=at), options or Options(), connect)
+        return report, target / str(self.tree)[1:]
+
+    def same_at_each_moment(self):
+        for number, (moment, expected) in enumerate(self.moments):
+            report, out = self.restore("web1", "data", at=moment)
+            assert report.failed_count == 0, (number, report.failed)
+            assert not judge.differences(expected, judge.snapshot(out)), number
+            shutil.rmtree(out)
+
+    def by_hand(self, into):
+        """All that the newest moment needs, unpacked by GNU tar in the order of time."""
+        into.mkdir()
+        for row in sorted(self.wanted("web1", "data")[0].chain, key=lambda row: row.begun_ns):
+            script = f'for part in {row.holding}/image-*; do zstd -dcq "$part"; done | LC_ALL=C tar -xpG'
+            assert os.system(f"{script} --numeric-owner --xattrs --xattrs-include='*' --acls -C {into} -f -") == 0
+        return into
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    if made.host is not None:
+        made.host.stop()
+    made.lab.catalog.close()
+
+
+def test_every_moment_of_a_source_in_segments_comes_back_as_one(world):
+    world.serve()
+    tree = world.tree
+    world.dump(whole=0)
+    world.cut()
+    (tree / "etc/new").write_text("new")
+    world.dump(whole=1, s1=0)
+    (tree / "home/ann/docs/file0").write_text("changed")
+    world.dump(whole=1, s1=1, s2=0)
+    shutil.move(tree / "home/ann/docs", tree / "home/bob/docs")  # across the cut
+    (tree / "home/dora").mkdir()
+    (tree / "home/dora/file").write_text("a new home: the rest has it")
+    world.dump(whole=1, s1=2, s2=1, rest=0)
+    assert [one.segment for one in world.wanted("web1", "data")[0].chain][-1] == world.names[-1]
+    os.link(tree / "srv/data/file1", tree / "home/ann/linked")  # across the cut, after it was made
+    os.link(tree / "srv/data/file1", tree / "etc/linked")
+    (tree / "top").unlink()
+    world.dump(s1=1, s2=2, rest=1)
+    shutil.rmtree(tree / "srv")
+    (tree / "srv").write_text("a file now")
+    shutil.rmtree(tree / "home/carl")
+    os.rename(tree / "etc", tree / "etc2")
+    world.dump(s1=2, s2=0, rest=2)
+    (tree / "srv").unlink()
+    (tree / "srv/data").mkdir(parents=True)
+    (tree / "srv/data/again").write_text("again")
+    (tree / "home/ann").rename(tree / "home/anna")
+    world.dump(s1=0, s2=1, rest=1)
+    (tree / "home/anna/last").write_text("last")
+    world.dump(rest=2, s2=2, s1=1)
+    world.same_at_each_moment()
+    hand = world.by_hand(world.lab.base / "hand")
+    assert not judge.differences(world.moments[-1][1], judge.snapshot(hand))
