@@ -75,6 +75,11 @@ class Round:
             )  # fmt: skip
             if why:
                 found.setdefault(one.source.client, []).append(one)
+        if any(one.share is not None for listed in found.values() for one in listed):
+            # one walk tells of all segments of a source, and needs them to tell where one ends
+            keys = {one.key for listed in found.values() for one in listed}
+            found = {client: [one for one in ones.values() if one.key in keys and one.source.client == client]
+                     for client in found}  # fmt: skip
         return found
 
     def _error(self, one: Any) -> Optional[float]:
@@ -92,11 +97,12 @@ class Round:
 
         asks = {}
         for client, ones in asked.items():
-            listed = []
+            parts: Dict[str, List[Any]] = {}
             for one in ones:
                 since = {level: dump.begun_ns for level, _base, dump in one.rungs}
-                listed.append(estimate.Ask(one.source.name, (estimate.Part(since),)))
-            asks[client] = listed
+                folders = () if one.share is None or one.share.rest else one.share.folders
+                parts.setdefault(one.source.name, []).append(estimate.Part(since, one.segment, folders))
+            asks[client] = [estimate.Ask(source, tuple(listed)) for source, listed in parts.items()]
         heard = estimate.ask(
             self.settings, asks, connect=self.ready.connect, keep=self.ready.keep,
             limit=self.settings.planning.estimate_time, progress=self.progress,

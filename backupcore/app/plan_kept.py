@@ -33,7 +33,7 @@ def done(catalog: Any, results: Sequence[Any]) -> List[Done]:
     found = []
     for result in results:
         row = catalog.dump(result.dump) if result.dump else None
-        unit = unit_id(result.client, result.source, row.segment if row else "")
+        unit = unit_id(result.client, result.source, result.segment)
         level = row.level if row else (result.level or 0)
         found.append(Done(unit, level, float(row.stored_size) if row else 0.0, result.ok))
     return found
@@ -43,13 +43,14 @@ def _keep_estimates(catalog: Any, tonight: Any, results: Sequence[Any]) -> None:
     """What was expected and what came: shown, and what the next choice between a walk and history is made by."""
     from ..dump.estimate import rows_of
 
-    levels = {(one.client, one.source): one.level for one in tonight.planned}
+    levels = {unit_id(one.client, one.source, one.segment): one.level for one in tonight.planned}
     rows = []
     for result in results:
         row = catalog.dump(result.dump) if result.ok and result.dump else None
-        expected = tonight.expected.get(unit_id(row.client, row.source, row.segment)) if row is not None else None
-        if expected is not None:
-            rows += rows_of(row, expected, levels.get((row.client, row.source), row.level))
+        unit = unit_id(result.client, result.source, result.segment)
+        expected = tonight.expected.get(unit)
+        if row is not None and expected is not None:
+            rows += rows_of(row, expected, levels.get(unit, row.level))
     catalog.add_estimates(rows)
 
 
@@ -58,9 +59,10 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     results_of = done(catalog, results)
     there = {result.client for result in results if result.ok}
     away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
-    made = [(result.client, result.source) for result in results if result.ok]
+    failed = {(result.client, result.source) for result in results if not result.ok}
+    made = {(result.client, result.source) for result in results if result.ok} - failed
     _keep_estimates(catalog, tonight, results)
-    plan_state.forget(settings.state, [key for key in made if unit_id(*key) in tonight.asked_once])
+    plan_state.forget(settings.state, sorted(made & tonight.asked_once))
     if not tonight.plan.outlook:
         return  # of a schedule of its own: nothing was planned
     asked = {one.unit for one in results_of}

@@ -14,7 +14,8 @@ from ..report.planned import given_up_lines
 from ..schedule import estimates, nights
 from ..schedule.records import BYTES, Done, GivenUp, Unit
 from .plan_kept import off
-from .planning import SECONDS, TARGET, One, Tonight
+from .plan_state import unit_id
+from .planning import HOLDING, SECONDS, TARGET, One, Tonight
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 30
@@ -31,9 +32,30 @@ def day(night: Optional[int], tonight: Optional[int] = None) -> str:
 
 
 def worded(told: str) -> str:
-    """The planner's words with days for the numbers of nights, and sizes for bytes."""
+    """The planner's words with days for the numbers of nights, and sizes and times for bare amounts."""
     told = re.sub(r"\bnight (\d{6})\b", lambda match: f"the night of {day(int(match.group(1)))}", told)
+    told = re.sub(rf"limit of ({_NUMBER}) ({_RESOURCE})", lambda m: f"limit of {_amount(m.group(2), m.group(1))}", told)
+    told = re.sub(
+        rf"more ({_RESOURCE}) than a night's limit of ({_NUMBER})",
+        lambda m: f"more than a night's limit of {_amount(m.group(1), m.group(2))}", told,
+    )  # fmt: skip
+    told = re.sub(rf"tonight's ({_RESOURCE})\b", lambda match: f"tonight's {_resource(match.group(1))}", told)
     return text.escape(told)
+
+
+_NUMBER, _RESOURCE = r"\d[\d.]*(?:e[+-]?\d+)?", r"bytes|seconds|holding|target:[\w.-]+"
+
+
+def _amount(resource: str, number: str) -> str:
+    if resource == SECONDS:
+        return f"{text.duration(float(number))} of dumps"
+    size = text.size(float(number))
+    return size if resource == BYTES else f"{size} on {_resource(resource)}"
+
+
+def _resource(name: str) -> str:
+    words = {SECONDS: "time", HOLDING: "the holding disks"}
+    return words.get(name) or (name[len(TARGET) :] if name.startswith(TARGET) else name)
 
 
 # values
@@ -69,7 +91,8 @@ def _source(tonight: Tonight, planned: Any) -> Dict[str, Any]:
     choice = tonight.choices.get(one.id)
     size = size_of(unit, planned.level)
     return {
-        "client": planned.client, "source": planned.source, "level": planned.level, "base": planned.base,
+        "client": planned.client, "source": planned.source, "segment": planned.segment, "level": planned.level,
+        "base": planned.base,
         "reason": worded(planned.reason), "bytes": None if size is None else round(size),
         "seconds": None if size is None else round(size * unit.use[SECONDS][planned.level > 0]),
         "estimate": tonight.expected[one.id].how,
@@ -89,7 +112,7 @@ def _iso(night: Optional[int]) -> Optional[str]:
 
 
 def _unit_of(tonight: Tonight, planned: Any) -> Tuple[Unit, One]:
-    name = f"{planned.client}:{planned.source}"
+    name = unit_id(planned.client, planned.source, planned.segment)
     return tonight.units[name], tonight.ones[name]
 
 
@@ -178,9 +201,10 @@ def table_rows(tonight: Tonight) -> List[List[str]]:
     rows = []
     for planned in tonight.planned:
         told = _source(tonight, planned)
-        choice = tonight.choices.get(f"{planned.client}:{planned.source}")
+        choice = tonight.choices.get(unit_id(planned.client, planned.source, planned.segment))
         rows.append([
-            planned.client, planned.source, "full" if planned.level == 0 else str(planned.level),
+            planned.client, f"{planned.source}/{planned.segment}" if planned.segment else planned.source,
+            "full" if planned.level == 0 else str(planned.level),
             "-" if told["bytes"] is None else text.size(told["bytes"]),
             "-" if told["seconds"] is None else text.duration(told["seconds"]),
             day(choice.due if choice else None, tonight.view.night), worded(planned.reason),
@@ -230,7 +254,9 @@ def why(tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None) -
     """All about one unit. off: how far estimates of it were off."""
     one = tonight.ones[name]
     unit = tonight.units[name]
-    planned = next((each for each in tonight.planned if (each.client, each.source) == one.key), None)
+    planned = next(
+        (each for each in tonight.planned if unit_id(each.client, each.source, each.segment) == name), None
+    )  # fmt: skip
     night, wish, choice = tonight.view.night, unit.wish, tonight.choices.get(name)
     given = [_given(tonight, each) for each in tonight.plan.given_up if each.unit == name]
     if planned is None:

@@ -39,6 +39,7 @@ class One:
     past: Tuple[Past, ...]
     stand: Stand
     habits: Habits
+    share: Any = None  # dump.cut.Share of a segment
 
     @property
     def key(self) -> Tuple[str, str]:
@@ -60,7 +61,7 @@ class One:
 @dataclass(frozen=True)
 class Tonight:
     """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
-    asked_once: units whose level was asked for once. choices: by unit. between: bytes of own schedules by day."""
+    asked_once: (client, source) whose level was. choices: by unit. between: bytes of own schedules by day."""
 
     now_ns: int
     everything: bool
@@ -71,7 +72,7 @@ class Tonight:
     planned: Tuple[Planned, ...]
     kept: Kept
     notes: Tuple[str, ...] = ()
-    asked_once: FrozenSet[str] = frozenset()
+    asked_once: FrozenSet[Tuple[str, str]] = frozenset()
     at_once: int = 4
     choices: Mapping[str, Choice] = field(default_factory=dict)
     between: float = 0.0
@@ -92,6 +93,7 @@ class Planner:
         self.kept = plan_state.read(settings.state)
         self._nights: Dict[str, int] = {}
         self._again: Set[str] = set()
+        self._cut_sources = (settings.state / "segments").is_dir()
 
     def night_of(self, dump: Past) -> int:
         """The night a dump belongs to: the one in which its run began, also when it took until noon."""
@@ -136,7 +138,7 @@ class Planner:
         made = make_plan(view, self.kept.memory)
         tonight = Tonight(
             self.now_ns, not named, view, made, ones, expected, (), self.kept, notes,
-            frozenset(one.id for one in ones.values() if one.key in forced and one.key in wanted),
+            frozenset(key for key in forced if key in wanted),
             self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between,
         )  # fmt: skip
         return replace(tonight, planned=tuple(self._planned(tonight, wanted, named, level, forced)))
@@ -157,7 +159,7 @@ class Planner:
                 continue  # its first full is the night's affair
             level, base, reason = bases.choose(one.past, level)
             reason = reason.replace("was asked for", "is due by its own schedule")
-            planned.append(Planned(*one.key, level, base, reason))
+            planned.append(Planned(*one.key, level, base, reason, segment=one.segment))
         expected = self._expect(ones, {})
         units = tuple(self._unit(one, self._wish(one, {}, None), expected[one.id], True) for one in ones.values())
         view = View(self.night, nights.weekday_of(self.night), units)
@@ -175,12 +177,24 @@ class Planner:
         past = history.gather(self.settings, self.catalog, keys, since) if everyone else {}
         found = {}
         for source in everyone:
-            of_one = tuple(past.get((source.client, source.name), ()))
-            stand = bases.stand(of_one, self.night_of, self.night)
-            shown = [self._dumped(dump) for dump in of_one[-estimates.FULLS * 8 :]]
-            unit = unit_id(source.client, source.name)
-            found[unit] = One(unit, source, "", of_one, stand, estimates.learn(shown))
+            for share in self._shares(source):
+                segment = share.name if share else ""
+                key = (source.client, source.name, segment) if segment else (source.client, source.name)
+                of_one = tuple(past.get(key, ()))
+                stand = bases.stand(of_one, self.night_of, self.night)
+                shown = [self._dumped(dump) for dump in of_one[-estimates.FULLS * 8 :]]
+                unit = unit_id(*key)
+                found[unit] = One(unit, source, segment, of_one, stand, estimates.learn(shown), share)
         return found
+
+    def _shares(self, source: Source) -> Sequence[Any]:
+        """The segments that a source is cut into, dump.cut.Share; (None,) of a whole one."""
+        if not self._cut_sources:
+            return (None,)
+        from ..dump import cut
+
+        found = cut.read(self.settings, source.client, source.name)
+        return found.shares if found is not None else (None,)
 
     def _dumped(self, dump: Past) -> Dumped:
         night = min(self.night_of(dump), self.night)
@@ -241,9 +255,10 @@ class Planner:
         for unit, one in ones.items():
             compressed = one.source.policy.compress != "none"
             levels = {level: (base.night, dump.begun_ns) for level, base, dump in one.rungs}
-            found[unit] = estimates.expect(
-                one.habits, now, levels, walked.get(unit), defaults, compressed=compressed
-            )  # fmt: skip
+            seen = walked.get(unit)
+            if seen is None and one.share is not None and one.share.size and not one.habits.fulls:
+                seen = estimates.Walked(one.share.size, 0)  # what the cut was made by
+            found[unit] = estimates.expect(one.habits, now, levels, seen, defaults, compressed=compressed)
         return found
 
     def _unit(self, one: One, wish: Wish, expected: Expected, reachable: bool) -> Unit:
@@ -330,7 +345,8 @@ class Planner:
             elif not reachable[unit] and self._may_run(one):
                 # it was not there when the plan was made, and may be by now
                 found = bases.choose(one.past)
-                yield Planned(*one.key, found[0], found[1], f"in case its client is back: {found[2]}")
+                told = f"in case its client is back: {found[2]}"
+                yield Planned(*one.key, found[0], found[1], told, segment=one.segment)
 
     def _may_run(self, one: One) -> bool:
         timing = one.source.timing
@@ -356,4 +372,4 @@ class Planner:
             reason = "dumped tonight already, and once more now"
         earliest = one.source.timing.earliest
         begin = 0 if named or earliest is None else nights.at(self.night, earliest)
-        return Planned(*one.key, level, base, reason, begin if begin > self.now_ns else 0)
+        return Planned(*one.key, level, base, reason, begin if begin > self.now_ns else 0, one.segment)

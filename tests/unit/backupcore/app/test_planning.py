@@ -567,3 +567,35 @@ def test_nothing_is_planned_of_nothing(world):
     tonight = world.plan()
     assert tonight.planned == () and plan_told.as_dict(tonight, {})["sources"] == []
     assert Path(world.settings.state).exists() is False
+
+
+@pytest.mark.parametrize("told, shown", [
+    ("tonight's limit of 1.2e+06 bytes is used up", "tonight's limit of 1.2 MB is used up"),
+    ("tonight's limit of 28800 seconds is used up", "tonight's limit of 8 h 00 of dumps is used up"),
+    ("tonight's limit of 5e+10 target:cloud is used up", "tonight's limit of 50 GB on cloud is used up"),
+    ("its full alone takes more holding than a night's limit of 1e+09",
+     "its full alone takes more than a night's limit of 1 GB on the holding disks"),
+    ("level 2 would take more of tonight's target:cloud than its limit leaves",
+     "level 2 would take more of tonight's cloud than its limit leaves"),
+    ("full: due on night 739943, taken 1 night earlier", "full: due on the night of Mon 23 Nov, taken 1 night earlier"),
+    ("bad\x1b[31m", "bad\\x1b[31m"),
+])  # fmt: skip
+def test_nobody_reads_bare_numbers(told, shown):
+    assert plan_told.worded(told) == shown
+
+
+def test_segments_are_planned_one_by_one(world):
+    from backupcore.dump import cut
+    from backupcore.schedule.segments import Segment
+
+    world.source("web1", "data", size=30 * GB)
+    segments = [Segment("a", (b"a",), 10 * GB), Segment("b", (b"b/c",), 10 * GB), Segment("rest", (), 10 * GB)]
+    made = cut.make(segments, world.night_number, 1e9)
+    cut.keep(world.settings, "web1", "data", made)
+    tonight = world.plan()
+    assert set(tonight.ones) == {f"web1:data/{name}" for name in made.names}
+    assert {one.segment for one in tonight.planned} == set(made.names)
+    assert all(one.source == "data" and one.level == 0 for one in tonight.planned)
+    assert {expected.how for expected in tonight.expected.values()} == {"walk"}  # what the cut was made by
+    assert len(plan_told.as_dict(tonight, {})["sources"]) == 3
+    assert all(plan_told.why(tonight, unit) for unit in tonight.ones)
