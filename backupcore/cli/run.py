@@ -8,7 +8,7 @@ from typing import Any, List
 from .. import text
 from ..app import early
 from ..dump.warm import Warm
-from ..errors import RequestError
+from ..errors import Busy, RequestError
 from . import _output, _progress
 
 
@@ -36,8 +36,14 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         engine = open_engine()
         some = bool(args.client or args.source)
         chosen = engine.select(args.client, args.source) if some else None
-        with _progress.progress(args.json) as progress:
-            done = engine.run(chosen, args.level, progress, ready=ready, due=args.due)
+        try:
+            with _progress.progress(args.json) as progress:
+                done = engine.run(chosen, args.level, progress, ready=ready, due=args.due)
+        except Busy as busy:
+            if not args.due:
+                raise
+            told = f"{busy.message}: what is due waits for its end"  # the timer comes again
+            return _output.Answer(data={"headline": told, "sources": []}, lines=[told], next=["stowage status"])
     report = done.report
     if report is None:
         return _output.Answer(data={"headline": "nothing is due", "sources": []}, lines=["nothing is due"])

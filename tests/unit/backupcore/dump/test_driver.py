@@ -17,12 +17,13 @@ import pytest
 
 from backupcore import clock
 from backupcore.catalog import places
-from backupcore.dump import statefile, status
+from backupcore.dump import driver, runlock, statefile, status
 from backupcore.errors import CatalogError, ConfigError
 from backupcore.image import codec as codecs
 from backupcore.image import frames
 from backupcore.image.folder import check_folder
 from backupcore.image.manifest import load_public_keys, verify
+from backupcore.schedule.bases import Planned
 from backupcore.settings import HoldingDisk, Policy
 
 DAY = 86_400 * clock.NS
@@ -519,3 +520,29 @@ print(peak() - before)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 48
+
+
+def test_a_dump_does_not_begin_before_its_time(server, monkeypatch):
+    monkeypatch.setattr(driver, "LOOK", 0.1)
+    server.client("web1", "early", "late")
+    begin = clock.now_ns() + 2 * clock.NS
+    planned = [Planned("web1", "late", 0, None, "", begin), Planned("web1", "early", 0, None, "")]
+    with runlock.hold(server.settings):
+        run = server.catalog.begin_run("run")
+        results = driver.run_dumps(server.settings, server.catalog, planned, run=run)
+    assert [result.source for result in results] == ["late", "early"] and all(result.ok for result in results)
+    begun = {row.source: row.begun_ns for row in server.catalog.dumps()}
+    assert begun["early"] < begin <= begun["late"] < begin + 20 * clock.NS
+
+
+def test_an_interrupt_ends_dumps_that_wait_for_their_time(server):
+    server.client("web1", "late")
+    planned = [Planned("web1", "late", 0, None, "", clock.now_ns() + 3600 * clock.NS)]
+    with runlock.hold(server.settings):
+        run = server.catalog.begin_run("run")
+        made = driver._Driver(server.settings, server.catalog, planned, run, [])
+        thread = threading.Thread(target=made.work)
+        thread.start()
+        made._stop()
+        thread.join(10)
+    assert not thread.is_alive() and made.done() == []

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -67,6 +69,30 @@ def test_a_child_does_not_inherit_the_lock(server):
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_night_waits_for_a_small_run_and_no_small_run_for_anything(server, monkeypatch):
+    monkeypatch.setattr(runlock, "STEP", 0.02)
+    begun, ended = threading.Event(), []
+
+    def small():
+        with runlock.hold(server.settings, due=True):
+            begun.set()
+            with pytest.raises(Busy), runlock.hold(server.settings, due=True):
+                pass
+            time.sleep(0.3)
+            ended.append(time.monotonic())
+
+    thread = threading.Thread(target=small)
+    thread.start()
+    begun.wait(10)
+    with runlock.hold(server.settings):
+        assert ended  # not before its end
+        with pytest.raises(Busy), runlock.hold(server.settings, due=True):
+            pass
+        with pytest.raises(Busy), runlock.hold(server.settings):
+            pass
+    thread.join()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1, "heartbeat_ns": null}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -325,3 +326,67 @@ def test_json_of_a_report_holds_everything(house):
     assert data["sources"][0]["bytes"] == 5_000_000
     assert data["targets"][0]["verified"] == 1
     assert data["run"]["kind"] == "run"
+
+
+PLAN = {
+    "night": "2026-11-23", "given_up_count": 3, "late_count": 1,
+    "given_up": [
+        {"client": "web1", "source": "etc", "what": "full", "until": "2026-11-24",
+         "why": "tonight's limit of 1 GB is used up"},
+        {"client": "web1", "source": "new", "what": "first", "why": "first fulls are spread", "until": "2026-11-25"},
+        {"client": "web1", "source": "home", "what": "level", "why": "level 1 would take more", "until": None},
+    ],
+    "late": [{"client": "nb1", "source": "home", "nights": 2, "why": "its client is away"}],
+    "estimates": {"error": 0.31, "of": 5, "notes": ["web1:etc was not estimated: no time was left"]},
+    "first_fulls": {"sources": 1, "nights": 3},
+}  # fmt: skip
+
+
+def planned(house, plan):
+    house.add(client("web1", "etc", "home", "new"))
+    names = ("web1:etc", "web1:home")
+    run = house.run(1, *(good(name, house.dump(name, 1)) for name in names), ended=False)
+    house.catalog.end_run(run.id, "OK", {"plan": plan})
+    return house.report()
+
+
+def test_what_was_given_up_is_said_with_its_reason_and_the_next_step(house):
+    report = planned(house, PLAN)
+    note = "web1:etc its full waits until Tue 24 Nov: tonight's limit of 1 GB is used up -> stowage plan --why web1:etc"
+    assert note in report.notes and report.status == "WARN"
+    assert "stowage plan --why web1:etc" in report.next
+    (line,) = [line for line in report.lines if line.source == "new"]
+    assert line.message == "waits for its first dump, planned for Wed 25 Nov"
+    shown = report_text.render(report)
+    for told in ("a deeper level than the best one: level 1 would take more", "nb1:home 2 nights (its client is away)",
+                 "sizes were 31% off what was expected (median of 5 dumps)", "no time was left"):  # fmt: skip
+        assert told in shown
+    assert report.as_dict()["plan"] == PLAN
+
+
+@pytest.mark.parametrize("plan", [
+    None, "x", [], {}, {"given_up": 3}, {**PLAN, "given_up": [{}]}, {**PLAN, "late": [1]}, {**PLAN, "estimates": {}},
+    {**PLAN, "given_up": [{**PLAN["given_up"][0], "until": "x"}]},
+])  # fmt: skip
+def test_a_plan_of_another_version_is_left_out(house, plan):
+    report = planned(house, plan)
+    assert report.plan is None and not [note for note in report.notes if "waits until" in note]
+    report_text.render(report)
+
+
+def test_many_things_given_up_are_counted(house):
+    many = [{**PLAN["given_up"][0], "source": f"s{number}"} for number in range(30)]
+    report = planned(house, {**PLAN, "given_up": many})
+    assert sum("its full waits" in note for note in report.notes) == 10
+    assert "and 20 more that did not fit -> stowage plan" in report.notes
+
+
+def test_what_is_skipped_on_purpose_is_past_no_rpo(house):
+    web1 = client("web1", "etc", "old")
+    skipped = replace(web1.sources["old"], timing=s.Timing(strategy="skip"))
+    house.add(replace(web1, sources={**web1.sources, "old": skipped}))
+    house.run(1, good("web1:etc", house.dump("web1:etc", 1)))
+    house.dump("web1:old", 9000)
+    report = house.report()
+    assert report.status == "OK" and [line.source for line in report.lines] == ["etc"]
+    assert [line.source for line in house.report(only=[("web1", "old")]).lines] == ["old"]
