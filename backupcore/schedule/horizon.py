@@ -21,6 +21,7 @@ _SURE = 0.93
 _FEW = 48  # items of a night that are all looked at; of more only those of a fitting size
 _NEAR = 6
 _RISKY = 0.12  # of a night's share of all fulls: a full above it counts as surely coming
+_HUGE = 3.0 * _RISKY  # one above that even where its client is hardly likely
 _EARLY = 0.10  # what pulling a full forward costs, of its bytes and the share of a cycle
 
 Entry = Tuple[float, int, Item]
@@ -35,7 +36,8 @@ class Horizon:
         self.items = items
         self.at: List[List[Entry]] = [[] for _ in range(nights)]
         self.week = [seen.week[(view.weekday + k) % 7] for k in range(nights)]
-        self.risky = _RISKY * sum(item.size / item.unit.wish.cycle for item in items)
+        nightly = sum(item.size / item.unit.wish.cycle for item in items)
+        self.risky, self.huge = _RISKY * nightly, _HUGE * nightly
         self.chance: Dict[Tuple[str, int], float] = {}
         self.base = list(fixed)
         self._incrementals()
@@ -94,7 +96,7 @@ class Horizon:
         out, left = [], 1.0
         for at in range(k, min(self.nights, k + 4)):
             share = self.there(item, at)
-            if at == k and share > LIKELY and item.net > self.risky:
+            if at == k and item.net > self.risky and share > (0.1 if item.net > self.huge else LIKELY):
                 share = 1.0
             if share > _SURE or at == k + 3:
                 out.append((at, left * item.net))
@@ -158,8 +160,7 @@ class Horizon:
             mean = _fill(mean * self.nights, self.caps)
         for k in range(self.nights):
             sofar += self.unmoved[k]
-            if sofar > steepest * (k + 1):
-                steepest = max(steepest, _fill(sofar, self.caps[: k + 1]) if self.capped else sofar / (k + 1))
+            steepest = max(steepest, _fill(sofar, self.caps[: k + 1]) if self.capped else sofar / (k + 1))
         self.mean = mean
         self.level = max(mean, steepest, biggest + min(self.base))
         self.tops = [min(self.level * (1 + TOLERANCE), cap) for cap in self.caps]
@@ -171,7 +172,9 @@ class Horizon:
         for row in self.at:
             for _, place, item in row:
                 k = item.deadline - night
-                if not item.first and night <= item.due and item.at < k < self.nights and self.there(item, k) > 0.9:
+                if item.first or item.pinned or night > item.due:
+                    continue
+                if item.at < k < self.nights and self.there(item, k) > 0.9:
                     early.append((-(k - item.at) * item.net, place, item))
         early.sort()
         for _, _, item in early:
@@ -224,25 +227,26 @@ class Horizon:
         return row[max(0, place - _NEAR) : place + _NEAR // 2]
 
     def _move_one(self, k: int) -> bool:
-        load, tops, level = self.load, self.tops, max(self.level, 1.0)
+        load, tops, level, night = self.load, self.tops, max(self.level, 1.0), self.view.night
         here, top = load[k], tops[k]
         row = self.at[k]
         best, chosen, target = 0.0, None, -1
         few = len(row) <= _FEW
+        over = here - top
+        edge = over - 1e-6 * here
         for j in range(self.nights):
-            if j == k or load[j] >= here:
+            room = tops[j] - load[j]
+            if j == k or -room >= over:
                 continue
-            over, room = max(0.0, here - top), tops[j] - load[j]
             for net, _, item in row if few else self._fitting(row, min(over, room)):
-                if net <= 0 or j > item.deadline - self.view.night or (j == 0 and not item.tonight):
+                if net <= 0 or j > item.deadline - night or (j == 0 and not item.tonight) or item.pinned:
                     continue
-                after = load[j] + net
-                if after >= here * (1 - 1e-6):
+                if net - room >= edge:
                     continue
-                saved = over + max(0.0, -room) - max(0.0, here - net - top) - max(0.0, after - tops[j])
+                saved = over + max(0.0, -room) - max(0.0, over - net) - max(0.0, net - room)
                 if saved <= 0:
                     continue
-                even = net * (here - net - load[j]) / level
+                even = net * (over - net + room) / level
                 gain = saved + 0.05 * even - _EARLY * net * max(0, k - j) / item.unit.wish.cycle
                 if gain > best and self.there(item, j) >= LIKELY and (not item.takes or self.others.fits(item, j)):
                     best, chosen, target = gain, item, j
@@ -254,12 +258,13 @@ class Horizon:
     def _swap_one(self, k: int) -> bool:
         load, tops, night = self.load, self.tops, self.view.night
         here, top = load[k], tops[k]
-        best, pair = 0.002 * top, None
-        mine = [entry for entry in self.at[k] if entry[0] > 0][-_FEW:]
+        over = here - top
+        best, pair = 0.002 * self.level, None
+        mine = [entry for entry in self.at[k] if entry[0] > 0 and not entry[2].pinned][-_FEW:]
         for j in range(self.nights):
-            if j == k or load[j] >= here:
+            gap = over + tops[j] - load[j]  # how much fuller this night is, each against its own top
+            if j == k or gap <= 0:
                 continue
-            gap = here - load[j]
             for net, _, item in mine:
                 if night + j > item.deadline or (j == 0 and not item.tonight) or self.there(item, j) < LIKELY:
                     continue
@@ -267,11 +272,10 @@ class Horizon:
                     less = net - small
                     if less <= 0:
                         break
-                    if less >= gap or night + k > other.deadline or (k == 0 and not other.tonight):
+                    if less >= gap or other.pinned or night + k > other.deadline or (k == 0 and not other.tonight):
                         continue
-                    a, b = here - less, load[j] + less
-                    saved = here - max(top, a, b if b > tops[j] else 0.0)
-                    if item.takes or other.takes or saved <= best or max(a, b) >= here * (1 - 1e-6):
+                    saved = over - max(0.0, over - less, over - gap + less)
+                    if item.takes or other.takes or saved <= best or less >= gap - 1e-6 * here:
                         continue
                     if self.there(other, k) >= LIKELY:
                         best, pair = saved, (item, j, other)

@@ -24,13 +24,14 @@ class Item:
     __slots__ = (
         "unit", "id", "place", "trace", "presence", "size", "rate", "net", "due", "deadline", "first", "broken",
         "waits", "kind", "here", "tonight", "takes", "at", "kept", "steady", "grid", "ladder", "rungs", "depth",
-        "flat", "rung", "days", "note",
+        "flat", "rung", "days", "note", "pinned", "before", "nights",
     )  # fmt: skip
 
     unit: Unit
     trace: Trace
     presence: Presence
     ladder: Ladder
+    nights: int  # what its level is chosen for: nights to its next full
     rungs: Tuple[Tuple[int, float], ...]  # of each rung: the level and its bytes tonight
     # placed: the planner moves its fulls; asked: a full tonight is asked for; own: its own schedule has its turn;
     # full, incremental: never anything else; idle: nothing of it tonight
@@ -40,15 +41,17 @@ class Item:
     here: bool  # whether it can be dumped tonight
     tonight: bool  # whether it can have a full tonight
     waits: bool  # its full was due before tonight
+    pinned: bool  # its full stays on tonight; before: kept, without that
 
     def __init__(self, unit: Unit, place: int) -> None:
         self.unit = unit
         self.id = unit.id
         self.place = place
-        self.first = self.broken = self.waits = False
-        self.at = self.kept = None
+        self.first = self.broken = self.waits = self.pinned = False
+        self.at = self.kept = self.before = None
         self.ladder = self.rungs = self.takes = ()
         self.grid = self.rung = 0
+        self.nights = 1
         self.net = 0.0
         self.note = ""
 
@@ -192,9 +195,9 @@ def rung_for(item: Item, nights: int) -> int:
     Short chains restore sooner, so that a deeper level must save more than next to nothing.
     """
     rungs = item.rungs
+    item.nights = nights = max(1, min(LONGEST, nights))
     if len(rungs) == 1:
         return 0
-    nights = max(1, min(LONGEST, nights))
     rung = best(item.grid, item.ladder, nights)
     slack = item.size * CHAIN_SHARE + CHAIN_BYTES
     for lower in range(rung):

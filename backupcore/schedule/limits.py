@@ -11,6 +11,7 @@ import math
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from backupcore.schedule.items import Item
+from backupcore.schedule.levels import costs, curve
 from backupcore.schedule.records import BYTES, GivenUp, View
 
 _BELIEVED = "bytes as believed"  # beside the estimates: what actual dumps taught
@@ -89,11 +90,13 @@ class _Meter:
             if soft or limit.hard
         )
 
-    def swap(self, old: Pick, new: Pick, soft: bool) -> bool:
-        """Puts new in the place of old if the limits allow."""
+    def swap(self, got: Dict[str, Pick], new: Pick, soft: bool) -> bool:
+        """Puts new in the place of what its item has, if the limits allow."""
+        old = got[new.item.id]
         self.add(old, -1)
         self.add(new)
         if self.holds(soft):
+            got[new.item.id] = new
             return True
         self.add(new, -1)
         self.add(old)
@@ -111,60 +114,119 @@ def risk(item: Item, night: int) -> Tuple:
     return (-item.unit.wish.priority, not unprotected, -(night - item.due), -item.size, item.place)
 
 
+def deeper(incrementals: Sequence[Item]) -> List[Tuple[float, int, Item, int]]:
+    """Deeper levels that take less tonight: (bytes the coming nights pay for each saved, place, item, rung), cheapest
+    first."""
+    out = []
+    for item in incrementals:
+        rungs, best = item.rungs, item.rung
+        if len(rungs) < 2 or all(size >= rungs[best][1] for _, size in rungs):
+            continue
+        v, total = curve(item.grid), costs(item.grid, item.ladder, item.nights)
+        future = [item.rate * (cost - v[age]) for cost, (_, age) in zip(total, item.ladder)]
+        options = [
+            (max(0.0, future[rung] - future[best]) / (rungs[best][1] - size), rung)
+            for rung, (_, size) in enumerate(rungs)
+            if size < rungs[best][1]
+        ]
+        price, rung = min(options)
+        out.append((price, item.place, item, rung))
+    out.sort(key=lambda one: one[:2])
+    return out
+
+
 def _squeeze(
     view: View, error: float, incrementals: Sequence[Item], fulls: Sequence[Item], optional: Sequence[Item]
 ) -> Tuple[List[Pick], List[GivenUp]]:
     night = view.night
     meter = _Meter(view, error)
-    given: List[GivenUp] = []
     got: Dict[str, Pick] = {}
-    # 1. each unit with a base gets its smallest incremental, most important first
-    small = [item for item in [*incrementals, *fulls, *optional] if item.rungs]
-    small.sort(key=lambda item: (-item.unit.wish.priority, -(night - item.unit.bases[-1].night), item.place))
-    lack: List[Item] = []
-    for item in small:
-        level, size = min(item.rungs, key=lambda rung: (rung[1], -rung[0]))
-        pick = Pick(item, level, size)
-        if meter.swap(Pick(item, -1, 0.0), pick, soft=False):
-            got[item.id] = pick
-        else:
-            got[item.id] = Pick(item, -1, 0.0)
-            lack.append(item)
-    # 2. what is due
-    for item in sorted(fulls, key=lambda item: risk(item, night)):
-        nothing = got.get(item.id, Pick(item, -1, 0.0))
-        full = Pick(item, 0, item.size)
-        if meter.swap(nothing, full, soft=False):
-            got[item.id] = full
-            continue
-        what = "first" if item.first else "full"
-        given.append(GivenUp(item.id, what, _why(view, meter, item), night + 1))
-        got.setdefault(item.id, nothing)
-    # 3. the levels that are best in the long run, those that save most first
-    for item in sorted(incrementals, key=lambda item: (-item.unit.wish.priority, item.place)):
-        level, size = item.rungs[item.rung]
-        now = got[item.id]
-        if now.level in (-1, level):
-            continue
-        if meter.swap(now, Pick(item, level, size), soft=True):
-            got[item.id] = Pick(item, level, size)
-        else:
-            why = f"level {level} would take more of tonight's {meter.short()} than its limit leaves"
-            given.append(GivenUp(item.id, "level", why))
-    # 4. what may wait
-    for item in optional:
-        full, now = Pick(item, 0, item.size), got.get(item.id, Pick(item, -1, 0.0))
-        if meter.swap(now, full, soft=True):
-            got[item.id] = full
-        elif item.first:
-            given.append(GivenUp(item.id, "first", _why(view, meter, item), night + 1))
-    for item in lack:
-        if got[item.id].level < 0:
-            given.append(GivenUp(item.id, "incremental", _why(view, meter, item), night + 1))
     order = [*incrementals, *fulls, *optional]
-    picks = [got[item.id] for item in order if item.id in got and got[item.id].level >= 0]
+    urgent = sorted(fulls, key=lambda item: risk(item, night))
+
+    def nothing(item: Item) -> Pick:
+        return Pick(item, -1, 0.0)
+
+    def small(item: Item) -> Pick:
+        return Pick(item, *item.rungs[item.rung]) if item.rungs else nothing(item)
+
+    def put(pick: Pick) -> None:
+        meter.add(got.get(pick.item.id, nothing(pick.item)), -1)
+        meter.add(pick)
+        got[pick.item.id] = pick
+
+    # 1. what may wait waits
+    for item in order:
+        put(small(item))
+    for item in urgent:
+        put(Pick(item, 0, item.size))
+    # 2. levels get deeper, where the coming nights pay least for it
+    better: List[Pick] = []
+    for _, _, item, rung in deeper(incrementals):
+        if meter.holds(soft=True):
+            break
+        better.append(got[item.id])
+        put(Pick(item, *item.rungs[rung]))
+    # 3. what is due waits, the least important first
+    for item in reversed(urgent):
+        if meter.holds(soft=False):
+            break
+        put(small(item))
+    # 4. incrementals are dropped, the least important first
+    for item in sorted(order, key=lambda item: (item.unit.wish.priority, -_age(item, night), -item.place)):
+        if meter.holds(soft=False):
+            break
+        if item.rungs:
+            put(Pick(item, *min(item.rungs, key=lambda rung: (rung[1], -rung[0]))))
+        if not meter.holds(soft=False):
+            put(nothing(item))
+    # 5. what fits after all, most important first
+    dropped = [item for item in order if got[item.id].level < 0 and item.rungs]
+    for item in sorted(dropped, key=lambda item: (-item.unit.wish.priority, _age(item, night), item.place)):
+        meter.swap(got, min((Pick(item, *rung) for rung in item.rungs), key=lambda pick: pick.size), soft=False)
+    for item in urgent:
+        if got[item.id].level:
+            meter.swap(got, Pick(item, 0, item.size), soft=False)
+    for pick in reversed(better):
+        if got[pick.item.id].level > pick.level:
+            meter.swap(got, pick, soft=True)
+    for item in optional:
+        meter.swap(got, Pick(item, 0, item.size), soft=True)
+    picks = [got[item.id] for item in order if got[item.id].level >= 0]
     picks.sort(key=lambda pick: pick.level == 0)
-    return picks, given
+    return picks, _given(view, meter, incrementals, urgent, optional, got)
+
+
+def _age(item: Item, night: int) -> int:
+    """Nights since anything of it was dumped."""
+    return -max((base.night for base in item.unit.bases), default=item.unit.since - 1) + night
+
+
+def _given(
+    view: View,
+    meter: _Meter,
+    incrementals: Sequence[Item],
+    fulls: Sequence[Item],
+    optional: Sequence[Item],
+    got: Dict[str, Pick],
+) -> List[GivenUp]:
+    night, out = view.night, []
+    for item in fulls:
+        if got[item.id].level:
+            what = "first" if item.unit.last_full is None else "full"
+            out.append(GivenUp(item.id, what, _why(view, meter, item), night + 1))
+    for item in incrementals:
+        best = item.rungs[item.rung][0]
+        if 0 < best != got[item.id].level > 0:
+            why = f"level {best} would take more of tonight's {meter.short()} than its limit leaves"
+            out.append(GivenUp(item.id, "level", why))
+    for item in optional:
+        if item.first and got[item.id].level:
+            out.append(GivenUp(item.id, "first", _why(view, meter, item), night + 1))
+    for item in [*incrementals, *fulls, *optional]:
+        if item.rungs and got[item.id].level < 0:
+            out.append(GivenUp(item.id, "incremental", _why(view, meter, item), night + 1))
+    return out
 
 
 def _why(view: View, meter: _Meter, item: Item) -> str:

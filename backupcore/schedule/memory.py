@@ -141,7 +141,7 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
         if result is not None:
             estimate = unit.full if result.level == 0 else unit.levels.get(result.level)
             if estimate and result.bytes > 0 and estimate > 0:
-                off.append(min(4.0, (result.bytes / estimate - 1) ** 2) * (1 if result.level == 0 else 0.5))
+                off.append(min(2.0, abs(result.bytes / estimate - 1)) ** 2 * (1 if result.level == 0 else 0.5))
             if result.level == 0:
                 trace = trace._replace(
                     full=float(result.bytes), doubt=0.0, missed=None, back=None, why="", planned=planned.get(unit.id)

@@ -29,6 +29,9 @@ from backupcore.schedule.observe import FIRST_NIGHTS, observe
 from backupcore.schedule.records import BYTES, Choice, GivenUp, Outlook, Plan, View
 
 FEWEST, MOST = 7, 60  # nights that are looked ahead
+PRICE = 0.3  # bytes of later nights that one byte less on a night that stands out may cost
+BIG = 0.3  # of what is free tonight: a flaky client's full above it is made
+SELDOM = 0.55  # a client here less often: two nights before it is due, else one
 
 
 def plan(view: View, memory: Memory) -> Plan:
@@ -43,14 +46,17 @@ def plan(view: View, memory: Memory) -> Plan:
     _first_window(placed, view, sum(fixed) / nights)
     horizon = Horizon(view, seen, placed, fixed, nights)
     _ease_broken(horizon, placed, view)
+    _hurry(horizon, placed, view)
     _place(horizon, placed, view)
     horizon.aim()
     horizon.give_back()
     horizon.repair()
+    _calm(horizon, placed, view)
     must, optional, why = tonight.fulls(horizon, placed, view)
     must += [item for item in settled if item.here and _settled_full(item)]
     chosen = {item.id for item in [*must, *optional]}
     incrementals = [item for item in [*placed, *settled] if item.here and item.rungs and item.id not in chosen]
+    _level_off(horizon, incrementals, must, optional)
     picks, given = limits.fit(view, seen.error, incrementals, must, optional)
     return _answer(view, horizon, items, picks, given, why)
 
@@ -93,7 +99,10 @@ def _tonights_rungs(items: Sequence[Item], view: View) -> None:
         elif not item.first and not item.waits and item.deadline > night and planned is None:
             item.kept = item.deadline - night
         if len(item.rungs) > 1:
-            item.rung = rung_for(item, item.kept if item.kept else max(1, item.due - night))
+            full_in = item.kept or max(1, item.deadline - night)
+            if item.waits and view.limits:
+                full_in = item.unit.wish.cycle  # nobody knows when there will be room for it
+            item.rung = rung_for(item, full_in)
         if item.first:
             item.net = item.size
         elif item.here and item.rungs:
@@ -129,6 +138,61 @@ def _ease_broken(horizon: Horizon, items: Sequence[Item], view: View) -> None:
         if place and taken > share:
             item.deadline = view.night + min(FIRST_NIGHTS - 1, int(taken / share))
             item.first = True
+
+
+def _hurry(horizon: Horizon, items: Sequence[Item], view: View) -> None:
+    """Large late fulls of flaky clients are made on the first night they can be, where tonight has room for them.
+
+    Such a one that comes back on the last night of its grace, or meets another, is what makes a night stand out.
+    """
+    night = view.night
+    must = [item for item in items if item.tonight and item.deadline <= night]
+    room = sum(item.size / item.unit.wish.cycle for item in items) + sum(horizon.base) / horizon.nights
+    room -= horizon.base[0] + sum(item.net for item in must)
+    large = [
+        item
+        for item in items
+        if item.tonight and not item.steady and not item.first and item.net > horizon.risky and item.deadline > night
+    ]
+    large = [item for item in large if item.waits or (item.net > BIG * room and item.deadline <= night + _early(item))]
+    large.sort(key=lambda item: (not item.waits, -item.net, item.place))
+    for item in large:
+        if item.net <= room:
+            room -= item.net
+            item.before, item.kept, item.pinned = item.kept, 0, True
+
+
+def _level_off(horizon: Horizon, incrementals: Sequence[Item], must: Sequence[Item], optional: Sequence[Item]) -> None:
+    """Where tonight stands out, incrementals get deeper as far as the coming nights pay little for it."""
+    over = sum(item.rungs[item.rung][1] for item in incrementals) + sum(item.size for item in [*must, *optional])
+    over -= horizon.level
+    if over <= 0:
+        return
+    for price, _, item, rung in limits.deeper([item for item in incrementals if item.kind == "placed"]):
+        if price > PRICE or over <= 0:
+            break
+        over -= item.rungs[item.rung][1] - item.rungs[rung][1]
+        item.rung = rung
+
+
+def _early(item: Item) -> int:
+    return 2 if item.presence.share() < SELDOM else 1
+
+
+def _calm(horizon: Horizon, items: Sequence[Item], view: View) -> None:
+    """What hurried goes back where the rest of tonight does not give way."""
+    pinned = sorted((item for item in items if item.pinned), key=lambda item: (item.waits, item.net, item.place))
+    changed = False
+    for item in pinned:
+        if horizon.load[0] <= horizon.tops[0]:
+            break
+        item.pinned = False
+        last = min(horizon.nights - 1, item.deadline - view.night)
+        if last > 0:
+            horizon.move(item, item.before if item.before and item.before <= last else last)
+            changed = True
+    if changed:
+        horizon.repair()
 
 
 def _place(horizon: Horizon, items: Sequence[Item], view: View) -> None:

@@ -44,7 +44,7 @@ class Tracked:
 def cap(view: View, night: int, name: str) -> float:
     """What a night may take of a resource."""
     limit = view.coming.get(night, {}).get(name)
-    limit = limit or view.limits.get(name)
+    limit = limit if limit is not None else view.limits.get(name)
     return float("inf") if limit is None else limit.amount
 
 

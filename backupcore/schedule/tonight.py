@@ -22,6 +22,7 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
     night, aim = view.night, horizon.level
     planned = [item for _, _, item in horizon.at[0] if item.tonight]
     must = [item for item in items if item.tonight and item.deadline <= night]
+    pinned = [item for item in planned if item.pinned]
     must.sort(key=lambda item: limits.risk(item, night))
     now = horizon.base[0] + sum(item.net for item in must)
     take: List[Item] = []
@@ -33,7 +34,9 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
         why[item.id] = reason
         now += item.net
 
-    may = [item for item in planned if item.deadline > night]
+    for item in pinned:
+        add(item, "flaky")
+    may = [item for item in planned if item.deadline > night and not item.pinned]
     may.sort(key=lambda item: (item.deadline - night > 1, -item.net, item.place))
     edge = max(horizon.tops[0], horizon.load[0]) * (1 + 1e-6)
     for item in may:
