@@ -55,7 +55,8 @@ class Timing:
     cycle: nights from one full to the next at most. grace: nights a full may be late once its client is back.
     priority: 0 low, 1 normal, 2 high, or any other. strategy: standard, full, incremental or skip. days: weekdays, 0 is
     Monday. earliest: minutes after midnight. max_chain: dumps a restore may need (None: any number). full,
-    incremental: a schedule of its own, as written.
+    incremental: a schedule of its own, as written. split: auto, never, or not said: whether a big tree is cut into
+    segments.
     """
 
     cycle: int = 7
@@ -67,6 +68,7 @@ class Timing:
     max_chain: Optional[int] = None
     full: Optional[str] = None
     incremental: Optional[str] = None
+    split: str = ""
 
     @property
     def own(self) -> bool:

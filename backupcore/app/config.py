@@ -149,6 +149,7 @@ class _Builder:
             grace=pick("grace", self.root.cycle.grace),
             priority=pick("priority", 1),
             strategy=pick("strategy", "standard"),
+            split=pick("split", ""),
             days=pick("days", nights.ALL),
             earliest=pick("earliest", None),
             max_chain=pick("max_chain", None if cycle <= 7 else 4),

@@ -200,7 +200,7 @@ class Engine:
         connections that were begun already. due: only what schedules of their own ask for now.
         """
         from ..dump import driver, runlock, sweep, warm
-        from . import listing, plan_kept, plan_told
+        from . import cutting, listing, plan_kept, plan_told
 
         everything = sources is None and not due
         chosen = self.select() if sources is None else sources
@@ -225,6 +225,7 @@ class Engine:
                 )
                 unkept = _keep(plan_kept.end, self.settings, self.catalog, tonight, results) or unkept
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
+                parted = cutting.after(self, results)
                 found, strange = self._sample(progress) if everything and copies else ([], [])
                 undone = self._drill(run.begun_ns) if everything and copies else []
                 summary = {"plan": plan_told.summary(tonight, plan_kept.done(self.catalog, results))}
@@ -243,7 +244,7 @@ class Engine:
                     self.catalog.end_run(run.id, "FAIL", {"headline": stopped, "stopped": True})
             report = replace(report, run=self.catalog.run(run.id))
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
-        notes += [f"{path}: what a killed run left was removed" for path in swept.removed]
+        notes += [f"{path}: what a killed run left was removed" for path in swept.removed] + parted
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
         warnings += [*strange, *unkept]
         # nobody wants a mail an hour of what went well

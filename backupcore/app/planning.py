@@ -40,6 +40,7 @@ class One:
     stand: Stand
     habits: Habits
     share: Any = None  # dump.cut.Share of a segment
+    leaving: bool = False  # it goes on only until the segments that follow it have their fulls
 
     @property
     def key(self) -> Tuple[str, str]:
@@ -94,6 +95,7 @@ class Planner:
         self._nights: Dict[str, int] = {}
         self._again: Set[str] = set()
         self._cut_sources = (settings.state / "segments").is_dir()
+        self._parted: Set[Tuple[str, ...]] = set()  # segments that have dumps
 
     def night_of(self, dump: Past) -> int:
         """The night a dump belongs to: the one in which its run began, also when it took until noon."""
@@ -175,26 +177,35 @@ class Planner:
         longest = max((source.timing.cycle for source in everyone), default=0)
         since = self.now_ns - max(LEAST_PAST, (estimates.FULLS + 1) * longest) * nights.DAY_NS
         past = history.gather(self.settings, self.catalog, keys, since) if everyone else {}
+        self._parted = {key for key in past if len(key) > 2}
         found = {}
         for source in everyone:
-            for share in self._shares(source):
-                segment = share.name if share else ""
+            for segment, share, leaving in self._shares(source, past):
                 key = (source.client, source.name, segment) if segment else (source.client, source.name)
                 of_one = tuple(past.get(key, ()))
                 stand = bases.stand(of_one, self.night_of, self.night)
                 shown = [self._dumped(dump) for dump in of_one[-estimates.FULLS * 8 :]]
                 unit = unit_id(*key)
-                found[unit] = One(unit, source, segment, of_one, stand, estimates.learn(shown), share)
+                found[unit] = One(unit, source, segment, of_one, stand, estimates.learn(shown), share, leaving)
         return found
 
-    def _shares(self, source: Source) -> Sequence[Any]:
-        """The segments that a source is cut into, dump.cut.Share; (None,) of a whole one."""
-        if not self._cut_sources:
-            return (None,)
+    def _shares(self, source: Source, past: Mapping[Tuple[str, ...], Sequence[Past]]) -> List[Tuple[str, Any, bool]]:
+        """The segments that a source is cut into, (name, dump.cut.Share, whether it is leaving); ("", None) for what
+        is dumped whole: sources that are not cut, and those of which a segment still waits for its first full."""
+        key, whole = (source.client, source.name), [("", None, False)]
+        if source.timing.split == "never" or not (self._cut_sources or any(known[:2] == key for known in self._parted)):
+            return whole
         from ..dump import cut
 
-        found = cut.read(self.settings, source.client, source.name)
-        return found.shares if found is not None else (None,)
+        found = cut.current(self.settings, self.catalog, *key)
+        if found is None:
+            return whole
+        units = [(one.name, one, False) for one in found.shares]
+        fulls = {known for known, dumps in past.items() if any(dump.level == 0 for dump in dumps)}
+        if all((*key, one.name) in fulls for one in found.shares):
+            return units
+        leaving = [(name, found.share(name), True) for name in found.before if ((*key, name) if name else key) in fulls]
+        return [one for one in leaving if not one[0] or one[1] is not None] + units
 
     def _dumped(self, dump: Past) -> Dumped:
         night = min(self.night_of(dump), self.night)
@@ -205,6 +216,12 @@ class Planner:
         timing = one.source.timing
         now: Optional[int] = level if level is not None else forced.get(one.key)
         own_fulls: Tuple[int, ...] = ()
+        if one.leaving:
+            now = None if now == 0 else now  # a full is the segments' affair
+            return Wish(
+                cycle=timing.cycle, grace=timing.grace, priority=timing.priority, strategy="incremental",
+                max_level=DEEPEST, max_chain=timing.max_chain, days=frozenset(timing.days), forced=now,
+            )  # fmt: skip
         if timing.own:
             own = nights.parse_own(timing.full, timing.incremental)
             own_fulls = own.fulls(self.night, timing.cycle + 1)
@@ -357,6 +374,8 @@ class Planner:
         forced: Mapping[Tuple[str, str], int],
     ) -> Planned:  # fmt: skip
         by_hand = asked if asked is not None else forced.get(one.key)
+        if one.leaving and by_hand == 0:
+            by_hand = None
         base: Optional[str] = None
         if by_hand is not None:
             level, base, reason = bases.choose(one.past, by_hand)

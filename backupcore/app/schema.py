@@ -164,6 +164,7 @@ class Timing(BaseModel):
     earliest: Annotated[Optional[int], BeforeValidator(_time_of_day)] = None
     max_chain: Annotated[Optional[int], Field(ge=1, le=100)] = None
     schedule: Optional[Schedule] = None
+    split: Optional[Literal["auto", "never"]] = None
 
 
 def _soft(value: Any) -> Tuple[Any, bool]:

@@ -45,15 +45,20 @@ class Share:
 
 @dataclass(frozen=True)
 class Cut:
-    """The segments of a source, the last one last. night: when it was made. wanted: bytes of a segment it was for."""
+    """The segments of a source, the last one last. night: when it was made. wanted: bytes of a segment it was for.
+
+    before: the units ("" is the whole source) that go on until each segment has a full.
+    """
 
     shares: Tuple[Share, ...]
     night: int = 0
     wanted: float = 0.0
+    before: Tuple[str, ...] = ("",)
+    leaving: Tuple[Share, ...] = ()
 
     def share(self, name: str) -> Optional[Share]:
         """The segment of that name."""
-        return next((one for one in self.shares if one.name == name), None)
+        return next((one for one in (*self.shares, *self.leaving) if one.name == name), None)
 
     @property
     def names(self) -> Tuple[str, ...]:
@@ -85,7 +90,13 @@ def keep(settings: Settings, client: str, source: str, cut: Cut) -> None:
         {"name": one.name, "folders": [os.fsdecode(path) for path in one.folders], "size": one.size}
         for one in cut.shares
     ]
-    value = {"schema": SCHEMA, "night": cut.night, "wanted": cut.wanted, "segments": shares}
+    value = {"schema": SCHEMA, "night": cut.night, "wanted": cut.wanted, "before": list(cut.before), "segments": shares}
+    if cut.before != ("",):  # their folders are needed as long as they go on
+        known = read(settings, client, source)
+        old = [] if known is None else [one for one in (*known.shares, *known.leaving) if one.name in cut.before]
+        value["leaving"] = [
+            {"name": one.name, "folders": [os.fsdecode(path) for path in one.folders], "size": one.size} for one in old
+        ]
     files.replace(path, json.dumps(value, indent=1).encode("ascii"))
 
 
@@ -98,9 +109,26 @@ def read(settings: Settings, client: str, source: str) -> Optional[Cut]:
         if len(data) > LIMIT or value["schema"] != SCHEMA:
             return None
         shares = tuple(_share(one["name"], one["folders"], one["size"]) for one in value["segments"])
-        return _checked(Cut(shares, int(value["night"]), float(value["wanted"])))
+        before = tuple(str(name) for name in value["before"])
+        leaving = tuple(_share(one["name"], one["folders"], one["size"]) for one in value.get("leaving", ()))
+        return _checked(Cut(shares, int(value["night"]), float(value["wanted"]), before, leaving))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def current(settings: Settings, catalog: Any, client: str, source: str) -> Optional[Cut]:
+    """The cut by which a source is dumped: the one that is kept; when that was lost, the one that its dumps tell, kept
+    again. None when it is dumped whole."""
+    found = read(settings, client, source)
+    if found is not None:
+        return found
+    found = of_dumps(catalog.dumps(client, source))
+    if found is not None:
+        try:
+            keep(settings, client, source, found)
+        except OSError:
+            return None  # nothing could be dumped by it: the whole source is, until there is room
+    return found
 
 
 def of_dumps(rows: Iterable[DumpRow]) -> Optional[Cut]:

@@ -22,7 +22,7 @@ from ansible.errors import AnsibleFilterError
 SECRET = ("access_key", "secret_key", "session_token")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # options of a source that only the server reads; the rest is the agent's
-TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule")
+TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split")
 OF_SERVER = ("policy", *TIMING)
 TREE = {
     "include": [],

@@ -12,14 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_lab import Server
 from dump_lab import Lab, Sshd, forced
 
 from backupcore import clock
+from backupcore.catalog.store import Catalog
 from backupcore.dump import cut, driver, history, runlock, transport
 from backupcore.restore import deliver, request
 from backupcore.restore.images import Images
 from backupcore.restore.report import Options
-from backupcore.schedule import bases
+from backupcore.schedule import bases, segments
 from backupcore.schedule.segments import REST, Segment
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
@@ -154,3 +156,82 @@ def test_every_moment_of_a_source_in_segments_comes_back_as_one(world):
     world.same_at_each_moment()
     hand = world.by_hand(world.lab.base / "hand")
     assert not judge.differences(world.moments[-1][1], judge.snapshot(hand))
+
+
+@pytest.fixture
+def server(tmp_path):
+    base = tmp_path / "server"
+    base.mkdir()
+    made = Server(base)
+    made.write(planning={"estimate": "history"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """A clock that can be moved from night to night; trees above 3 MB are large."""
+    shift = [0]
+    real = time.time_ns
+    monkeypatch.setattr(clock, "now_ns", lambda: real() + shift[0])
+    monkeypatch.setattr(segments, "WHOLE_LEAST", 3_000_000)
+
+    def move(hours):
+        shift[0] += int(hours * 3600 * clock.NS)
+
+    move((21 - time.localtime().tm_hour) % 24)
+    return move
+
+
+def big(path, names=("a", "b", "c"), size=1_300_000):
+    for name in names:
+        (path / name / "d0").mkdir(parents=True)
+        for number in range(4):
+            (path / name / f"file{number}").write_bytes(os.urandom(size // 4))
+    (path / "small").mkdir()
+    (path / "small/file").write_text("small")
+    time.sleep(2.2)
+    return path
+
+
+def units(server):
+    """The segments (whole for "") of each source -> levels, oldest first, by the catalog."""
+    found = {}
+    with Catalog(server.base / "state" / "catalog.sqlite") as catalog:
+        for row in catalog.dumps("web1", "data"):
+            found.setdefault(row.segment or "whole", []).append(row.level)
+    return found
+
+
+def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their_own(server, tmp_path, moved):
+    tree = big(tmp_path / "tree")
+    server.write(cycle={"days": 4})
+    server.client("web1", {"data": tree}, address="127.9.0.1")
+    told = server.json("run")
+    assert units(server) == {"whole": [0]}
+    assert "it is cut into 4 segments" in " ".join(told["notes"])
+    loads = []
+    for night in range(10):
+        moved(24)
+        (tree / "a/d0" / f"new{night}").write_bytes(os.urandom(1000))
+        (tree / f"folder{night}").mkdir()
+        (tree / f"folder{night}/file").write_text(str(night))
+        if night == 6:
+            (tree / "b/file1").rename(tree / "c/moved")
+            os.link(tree / "c/file2", tree / "a/d0/name")
+        time.sleep(2.2)
+        plan = server.json("plan")
+        assert plan["night"]
+        answer = server.json("run")
+        assert answer["headline"].startswith("OK"), answer
+        loads.append(answer["bytes"])
+        out = tmp_path / f"out{night}"
+        server.stowage("restore", "web1", "data", "--to", out)
+        assert not judge.differences(judge.snapshot(tree), judge.snapshot(out / str(tree)[1:])), night
+        shutil.rmtree(out)
+    found = units(server)
+    whole = found.pop("whole")
+    assert whole[0] == 0 and 0 not in whole[1:] and len(whole) < 8  # it ended when all segments had a full
+    assert len(found) == 4 and all(levels[0] == 0 for levels in found.values())
+    assert max(loads[5:]) < 3_500_000, loads  # a full of all of it would be 4 MB
+    assert server.stowage("report")[0].startswith("OK")
