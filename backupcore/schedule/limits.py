@@ -57,13 +57,15 @@ class _Meter:
         if BYTES in self.limits:
             self.limits[_BELIEVED] = self.limits[BYTES]
         self.used: Dict[str, float] = dict.fromkeys(self.limits, 0.0)
-        self.squares: Dict[str, float] = dict.fromkeys(self.limits, 0.0)
+        self.squares = 0.0  # variance of what is believed of bytes
 
     def amounts(self, pick: Pick) -> List[Tuple[str, float]]:
         if pick.level < 0:
             return []
         item, full = pick.item, pick.level == 0
         raw = item.unit.full if full and item.unit.full is not None else pick.size
+        if item.trace.doubt < self.error / 2:
+            raw = pick.size  # real dumps told more than tonight's estimate does
         out = []
         for name in self.limits:
             if name == BYTES:
@@ -79,13 +81,15 @@ class _Meter:
     def add(self, pick: Pick, sign: int = 1) -> None:
         for name, amount in self.amounts(pick):
             self.used[name] += sign * amount
-            self.squares[name] += sign * amount * amount
+            if self.error and name == _BELIEVED:
+                doubt = min(self.error, pick.item.trace.doubt) if pick.level == 0 else self.error
+                self.squares += sign * doubt * amount * amount
 
     def holds(self, soft: bool) -> bool:
         """Whether all limits hold; without soft: the hard ones."""
+        spare = _HEADROOM * math.sqrt(max(0.0, self.squares)) if self.error else 0.0
         return all(
-            self.used[name] + (_HEADROOM * math.sqrt(max(0.0, self.error * self.squares[name])) if self.error else 0.0)
-            <= limit.amount * (1 + 1e-12)
+            self.used[name] + (spare if name == _BELIEVED else 0.0) <= limit.amount * (1 + 1e-12)
             for name, limit in self.limits.items()
             if soft or limit.hard
         )

@@ -156,7 +156,8 @@ def test_a_hard_limit_is_never_exceeded(view, memory):
             told = _estimate(unit, choice.level)
             expected += (choice.bytes if told is None else told) * share
         assert said <= limit.amount * (1 + 1e-9) + 1e-3
-        assert expected <= limit.amount * (1 + 1e-9) + 1e-3
+        if memory.error == 0:  # else real dumps may have told more than tonight's estimate
+            assert expected <= limit.amount * (1 + 1e-9) + 1e-3
 
 
 @settings(max_examples=400, deadline=None)
