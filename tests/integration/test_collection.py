@@ -152,7 +152,7 @@ def test_a_registration_that_the_engine_refuses_is_taken_back_and_named(lab):
 def test_run_in_check_mode_is_the_plan(lab):
     played = lab.play("run", "--check")
     assert played.status == 0, played.text
-    assert f"{CLIENT} etc 0 the first dump" in played.text
+    assert f"{CLIENT} etc 0 the first full" in played.text
     assert lab.stowage(SERVER, "list", "dumps")["dumps"] == []
 
 
