@@ -99,7 +99,7 @@ def _tonights_rungs(items: Sequence[Item], view: View) -> None:
         elif not item.first and not item.waits and item.deadline > night and planned is None:
             item.kept = item.deadline - night
         if len(item.rungs) > 1:
-            full_in = item.kept or max(1, item.deadline - night)
+            full_in = item.kept or max(1, item.due - night)
             if item.waits and view.limits:
                 full_in = item.unit.wish.cycle  # nobody knows when there will be room for it
             item.rung = rung_for(item, full_in)
