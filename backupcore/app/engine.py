@@ -246,7 +246,7 @@ class Engine:
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
         notes += [f"{path}: what a killed run left was removed" for path in swept.removed] + parted
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
-        warnings += [*strange, *unkept]
+        warnings += [*strange, *unkept, *([tonight.fault] if tonight.fault else [])]
         # nobody wants a mail an hour of what went well
         warnings += self._tell(report) if everything or due and report.status == "FAIL" else []
         warnings += listing.refresh_search(self)
@@ -385,6 +385,8 @@ def _keep(step: Callable[..., Any], *args: Any) -> List[str]:
         step(*args)
     except OSError as error:
         return [f"what makes nights even could not be kept: {error.filename or ''} {error.strerror}"]
+    except StowageError as error:
+        return [f"what makes nights even could not be kept: {error.message}"]
     return []
 
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Sequence
 
 from ..errors import ClientUnreachable
 from ..schedule import estimates
-from ..schedule.memory import remember
+from ..schedule.memory import Memory, remember
 from ..schedule.records import Done, Unit
 from ..settings import Settings
 from . import plan_state
@@ -77,7 +77,10 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     # what a run by name was not asked for is neither made nor missed
     choices = tuple(one for one in tonight.plan.choices if tonight.everything or one.unit in asked)
     view, plan = replace(tonight.view, units=tuple(units)), replace(tonight.plan, choices=choices)
-    memory = remember(tonight.kept.memory, view, plan, results_of)
+    try:
+        memory = remember(tonight.kept.memory, view, plan, results_of)
+    except Exception:  # as in plan_plain: a fault here makes nights uneven, no more
+        memory = Memory()
     kept = plan_state.read(settings.state)  # with the run that begin() noted
     away |= {name for name in kept.away if name not in there and name in settings.clients}
     since = {unit.id: unit.since for unit in units}

@@ -19,7 +19,7 @@ from ..schedule.estimates import Dumped, Expected, Habits
 from ..schedule.planner import plan as make_plan
 from ..schedule.records import BYTES, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
 from ..settings import Settings, Source
-from . import plan_ask, plan_state
+from . import plan_ask, plan_plain, plan_state
 from .plan_state import Kept, unit_id
 
 DEEPEST = 9
@@ -77,6 +77,7 @@ class Tonight:
     at_once: int = 4
     choices: Mapping[str, Choice] = field(default_factory=dict)
     between: float = 0.0
+    fault: str = ""  # of the planner itself
 
     @cached_property
     def units(self) -> Dict[str, Unit]:
@@ -137,11 +138,11 @@ class Planner:
         left = self._left(ones, limits)
         coming = {self.night: left} if left != limits else {}
         view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units))
-        made = make_plan(view, self.kept.memory)
+        made, fault = plan_plain.plan(make_plan, view, self.kept.memory)
         tonight = Tonight(
             self.now_ns, not named, view, made, ones, expected, (), self.kept, notes,
             frozenset(key for key in forced if key in wanted),
-            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between,
+            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between, fault,
         )  # fmt: skip
         return replace(tonight, planned=tuple(self._planned(tonight, wanted, named, level, forced)))
 

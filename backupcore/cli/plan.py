@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     else:
         lines += _tables(tonight, data, plan_told)
     lines += [f"WARN {note}" for note in data["estimates"]["notes"]]
+    lines += [f"WARN {text.escape(tonight.fault)}"] if tonight.fault else []
     return _output.Answer(data=data, lines=lines, next=["stowage run"] if tonight.ones else ["stowage check"])
 
 

@@ -43,13 +43,15 @@ def test_its_server_is_configured_by_what_it_says(inventory, tmp_path):
     given = variables("backup1.acme.lan")
     defaults = yaml.safe_load((ROOT / "roles/backup_server/defaults/main.yml").read_text())
     settings = {**defaults, **{key: value for key, value in given.items() if key in defaults}}
-    names = ("holding", "targets", "policies", "mail", "mail_options", "cycle_days", "dumps_at_once", "copies_at_once")
+    names = ("holding", "targets", "policies", "mail", "mail_options", "cycle_days", "dumps_at_once", "copies_at_once",
+             "first_nights", "limits", "planning")  # fmt: skip
     made = {name: settings[f"backup_server_{name}"] for name in (*names, "state_folder")}
     file = tmp_path / "stowage.yml"
     made.update(credentials_folder=str(tmp_path), more=settings["backup_server_config"])
     file.write_text(json.dumps(filters.server_config(made)))  # what is JSON is YAML
     read = config.load(file, drivers.load()).settings
     assert (read.holding[0].use, read.policies["dumps"].compress) == (500 * 1024**3, "none")
+    assert read.planning.limits["seconds"].amount == 4 * 8 * 3600
     assert set(read.targets) == {"cloud"} and settings["backup_server_start"] == "21:30"
 
 

@@ -599,3 +599,41 @@ def test_segments_are_planned_one_by_one(world):
     assert {expected.how for expected in tonight.expected.values()} == {"walk"}  # what the cut was made by
     assert len(plan_told.as_dict(tonight, {})["sources"]) == 3
     assert all(plan_told.why(tonight, unit) for unit in tonight.ones)
+
+
+def test_a_fault_of_the_planner_costs_no_night(world, monkeypatch):
+    from backupcore.app import planning
+    from backupcore.schedule import planner
+    from backupcore.schedule.memory import Memory
+
+    for number in range(3):
+        world.source(f"c{number}", "home", cycle=3)
+    world.source("c0", "never", strategy="skip")
+    world.source("c0", "fulls", strategy="full")
+    world.source("c0", "own", full="sun 20:00")
+    made = [world.night()]
+
+    def forgetful(view, memory):
+        if memory != Memory():
+            raise ZeroDivisionError("no night")
+        return planner.plan(view, memory)
+
+    monkeypatch.setattr(planning, "make_plan", forgetful)
+    assert set(world.next().night()) == {"c0:home", "c1:home", "c2:home", "c0:fulls"}
+    assert "without what it remembered" in world.tonight.fault and "ZeroDivisionError" in world.tonight.fault
+
+    def broken(_view, _memory):
+        raise KeyError("c0:home")
+
+    monkeypatch.setattr(planning, "make_plan", broken)
+    monkeypatch.setattr(plan_kept, "remember", broken)
+    for _night in range(8):
+        made.append(world.next().night())
+        assert set(made[-1]) >= {"c0:home", "c1:home", "c2:home", "c0:fulls"} and "c0:never" not in made[-1]
+        assert made[-1]["c0:fulls"] == 0
+    assert "plain rule" in world.tonight.fault
+    for number in range(3):
+        fulls = [nights.night_of(one.begun_ns) for one in world.past[f"c{number}", "home"] if one.level == 0]
+        assert all(later - one <= 3 for one, later in zip(fulls, fulls[1:])) and len(fulls) >= 3
+    assert world.night(["c0:home"], level=0) == {"c0:home": 0}
+    assert plan_told.table_rows(world.tonight) and plan_told.chart(world.plan(), False)
