@@ -160,15 +160,19 @@ class _Builder:
     def _look_at_rpo(self, loc: Loc, source: s.Source) -> None:
         """Warns of a source that is past its rpo by what was asked for."""
         timing, policy = source.timing, source.policy
-        if timing.strategy == "skip" or timing.own or timing.incremental:
+        if timing.strategy == "skip":
             return
-        days = sorted(timing.days)
-        longest = max((later - day - 1) % 7 + 1 for day, later in zip(days, [*days[1:], days[0]]))
-        if longest > 1 and longest * 86400 > policy.rpo:
-            place = nearest(self.places, (*loc, "days"))
+        if timing.own:
+            key, told = "schedule", "its schedule"
+            days = nights.longest_gap(nights.parse_own(timing.full, timing.incremental)) / nights.DAY_NS
+        else:
+            key, told, chosen = "days", f"days: {nights.shown_days(timing.days)}", sorted(timing.days)
+            days = max((later - day - 1) % 7 + 1 for day, later in zip(chosen, [*chosen[1:], chosen[0]]))
+        if days > 1 and days * 86400 > policy.rpo:
+            place = nearest(self.places, (*loc, key))
             self.warnings.append(
-                f"{place}: {_path(loc)}: days: {nights.shown_days(timing.days)} leaves {longest} days without a dump, "
-                f"and the rpo of policy {policy.name} is {duration(policy.rpo)}: it will be past it each week"
+                f"{place}: {_path(loc)}: {told} leaves {days:.3g} days without a dump, "
+                f"and the rpo of policy {policy.name} is {duration(policy.rpo)}: it will be past it each time"
             )
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:

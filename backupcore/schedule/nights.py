@@ -181,6 +181,14 @@ class Own:
         return tuple(sorted({night_of(one, zone) for one in moments}))
 
 
+def longest_gap(own: Own) -> int:
+    """The longest time between two dumps of a schedule, in ns."""
+    begin, end = 1_800_000_000 * NS, 1_800_000_000 * NS + 15 * DAY_NS
+    moments = sorted(one for times in (own.full, own.incremental) if times
+                     for one in times.between(begin, end, timezone.utc))  # fmt: skip
+    return max((later - one for one, later in zip(moments, moments[1:])), default=15 * DAY_NS)
+
+
 def parse_own(full: Optional[str], incremental: Optional[str]) -> Own:
     """A schedule from its two texts. Raises ValueError."""
     return Own(parse_times(incremental) if incremental else None, parse_times(full) if full else None)

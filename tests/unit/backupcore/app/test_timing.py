@@ -140,3 +140,13 @@ def test_days_that_cannot_meet_the_rpo_are_worth_a_warning(read):
     assert "leaves 7 days" in read(one("{path: /etc, days: sun}")).warnings[0]
     assert not read(one("{path: /etc, days: daily}")).warnings
     assert not read(one("{path: /etc, days: sun, strategy: skip}")).warnings
+
+
+@pytest.mark.parametrize("schedule, days", [
+    ("{full: 'sun 20:00'}", "7 days"), ("{full: 'sun 20:00', incremental: 'mon-fri 21:00'}", "1.96 days"),
+    ("{full: 'sun 20:00', incremental: 'mon-sat 21:00'}", None), ("{full: 'sun 20:00', incremental: hourly}", None),
+    ("{incremental: hourly}", None),
+])  # fmt: skip
+def test_a_schedule_that_cannot_meet_the_rpo_is_worth_a_warning(read, schedule, days):
+    warnings = read(one(f"{{path: /etc, schedule: {schedule}}}")).warnings
+    assert [f"leaves {days}" in warning for warning in warnings] == [True] * bool(days)
