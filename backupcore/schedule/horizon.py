@@ -20,6 +20,7 @@ LIKELY = 0.3  # a client less likely there is not counted on
 _SURE = 0.93
 _FEW = 48  # items of a night that are all looked at; of more only those of a fitting size
 _NEAR = 6
+_CHAINED = 40  # items of a night up to which chains of moves are looked for
 _RISKY = 0.12  # of a night's share of all fulls: a full above it counts as surely coming
 _HUGE = 3.0 * _RISKY  # one above that even where its client is hardly likely
 _EARLY = 0.10  # what pulling a full forward costs, of its bytes and the share of a cycle
@@ -195,7 +196,7 @@ class Horizon:
                     worst, k = over, at
             if k < 0:
                 break
-            if not (self._move_one(k) or self._swap_one(k)):
+            if not (self._move_one(k) or self._swap_one(k) or self._chain_one(k)):
                 blocked.add(k)
             self.moves += 1
         for place in range(len(self.others.names)):
@@ -285,6 +286,56 @@ class Horizon:
         self.move(item, j)
         self.move(other, k)
         return True
+
+    def _chain_one(self, k: int) -> bool:
+        """A full leaves for a night that is full itself, and some of that night's leave for where there is room."""
+        load, tops, level = self.load, self.tops, self.level
+        row = self.at[k]
+        over = load[k] - tops[k]
+        if len(row) > _CHAINED or over < 0.03 * level or self.others.names:
+            return False
+        best, found = 0.01 * level, None
+        for net, _, item in row:
+            if net <= 0:
+                continue
+            for j in range(self.nights):
+                if j == k or len(self.at[j]) > _CHAINED or not self._may(item, j):
+                    continue
+                excess = load[j] + net - tops[j]
+                gone = max(0.0, load[j] - tops[j]) + over - max(0.0, over - net)
+                paid = _EARLY * net * max(0, k - j) / item.unit.wish.cycle
+                if gone - paid <= best:
+                    continue
+                room = [tops[i] - load[i] for i in range(self.nights)]
+                room[k] += net
+                away = []
+                for small, _, other in reversed(self.at[j]):
+                    if excess <= 0:
+                        break
+                    if small > excess * 1.5 + 0.01 * level:
+                        continue
+                    fit = [i for i in range(self.nights) if i != j and room[i] >= small and self._may(other, i)]
+                    if fit:
+                        i = max(fit, key=lambda i: (i >= j, -abs(i - j)))
+                        room[i] -= small
+                        excess -= small
+                        paid += _EARLY * small * max(0, j - i) / other.unit.wish.cycle
+                        away.append((other, i))
+                gain = gone - max(0.0, excess) - paid
+                if gain > best:
+                    best, found = gain, (item, j, away)
+        if found is None:
+            return False
+        item, j, away = found
+        for other, i in away:
+            self.move(other, i)
+        self.move(item, j)
+        return True
+
+    def _may(self, item: Item, k: int) -> bool:
+        if item.pinned or k > item.deadline - self.view.night or (k == 0 and not item.tonight):
+            return False
+        return self.there(item, k) >= LIKELY
 
 
 def _fill(volume: float, caps: Sequence[float]) -> float:
