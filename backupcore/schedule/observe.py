@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Dict, Optional, Tuple
 
 from backupcore.schedule.levels import bucket, curve
-from backupcore.schedule.memory import _KEEP, EVEN, Memory, Presence, Trace
+from backupcore.schedule.memory import _KEEP, Memory, Presence, Trace
 from backupcore.schedule.records import Rules, Unit, View
 
 FIRST_NIGHTS = 7  # over how many nights first fulls spread at most, when the administrator says nothing
@@ -163,6 +163,3 @@ def _week(memory: Memory, view: View) -> Tuple[Tuple[float, ...], int]:
     week[view.weekday] = 0.5 * week[view.weekday] + 0.5 * factor
     total = sum(week)
     return tuple(value * 7 / total for value in week), weeks
-
-
-__all__ = ["EVEN", "due_night", "grace", "next_day", "observe"]

@@ -29,7 +29,6 @@ from backupcore.schedule.observe import FIRST_NIGHTS, observe
 from backupcore.schedule.records import BYTES, Choice, GivenUp, Outlook, Plan, View
 
 FEWEST, MOST = 7, 60  # nights that are looked ahead
-PRICE = 0.3  # bytes of later nights that one byte less on a night that stands out may cost
 BIG = 0.3  # of what is free tonight: a flaky client's full above it is made
 SELDOM = 0.55  # a client here less often: two nights before it is due, else one
 
@@ -56,7 +55,6 @@ def plan(view: View, memory: Memory) -> Plan:
     must += [item for item in settled if item.here and _settled_full(item)]
     chosen = {item.id for item in [*must, *optional]}
     incrementals = [item for item in [*placed, *settled] if item.here and item.rungs and item.id not in chosen]
-    _level_off(horizon, incrementals, must, optional)
     picks, given = limits.fit(view, seen.error, incrementals, must, optional)
     return _answer(view, horizon, items, picks, given, why)
 
@@ -162,19 +160,6 @@ def _hurry(horizon: Horizon, items: Sequence[Item], view: View) -> None:
             item.before, item.kept, item.pinned = item.kept, 0, True
 
 
-def _level_off(horizon: Horizon, incrementals: Sequence[Item], must: Sequence[Item], optional: Sequence[Item]) -> None:
-    """Where tonight stands out, incrementals get deeper as far as the coming nights pay little for it."""
-    over = sum(item.rungs[item.rung][1] for item in incrementals) + sum(item.size for item in [*must, *optional])
-    over -= horizon.level
-    if over <= 0:
-        return
-    for price, _, item, rung in limits.deeper([item for item in incrementals if item.kind == "placed"]):
-        if price > PRICE or over <= 0:
-            break
-        over -= item.rungs[item.rung][1] - item.rungs[rung][1]
-        item.rung = rung
-
-
 def _early(item: Item) -> int:
     return 2 if item.presence.share() < SELDOM else 1
 
@@ -267,7 +252,7 @@ def _answer(
     outlook = [Outlook(night, {BYTES: load[0], **used}, tuple(full_tonight))]
     for k in range(1, horizon.nights):
         outlook.append(Outlook(night + k, {BYTES: max(0.0, load[k]), **told[k]}, tuple(one.id for one in at[k])))
-    given = [*given, *_waiting(view, horizon, items, full_tonight, {one.unit for one in given})]
+    given = [*given, *_waiting(view, items, full_tonight, {one.unit for one in given})]
     absent = tuple(unit.id for unit in view.units if not unit.reachable)
     return Plan(night, tuple(choices), tuple(given), absent, tuple(outlook))
 
@@ -301,8 +286,5 @@ def _waiting(view: View, horizon: Horizon, items: Sequence[Item], made: Dict[str
         if late and item.kind == "placed" and item.tonight and item.id not in made and item.id not in named:
             what = "first" if item.unit.last_full is None else "full"
             until = view.night + (item.at or 1)
-            out.append(GivenUp(item.id, what, reasons.waiting(item, horizon), until))
+            out.append(GivenUp(item.id, what, reasons.waiting(item), until))
     return out
-
-
-__all__: Tuple[str, ...] = ("plan",)

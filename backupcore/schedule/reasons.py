@@ -6,8 +6,6 @@ like, days by name. Nothing here decides.
 
 from __future__ import annotations
 
-from typing import List
-
 from backupcore.schedule.horizon import Horizon
 from backupcore.schedule.items import Item
 from backupcore.schedule.records import View
@@ -60,11 +58,11 @@ def of_level(item: Item, level: int, taken: float, best: int, view: View) -> str
     return text
 
 
-def waiting(item: Item, horizon: Horizon) -> str:
+def waiting(item: Item) -> str:
     """Why a first or late full is not tonight."""
     if item.first:
         return "first fulls are spread so that no night stands out"
-    return f"was due on night {item.due}, {_excuse(item)}; tonight is full"
+    return f"was due on night {item.due}, {_excuse(item)}; tonight has no room for it beside what must be"
 
 
 def _excuse(item: Item) -> str:
@@ -92,8 +90,3 @@ def size(count_: float) -> str:
 def count(number: int, what: str) -> str:
     """1 night, 2 nights."""
     return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def limit_words(names: List[str]) -> str:
-    """Names of resources in a sentence."""
-    return ", ".join(names)
