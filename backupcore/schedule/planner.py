@@ -19,7 +19,7 @@ and memory give the same plan. How it goes:
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 from backupcore.schedule import limits, reasons, resources, tonight
 from backupcore.schedule.horizon import Horizon
@@ -278,7 +278,7 @@ def _next_full(item: Item, pick: limits.Pick, night: int) -> Optional[int]:
     return night + item.kept if item.kept else None
 
 
-def _waiting(view: View, horizon: Horizon, items: Sequence[Item], made: Dict[str, Item], named: set) -> List[GivenUp]:
+def _waiting(view: View, items: Sequence[Item], made: Dict[str, Item], named: set) -> List[GivenUp]:
     """First and late fulls that are planned for a later night."""
     out = []
     for item in items:
