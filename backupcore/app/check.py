@@ -156,12 +156,14 @@ def _catalog(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
 
 def _images(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
     """Whether what a restore of each source's newest dump would read is where the catalog says."""
+    from ..catalog import units
     from ..image import layout
 
     for client in clients:
         for source in client.sources:
-            newest = engine.catalog.latest(client.name, source)
-            for one in engine.catalog.chain(newest.id) if newest else ():
+            newest = engine.catalog.newest(client.name, source)
+            needed = [one for name in units.in_force(newest) for one in engine.catalog.chain(newest[name].id)]
+            for one in needed:
                 if one.holding is None or (Path(one.holding) / layout.MANIFEST).is_file():
                     continue
                 told = f"{client.name}:{source}: the image {one.id} is gone from {one.holding}"

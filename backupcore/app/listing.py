@@ -40,7 +40,8 @@ def dumps(
     for one in found[-limit:] if limit else found:
         copies = engine.catalog.copies(dump=one.id)
         records.append({
-            "dump": one.id, "client": one.client, "source": one.source, "path": one.path, "level": one.level,
+            "dump": one.id, "client": one.client, "source": one.source, "segment": one.segment, "path": one.path,
+            "level": one.level,
             "base": one.base, "begun": clock.iso(one.begun_ns), "begun_ns": one.begun_ns, "entries": one.entries,
             "files": one.files, "archive_size": one.archive_size, "stored_size": one.stored_size,
             "codec": one.codec, "holding": one.holding, "damaged": one.damaged, "warnings": one.warnings,
@@ -60,6 +61,7 @@ def copies(
     return [
         {
             "dump": row.dump, "client": by_id[row.dump].client, "source": by_id[row.dump].source,
+            "segment": by_id[row.dump].segment,
             "level": by_id[row.dump].level, "target": row.target, "state": row.state, "bytes": row.bytes,
             "verified": clock.iso(row.verified_ns) if row.verified_ns else None, "error": row.error,
         }

@@ -119,7 +119,7 @@ def _contradictions(engine: Engine, spool: Spool, place: str, wanted: Sequence[M
     newest: Dict[Source, Tuple[int, str]] = {}
     for made in wanted:
         row = engine.catalog.dump(made.dump)
-        source = (made.client, made.source, row.segment if row is not None else "")
+        source = (made.client, made.source, row.segment if row is not None else made.segment)
         newest[source] = max(newest.get(source, (0, "")), (made.counter, made.dump))
     behind = judge.contradictions(spool, place, newest, by)
     found = []

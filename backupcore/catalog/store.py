@@ -392,6 +392,16 @@ class Catalog:
         """One dump by its name, None when unknown."""
         return self._one(DumpRow, sa.select(dumps).where(dumps.c.id == dump))
 
+    def newest(self, client: str, source: str) -> Dict[str, DumpRow]:
+        """segment -> its dump with the highest counter; "" is the whole source."""
+        where = (dumps.c.client == client, dumps.c.source == source)
+        last = sa.select(dumps.c.segment, sa.func.max(dumps.c.counter).label("last")).where(*where)
+        last = last.group_by(dumps.c.segment).subquery()
+        query = sa.select(dumps).where(*where).join(
+            last, sa.and_(dumps.c.segment == last.c.segment, dumps.c.counter == last.c.last)
+        )  # fmt: skip
+        return {row.segment: row for row in self._all(DumpRow, query)}
+
     def latest(self, client: str, source: str, below_level: int | None = None) -> Optional[DumpRow]:
         """The source's dump with the highest counter (of a level below below_level); None when there is none."""
         query = sa.select(dumps).where(dumps.c.client == client, dumps.c.source == source)

@@ -91,19 +91,23 @@ def _run_row(one: Dict[str, Any]) -> List[str]:
             text.escape(str(told))]  # fmt: skip
 
 
+def _source(one: Dict[str, Any]) -> str:
+    return f"{one['client']}:{one['source']}" + (f".{one['segment']}" if one["segment"] else "")
+
+
 def _dump_row(one: Dict[str, Any]) -> List[str]:
     where = (["holding"] if one["holding"] else []) + [
         name if state == "verified" else f"{name} ({state})" for name, state in sorted(one["copies"].items())
     ]
     return [
-        one["dump"], f"{one['client']}:{one['source']}", str(one["level"]), clock.local(one["begun_ns"]),
+        one["dump"], _source(one), str(one["level"]), clock.local(one["begun_ns"]),
         text.size(one["stored_size"]), str(one["files"]), ", ".join(where) + (" DAMAGED" if one["damaged"] else ""),
     ]  # fmt: skip
 
 
 def _copy_row(one: Dict[str, Any]) -> List[str]:
     verified = one["verified"] or ""
-    return [one["dump"], f"{one['client']}:{one['source']}", str(one["level"]), one["target"], one["state"],
+    return [one["dump"], _source(one), str(one["level"]), one["target"], one["state"],
             text.size(one["bytes"]), verified, text.escape(one["error"])]  # fmt: skip
 
 

@@ -101,8 +101,8 @@ def write_record(
     """<state>/runs/<run>.json and .sig: the digests of all manifests of the run, to witness what is lost later."""
     rows = [catalog.dump(result.dump) for result in results if result.dump]
     made = [
-        {"client": row.client, "source": row.source, "dump": row.id, "counter": row.counter,
-         "manifest_sha256": row.manifest_sha256}
+        {"client": row.client, "source": row.source, **({"segment": row.segment} if row.segment else {}),
+         "dump": row.id, "counter": row.counter, "manifest_sha256": row.manifest_sha256}
         for row in rows if row is not None
     ]  # fmt: skip
     data, signature = sign_run_record(

@@ -204,7 +204,8 @@ def sign_run_record(
 ) -> Tuple[bytes, bytes]:
     """(record, signature) of a run: what it made, so that a second place can witness what one place lost.
 
-    manifests: a mapping {"client", "source", "dump", "counter", "manifest_sha256"} for each dump of the run.
+    manifests: a mapping {"client", "source", "dump", "counter", "manifest_sha256"} for each dump of the run, and
+    "segment" where it is of one.
     """
     made: List[Dict[str, Any]] = [dict(one) for one in manifests]
     made.sort(key=lambda one: (one["client"], one["source"], one["dump"]))
@@ -224,6 +225,7 @@ class Made:
     dump: str
     counter: int
     manifest_sha256: str
+    segment: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,9 +255,10 @@ def open_run_record(data: bytes, signature: bytes, public_keys: Mapping[str, byt
             raise _wrong("manifests")
         named = Made(
             _get(one, "client", str), _get(one, "source", str), _get(one, "dump", str), _get(one, "counter", int),
-            _get(one, "manifest_sha256", str),
+            _get(one, "manifest_sha256", str), _get(one, "segment", str) if "segment" in one else "",
         )  # fmt: skip
         known = ids.is_name(named.client) and ids.is_name(named.source) and ids.parse_dump_name(named.dump)
+        known = known and (not named.segment or ids.is_name(named.segment))
         if not known or not _HEX.match(named.manifest_sha256):
             raise _wrong("manifests")
         made.append(named)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from .. import text
+from .. import ids, text
 from . import layout
 from .manifest import Manifest
 
@@ -23,7 +23,7 @@ _PLAIN = {
 }  # fmt: skip
 _SEALED = {
     "check_keys": """\
-    for dump in {oldest_first}; do for part in "$dump"/image-*.enc; do
+    for dump in {all_dumps}; do for part in "$dump"/image-*.enc; do
         [ ! -e "$part" ] || file_key "$dump" "${{part##*/}}" > "$opened/checked" ||
             {{ echo "$part: this key does not open it"; exit 1; }}
     done; done
@@ -117,21 +117,45 @@ _KEYS = """\
 """
 
 _ALL = """\
-{everything}. Everything, as it was at {begun}, into an empty folder. Change /srv/restored, or set DEST before.
+{everything}. Everything, {moment}, into an empty folder. Change /srv/restored, or set DEST before.
    The block stops when the folder is not empty{why}.
 
     ( set -eu
     : "${{DEST:=/srv/restored}}"
-    for dump in {oldest_first}; do ( cd "$dump" && sha256sum -c --quiet SHA256SUMS ); done
+{find_dumps}    for dump in {all_dumps}; do ( cd "$dump" && sha256sum -c --quiet SHA256SUMS ); done
 {check_keys}    mkdir -p "$DEST"
     [ -z "$(ls -A "$DEST")" ] || {{ echo "$DEST is not empty"; exit 1; }}
-    for dump in {oldest_first}; do
+    for dump in {all_dumps}; do
         for part in "$dump"/image-*; do
             {get_part} | case $part in *.zst|*.zst.enc) zstd -dc ;; *.gz|*.gz.enc) gzip -dc ;; *) cat ;; esac
         done | {tar_all}
     done
     echo "restored to $DEST" )
 
+"""
+
+_SEGMENTS = """\
+    : "${{UPTO:=99999999T999999Z}}"
+    chain() {{ # DUMP: itself and what it is based on, with the time at which each was begun
+        while [ -n "$1" ]; do
+            [ -f "$1/manifest.json" ] || {{ echo "$1 is missing" >&2; return 1; }}
+            echo "$(sed -n 's/^ "begun": "\\(.*\\)",$/\\1/p' "$1/manifest.json") $1"
+            base=$(sed -n '/^ "base": {{$/,/^ }}/s/^  "dump": "\\(.*\\)",$/\\1/p' "$1/manifest.json")
+            set -- "${{base:+${{1%/*}}/$base}}"
+        done
+    }}
+    list=$(mktemp)
+    for segment in {segments}; do
+        newest=
+        for dump in "$segment"/????????T??????Z-L?-????????; do
+            begun=${{dump##*/}}; begun=${{begun%%-*}}
+            first=$(printf '%s\\n%s\\n' "$begun" "$UPTO" | LC_ALL=C sort | head -n 1)
+            if [ -f "$dump/manifest.json" ] && [ "$first" = "$begun" ]; then newest=$dump; fi
+        done
+        [ -n "$newest" ] || {{ echo "$segment has no dump: this is not all of the source"; exit 1; }}
+        chain "$newest" >> "$list"
+    done
+    dumps=$(LC_ALL=C sort "$list" | cut -d ' ' -f 2-); rm -f "$list"
 """
 
 _ONE = """\
@@ -217,16 +241,40 @@ def restore_text(
         "%d, what changed since %s" % (manifest.level, bases[-1]),
         "chain": _chain(bases), "tool": "".join(", " + tool for tool in tools),
         "why": "" if not bases else ": in it, what later dumps say is gone gets deleted",
-        "oldest_first": oldest, "newest_first": newest, "tar_all": TAR % "G", "tar_one": TAR % "",
+        "oldest_first": oldest, "all_dumps": oldest, "newest_first": newest, "tar_all": TAR % "G", "tar_one": TAR % "",
         "recipients": "".join("   - %s, fingerprint %s\n" % one for one in seal.recipients).rstrip("\n") if seal else
         "   - those that the keys*.tsv beside the sealed dumps name",
+        "moment": "as it was at " + begun, "find_dumps": "",
         "prefix": layout.source_prefix(manifest.client, manifest.source, manifest.segment),
         "everything": 3 if sealed else 2, "one": 4 if sealed else 3,
     }  # fmt: skip
+    name = ids.parse_segment(manifest.segment or "")
+    if name is not None:
+        beside = ["../../%s.s%dof%d-%s" % (manifest.source, number, name.count, name.cut)
+                  for number in range(1, name.count + 1)]  # fmt: skip
+        values["segments"] = " ".join(beside)
+        values["chain"] = _of_segment(manifest, name.rest) + values["chain"]
+        values["level"] = values["level"].replace("nothing else is needed", "no other dump of this segment is needed")
+        values.update(
+            all_dumps="$dumps", find_dumps=_SEGMENTS.format(**values),
+            moment="all segments, as their newest dumps have it (or those begun up to UPTO, a time as in their names)",
+            why=": in it, what later dumps say is gone gets deleted",
+        )  # fmt: skip
     ways = _SEALED if sealed else _PLAIN
     values.update(ways, check_keys=ways["check_keys"].format(**values))
     blocks = (_HEAD, _CHECK, *([_KEYS] if sealed else []), _ALL, _ONE, _TAIL)
     return "".join(block.format(**values) for block in blocks).encode("utf-8")
+
+
+def _of_segment(manifest: Manifest, rest: bool) -> str:
+    folders = "".join("  - %s\n" % text.escape(one) for one in manifest.folders)
+    what = "It has all of the source but these folders" if rest else "It has these folders of the source"
+    return (
+        "This is a segment of the source. %s:\n%s"
+        "The other segments lie beside it, in the folders ../../%s.s*%s; all of them, unpacked into one folder in the\n"
+        "order of their begin, are the source.\n\n"
+        % (what, folders, manifest.source, manifest.segment[manifest.segment.index("of") :])
+    )
 
 
 def _chain(bases: Sequence[str]) -> str:

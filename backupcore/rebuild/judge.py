@@ -165,21 +165,26 @@ def links(spool: Spool, place: str, elsewhere: Any) -> Iterator[Tuple[Row, List[
 
 def unmade(spool: Spool, place: str, elsewhere: Any) -> Iterator[Finding]:
     """What the signed records of runs say against the dumps that are there."""
-    newest: Dict[Tuple[str, str], int] = {}
+    newest: Dict[Source, int] = {}
     for row in spool.rows():
-        newest[row.client, row.source] = max(newest.get((row.client, row.source), 0), row.counter)
-    behind: Dict[Tuple[str, str], Tuple[int, str, str]] = {}
-    for client, source, dump, counter, sha256, run in spool.made():
+        newest[row.of] = max(newest.get(row.of, 0), row.counter)
+    behind: Dict[Source, Tuple[int, str, str]] = {}
+    for source, dump, counter, sha256, run in spool.made():
         digest = _digest(spool, elsewhere, dump)
         if digest is not None and digest != sha256:
             told = f"{dump} is another dump than the run {run} made"
-            yield Finding(FAIL, f"{client}:{source}", told, "somebody replaced a dump")
-        elif digest is None and counter > newest.get((client, source), 0):
-            behind[client, source] = (behind.get((client, source), (0, "", ""))[0] + 1, dump, run)
-    for (client, source), (count, dump, run) in sorted(behind.items()):
+            yield Finding(FAIL, _named(source), told, "somebody replaced a dump")
+        elif digest is None and counter > newest.get(source, 0):
+            behind[source] = (behind.get(source, (0, "", ""))[0] + 1, dump, run)
+    for source, (count, dump, run) in sorted(behind.items()):
         dumps = f"{count} newer dumps were" if count > 1 else "a newer dump was"
         told = f"{dumps} made than {place} has, the last {dump} by the run {run}"
-        yield Finding(WARN, f"{client}:{source}", told, "are they wanted there? then they are lost")
+        yield Finding(WARN, _named(source), told, "are they wanted there? then they are lost")
+
+
+def _named(source: Source) -> str:
+    client, name, segment = source
+    return f"{client}:{name}" + (f".{segment}" if segment else "")
 
 
 def _digest(spool: Spool, elsewhere: Any, dump: str) -> Optional[str]:

@@ -23,8 +23,8 @@ CREATE TABLE found (
 ) WITHOUT ROWID;
 CREATE INDEX by_source ON found (ours, client, source, segment, counter);
 CREATE INDEX by_dump ON found (dump);
-CREATE TABLE made (dump TEXT PRIMARY KEY, client TEXT, source TEXT, counter INTEGER, sha256 TEXT, run TEXT)
-    WITHOUT ROWID;
+CREATE TABLE made (dump TEXT PRIMARY KEY, client TEXT, source TEXT, segment TEXT, counter INTEGER, sha256 TEXT,
+    run TEXT) WITHOUT ROWID;
 """
 _WIDTH = 20  # columns of found, without ours
 
@@ -91,9 +91,9 @@ class Spool:
     def add_record(self, record: RunRecord) -> None:
         """What a run made."""
         self._base.executemany(
-            "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (one.dump, one.client, one.source, one.counter, one.manifest_sha256, record.run)
+                (one.dump, one.client, one.source, one.segment, one.counter, one.manifest_sha256, record.run)
                 for one in record.manifests
             ),
         )
@@ -167,11 +167,13 @@ class Spool:
 
     # records of runs
 
-    def made(self) -> Iterator[Tuple[str, str, str, int, str, str]]:
-        """(client, source, dump, counter, sha256, run) of what runs have made, by source and counter."""
-        yield from self._base.execute(
-            "SELECT client, source, dump, counter, sha256, run FROM made ORDER BY client, source, counter"
-        )
+    def made(self) -> Iterator[Tuple[Source, str, int, str, str]]:
+        """(source, dump, counter, sha256, run) of what runs have made, by source and counter."""
+        for client, source, segment, *rest in self._base.execute(
+            "SELECT client, source, segment, dump, counter, sha256, run FROM made"
+            " ORDER BY client, source, segment, counter"
+        ):
+            yield ((client, source, segment), *rest)
 
     def counters(self) -> Dict[Tuple[str, str], int]:
         """(client, source) -> the highest number that a dump here or a record of a run has."""

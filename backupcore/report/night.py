@@ -7,9 +7,10 @@ How it looks lives in report/text.py. The exit status of a run is the status of 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock, text
+from ..catalog import units
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
 from ..settings import Client, Settings, Source
@@ -171,6 +172,7 @@ class _Past:
         before = [one for one in reversed(earlier) if run and one.begun_ns < run.begun_ns]
         self._waiting = [run, *before] if run else []
         self._last: Dict[Tuple[str, str], ResultRow] = {}
+        self._all: Dict[Tuple[str, str], List[ResultRow]] = {}
         self._first_ns: Dict[Tuple[str, str], int] = {}
 
     def last(self, client: str, source: str) -> Optional[ResultRow]:
@@ -178,6 +180,10 @@ class _Past:
         while (client, source) not in self._last and self._waiting:
             self._read()
         return self._last.get((client, source))
+
+    def all(self, client: str, source: str) -> List[ResultRow]:
+        """The results of the run of last(): one, or one of each segment."""
+        return self._all.get((client, source), [])
 
     def tried_since(self, client: str, source: str) -> Optional[int]:
         """When a run first tried it, in ns."""
@@ -187,9 +193,13 @@ class _Past:
 
     def _read(self) -> None:
         run = self._waiting.pop(0)
-        for result in reversed(self._catalog.results(run.id)):
-            key = (result.client, result.source)
-            self._last.setdefault(key, result)
+        found: Dict[Tuple[str, str], Dict[str, ResultRow]] = {}
+        for result in self._catalog.results(run.id):
+            found.setdefault((result.client, result.source), {})[result.segment] = result
+        for key, results in found.items():
+            if key not in self._last:
+                self._all[key] = list(results.values())
+                self._last[key] = _told(min(self._all[key], key=lambda one: (one.ok, not one.warning)))
             self._first_ns[key] = run.begun_ns
 
 
@@ -204,21 +214,16 @@ def _line(
     plan: Optional[Mapping[str, Any]],
 ) -> SourceLine:
     result = past.last(client.name, source.name)
-    newest = catalog.latest(client.name, source.name)
-    if newest is not None:
-        copies.look_at(source, newest)
-    good = newest if newest is not None and _restorable(catalog, newest) else None
-    if newest is not None and good is None:
-        older = reversed(catalog.dumps(client.name, source.name)[:-1])
-        good = next((one for one in older if _restorable(catalog, one)), None)
+    newest, good = _stand(catalog, source, copies)
     rpo = source.policy.rpo
     facts: Dict[str, Any] = {"client": client.name, "source": source.name, "rpo": rpo}
     age = max(0.0, (now_ns - good.begun_ns) / clock.NS) if good else None
     facts["age"] = age
     if result is not None and run is not None and result.run == run.id:
-        dump = catalog.dump(result.dump) if result.dump else None
-        facts.update(dump=result.dump, level=result.level, seconds=result.seconds)
-        facts["bytes"] = dump.stored_size if dump else 0
+        results = past.all(client.name, source.name)
+        dumps = [catalog.dump(one.dump) for one in results if one.dump]
+        facts.update(dump=result.dump, level=result.level, seconds=sum(one.seconds for one in results))
+        facts["bytes"] = sum(one.stored_size for one in dumps if one is not None)
     again = f"stowage run --client {client.name} --source {source.name}"
     failed = result is not None and not result.ok
     why, hint = (text.escape(result.message), text.escape(result.hint)) if failed else ("", "")
@@ -252,6 +257,40 @@ def _line(
     return SourceLine(status=OK, message=said, **facts)
 
 
+def _told(result: ResultRow) -> ResultRow:
+    """A result that says of which segment it is, where it says anything."""
+    if not result.segment or not result.message:
+        return result
+    return replace(result, message=f"segment {result.segment}: {result.message}")
+
+
+def _stand(catalog: Any, source: Source, copies: "_Copies") -> Tuple[Optional[DumpRow], Optional[DumpRow]]:
+    """(the newest dump, the newest good one); of a source in segments the newest is of the one that stands worst, and
+    the good one of the oldest: a source is as old as its oldest segment."""
+    newest = catalog.newest(source.client, source.name)
+    names = units.in_force(newest)
+    if not names:
+        return None, None
+    copies.look_at(source, [newest[name] for name in names])
+    bad: List[DumpRow] = []
+    good: Optional[DumpRow] = None
+    for way in units.ways(newest):
+        found = [_newest_good(catalog, newest[name]) for name in way]
+        if way == names:
+            bad = [newest[name] for name, one in zip(way, found) if one is not newest[name]]
+        oldest = min((one for one in found if one is not None), key=lambda one: one.begun_ns, default=None)
+        if oldest is not None and None not in found and (good is None or oldest.begun_ns > good.begun_ns):
+            good = oldest
+    return bad[0] if bad else good, good
+
+
+def _newest_good(catalog: Any, newest: DumpRow) -> Optional[DumpRow]:
+    if _restorable(catalog, newest):
+        return newest
+    rows = [one for one in catalog.dumps(newest.client, newest.source) if one.segment == newest.segment]
+    return next((one for one in reversed(rows[:-1]) if _restorable(catalog, one)), None)
+
+
 def _restorable(catalog: Any, dump: DumpRow) -> bool:
     """Whether the dump and all it is based on are at hand and not known to be damaged."""
     try:
@@ -277,20 +316,30 @@ class _Copies:
         self.pending: Dict[str, List[str]] = {name: [] for name in settings.targets}
         self.failed: Dict[str, List[Tuple[str, str]]] = {name: [] for name in settings.targets}
 
-    def look_at(self, source: Source, dump: DumpRow) -> None:
-        rows = {row.target: row for row in self.catalog.copies(dump=dump.id)}
+    def look_at(self, source: Source, dumps: Sequence[DumpRow]) -> None:
+        """dumps: the newest, of a source in segments one of each."""
+        copies = {dump.id: {row.target: row for row in self.catalog.copies(dump=dump.id)} for dump in dumps}
         name = f"{source.client}:{source.name}"
         for rule in source.policy.copies:
-            if rule.dumps == "full" and dump.level or rule.dumps == "incremental" and not dump.level:
-                continue
-            row = rows.get(rule.target)
-            if row is not None and (row.state == "verified" or row.state == "done" and dump.holding is None):
-                # done and on no holding disk: a rebuild found it whole, staging has nothing to do; verify reads it
-                self.verified[rule.target].append(name)
-            elif row is not None and row.state in ("failed", "damaged"):
-                self.failed[rule.target].append((name, row.error))
-            else:
+            done = waits = False
+            failed: Optional[str] = None
+            for dump in dumps:
+                if rule.dumps == "full" and dump.level or rule.dumps == "incremental" and not dump.level:
+                    continue
+                row = copies[dump.id].get(rule.target)
+                if row is not None and (row.state == "verified" or row.state == "done" and dump.holding is None):
+                    # done and on no holding disk: a rebuild found it whole, staging has nothing to do; verify reads it
+                    done = True
+                elif row is not None and row.state in ("failed", "damaged"):
+                    failed = row.error
+                else:
+                    waits = True
+            if failed is not None:
+                self.failed[rule.target].append((name, failed))
+            elif waits:
                 self.pending[rule.target].append(name)
+            elif done:
+                self.verified[rule.target].append(name)
 
     def lines(self) -> List[TargetLine]:
         found = []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
+from .. import ids
 from ..catalog.records import DumpRow
 from ..errors import ImageDamaged, RequestError
 from ..image import index
@@ -95,6 +96,8 @@ def find(
     by_id = {row.id: row for row in rows}
     count = 0
     for one, hit in _hits(settings, images, rows, wanted, tell):
+        if one.key.segment and not _belongs(by_id[one.lineage.members[one.live[-1]].id], hit.path):
+            continue
         count += 1
         if asked.limit is not None and count > asked.limit:
             images.note(f"there is more: the first {asked.limit} paths are shown; --limit 0 shows all")
@@ -103,6 +106,13 @@ def find(
         path = one.root if hit.path == ROOT else one.root.rstrip(b"/") + b"/" + hit.path
         for version in _followed(one, hit.versions):
             yield _version(live, path, version)
+
+
+def _belongs(row: DumpRow, path: bytes) -> bool:
+    """Whether a path is the segment's own of which row is: it lists others' and the folders above its own, too."""
+    name = ids.parse_segment(row.segment)
+    folders = frozenset(map(os.fsencode, row.options.get("folders", ())))
+    return name is None or not folders or view.inside(path, folders) != name.rest
 
 
 def _hits(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from .. import files
+from ..catalog import units
 from ..catalog.records import CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import StowageError
@@ -35,19 +36,26 @@ class Released:
 def may_go(settings: Settings, catalog: Catalog) -> List[DumpRow]:
     """The dumps whose holding image is not needed any more, oldest first.
 
-    A source of which no copies are wanted keeps all its images. The newest keep_on_holding images of each source
-    stay whatever their copies are; a damaged dump stays for a person to look at.
+    A source of which no copies are wanted keeps all its images. The newest keep_on_holding images of each source, or
+    segment of one, stay whatever their copies are, but not what segments have followed; a damaged dump stays for a
+    person to look at.
     """
     rows = copies_by_dump(catalog)
+    every = catalog.dumps()
+    followed = {
+        (*key, segment)
+        for key, of_one in units.by_source(every).items()
+        for segment in units.retired(units.newest_of(of_one))
+    }
     newer: Dict[Tuple[str, str, str], int] = {}
     found = []
-    for dump in sorted(catalog.dumps(), key=lambda dump: dump.counter, reverse=True):
+    for dump in sorted(every, key=lambda dump: dump.counter, reverse=True):
         if dump.holding is None:
             continue
         source = (dump.client, dump.source, dump.segment)
         newer[source] = newer.get(source, 0) + 1
         policy = policy_of(settings, dump)
-        keep = policy.keep_on_holding if policy else 1
+        keep = 0 if source in followed else policy.keep_on_holding if policy else 1
         if newer[source] > keep and not dump.damaged and _safe(settings, dump, rows.get(dump.id, {})):
             found.append(dump)
     return sorted(found, key=lambda dump: (dump.begun_ns, dump.id))
