@@ -637,3 +637,17 @@ def test_a_fault_of_the_planner_costs_no_night(world, monkeypatch):
         assert all(later - one <= 3 for one, later in zip(fulls, fulls[1:])) and len(fulls) >= 3
     assert world.night(["c0:home"], level=0) == {"c0:home": 0}
     assert plan_told.table_rows(world.tonight) and plan_told.chart(world.plan(), False)
+
+
+def test_estimates_that_were_far_off_never_keep_everything_from_being_dumped(world):
+    from backupcore.schedule.memory import Memory
+    from backupcore.schedule.planner import plan as make_plan
+
+    for number in range(3):
+        world.source(f"c{number}", "home", size=10 * GB)
+    world.night()
+    world.plans(limits={"bytes": NightLimit(11 * GB)})
+    view = world.next().plan().view
+    units = tuple(replace(unit, levels={1: 10.0 * GB}) for unit in view.units)
+    made = make_plan(replace(view, units=units), Memory(error=0.5, measured=3))
+    assert len(made.choices) == 1 and len(made.given_up) == 2  # one fits, whatever is doubted
