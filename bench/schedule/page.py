@@ -1,8 +1,9 @@
 """Measures all families and writes what came out into docs/scheduler.md: the table between its marks, the pictures.
 
-    python bench/schedule/page.py docs [--seeds 11-15] [--rows FILE.json] [--cache DIR]
+    python bench/schedule/page.py docs [--seeds 21-25] [--rows FILE.json] [--crowds FILE] [--cache DIR]
 
---rows takes figures that `table.py --errors 0.2 --json` wrote before instead of measuring again.
+--rows takes figures that `table.py --errors 0.2 --json` wrote before instead of measuring again, --crowds the lines
+that `table.py --crowd` printed.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def _zeros(rows: Sequence[Dict[str, Any]]) -> List[str]:
     figures = ("late_hard", "missed", "errors", "chain_viol", "capacity_failures")
     sums = [f"`{figure}` {sum(row[figure] for row in rows)}" for figure in figures]
     online = [row["peak_over_online"] for row in rows if row.get("peak_over_online")]
+    over = sum(row["with_errors"]["capacity_failures"] for row in rows if row.get("with_errors"))
     told = f"Over all {len(rows)} replays, and as many with wrong estimates: " + ", ".join(sums) + "."
     if online:
         told += f" After the outages the peak is at most {max(online):.3f} of the bound from the return on (*online*)."
@@ -126,8 +128,9 @@ def put(document: Path, lines: Sequence[str]) -> None:
 def main() -> int:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("docs", type=Path)
-    cli.add_argument("--seeds", default="11-15", type=table.seeds_of)
+    cli.add_argument("--seeds", default="21-25", type=table.seeds_of)
     cli.add_argument("--rows", type=Path)
+    cli.add_argument("--crowds", type=Path)
     cli.add_argument("--jobs", type=int, default=2)
     cli.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "stowage-schedule-cache"))
     asked = cli.parse_args()
@@ -143,7 +146,10 @@ def main() -> int:
             "log": None,
         }
         rows = table.measure_all(table.EVERY, argparse.Namespace(**{**vars(asked), **settings}))
-    crowds = list(table.crowds("stowage"))
+    if asked.crowds:
+        crowds = [json.loads(line) for line in asked.crowds.read_text().splitlines()]
+    else:
+        crowds = list(table.crowds("stowage"))
     pictures = plots.pictures(asked.seeds[0], table.Cache(Path(asked.cache)))
     folder = asked.docs / "scheduler"
     folder.mkdir(parents=True, exist_ok=True)
