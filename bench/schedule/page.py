@@ -109,7 +109,8 @@ def _zeros(rows: Sequence[Dict[str, Any]]) -> List[str]:
     sums = [f"`{figure}` {sum(row[figure] for row in rows)}" for figure in figures]
     online = [row["peak_over_online"] for row in rows if row.get("peak_over_online")]
     over = sum(row["with_errors"]["capacity_failures"] for row in rows if row.get("with_errors"))
-    told = f"Over all {len(rows)} replays, and as many with wrong estimates: " + ", ".join(sums) + "."
+    told = f"Over all {len(rows)} replays, and as many with wrong estimates: " + ", ".join(sums)
+    told += f" with exact estimates and {over} with wrong ones."
     if online:
         told += f" After the outages the peak is at most {max(online):.3f} of the bound from the return on (*online*)."
     return [told]
