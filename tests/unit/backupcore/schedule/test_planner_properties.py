@@ -115,7 +115,7 @@ def _estimate(unit, level):
     return unit.full if level == 0 else unit.levels.get(level)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(views(), memories())
 def test_a_plan_is_legal(view, memory):
     made = plan(view, memory)
@@ -139,7 +139,7 @@ def test_a_plan_is_legal(view, memory):
     assert not {one.unit for one in made.given_up} - set(units)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(views(), memories())
 def test_a_hard_limit_is_never_exceeded(view, memory):
     made = plan(view, memory)
@@ -160,7 +160,7 @@ def test_a_hard_limit_is_never_exceeded(view, memory):
             assert expected <= limit.amount * (1 + 1e-9) + 1e-3
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(views(), memories())
 def test_who_can_be_dumped_is_dumped_or_named(view, memory):
     made = plan(view, memory)
@@ -179,7 +179,7 @@ def test_who_can_be_dumped_is_dumped_or_named(view, memory):
             assert unit.id in named, "nothing tonight, and nobody is told"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(views(), memories())
 def test_the_same_input_gives_the_same_plan(view, memory):
     made = plan(view, memory)
@@ -188,7 +188,7 @@ def test_the_same_input_gives_the_same_plan(view, memory):
     assert Memory.from_json(again.to_json()) == again
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(views(), memories(), st.data())
 def test_who_is_there_gets_no_later_full_when_others_are_away(view, memory, data):
     """Units that are due may count on their night whoever else is there."""
