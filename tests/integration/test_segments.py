@@ -13,17 +13,20 @@ import time
 from pathlib import Path
 
 import pytest
+import sealed
 from cli_lab import Server
 from dump_lab import Lab, Sshd, forced
 
 from backupcore import clock
 from backupcore.catalog.store import Catalog
 from backupcore.dump import cut, driver, history, runlock, transport
-from backupcore.restore import deliver, request
+from backupcore.report import night
+from backupcore.restore import deliver, find, request
 from backupcore.restore.images import Images
 from backupcore.restore.report import Options
 from backupcore.schedule import bases, segments
 from backupcore.schedule.segments import REST, Segment
+from backupcore.settings import Policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 import tree as judge  # noqa: E402
@@ -222,12 +225,12 @@ def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their
     assert units(server) == {"whole": [0]}
     assert "it is cut into 4 segments" in " ".join(told["notes"])
     loads = []
-    for night in range(10):
+    for turn in range(10):
         moved(24)
-        (tree / "a/d0" / f"new{night}").write_bytes(os.urandom(1000))
-        (tree / f"folder{night}").mkdir()
-        (tree / f"folder{night}/file").write_text(str(night))
-        if night == 6:
+        (tree / "a/d0" / f"new{turn}").write_bytes(os.urandom(1000))
+        (tree / f"folder{turn}").mkdir()
+        (tree / f"folder{turn}/file").write_text(str(turn))
+        if turn == 6:
             (tree / "b/file1").rename(tree / "c/moved")
             os.link(tree / "c/file2", tree / "a/d0/name")
         time.sleep(2.2)
@@ -236,9 +239,9 @@ def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their
         answer = server.json("run")
         assert answer["headline"].startswith("OK"), answer
         loads.append(answer["bytes"])
-        out = tmp_path / f"out{night}"
+        out = tmp_path / f"out{turn}"
         server.stowage("restore", "web1", "data", "--to", out)
-        assert not judge.differences(judge.snapshot(tree), judge.snapshot(out / str(tree)[1:])), night
+        assert not judge.differences(judge.snapshot(tree), judge.snapshot(out / str(tree)[1:])), turn
         shutil.rmtree(out)
     found = units(server)
     whole = found.pop("whole")
@@ -246,3 +249,130 @@ def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their
     assert len(found) == 4 and all(levels[0] == 0 for levels in found.values())
     assert max(loads[5:]) < 3_500_000, loads  # a full of all of it would be 4 MB
     assert server.stowage("report")[0].startswith("OK")
+
+
+def in_segments(world, policy=None):
+    """A source in segments that has two nights of them, with a file whose names lie in all three."""
+    world.serve(policy)
+    os.link(world.tree / "home/bob/mail/file0", world.tree / "home/ann/docs/same")
+    os.link(world.tree / "home/bob/mail/file0", world.tree / "etc/same")
+    world.dump(whole=0)
+    world.cut()
+    world.dump(s1=0, s2=0, rest=0)
+    (world.tree / "home/bob/mail/new").write_text("new")
+    (world.tree / "home/carl/file1").unlink()
+    world.dump(s1=1, s2=1, rest=1)
+
+
+def test_parts_of_a_source_in_segments(world):
+    in_segments(world)
+    world.same_at_each_moment()
+    root = f"web1:{world.tree}"
+    images = world.images()
+
+    def listed(*words, recursive=False, at=None):
+        found = find.list_files(images, world.wanted(*words, at=at), recursive)
+        return sorted(os.fsdecode(one.path)[len(str(world.tree)) + 1 :] for one in found)
+
+    assert listed(f"{root}/home") == ["home/ann", "home/bob", "home/carl", "home/readme"]
+    assert listed(f"{root}/home/bob/mail") == [f"home/bob/mail/{name}" for name in
+                                               ("file0", "file1", "file2", "file3", "file4", "new")]  # fmt: skip
+    assert listed(root) == ["etc", "home", "srv", "top", "www"]
+    assert len(listed(root, recursive=True)) == len(judge.snapshot(world.tree))
+    # one path opens the segments that can have it, no others
+    assert {row.segment for row in world.wanted(f"{root}/home/bob/mail/new")[0].chain} == {world.names[1]}
+    assert {row.segment for row in world.wanted(f"{root}/top")[0].chain} == {world.names[2]}
+    assert b"".join(deliver.cat(images, world.wanted(f"{root}/home/bob/mail/new"))) == b"new"
+    # names of one file, from two segments, asked for alone, and across a glob
+    _report, out = world.restore(f"{root}/home/*/*/same", f"{root}/home/bob/mail/file0")
+    kept = judge.snapshot(out)
+    assert kept[b"home/ann/docs/same"]["links"] == (b"home/bob/mail/file0",)
+    _report, out = world.restore(f"{root}/etc/same")
+    assert (out / "etc/same").read_bytes() == (world.tree / "home/bob/mail/file0").read_bytes()
+    # --exact takes away what no segment has, and nothing else
+    report, out = world.restore("web1", "data")
+    for name in ("home/bob/stray", "home/stray", "stray"):
+        (out / name).write_text("does not belong here")
+    (out / "home/ann/docs/file2").unlink()
+    report, out = world.restore("web1", "data", to=world.lab.base / out.relative_to(world.lab.base).parts[0],
+                                options=Options(existing="overwrite", exact=True))  # fmt: skip
+    assert report.failed_count == 0 and not judge.differences(judge.snapshot(world.tree), judge.snapshot(out))
+    # find: each path once, by the segment it belongs to
+    asked = find.Asked("readme")
+    found = list(find.find(world.lab.settings, world.lab.catalog, images, asked))
+    assert {one.path for one in found} == {os.fsencode(world.tree / "home/readme")}
+    asked = find.Asked("bob", source="data")
+    kinds = {(one.kind, one.last) for one in find.find(world.lab.settings, world.lab.catalog, images, asked)}
+    assert {kind for kind, _last in kinds} == {"d"} and not images.notes
+
+
+def test_a_cut_that_was_lost_is_told_by_the_dumps(world):
+    in_segments(world)
+    settings, catalog = world.lab.settings, world.lab.catalog
+    before = cut.read(settings, "web1", "data")
+    cut.place(settings, "web1", "data").unlink()
+    again = cut.current(settings, catalog, "web1", "data")
+    assert [(one.name, one.folders) for one in again.shares] == [(one.name, one.folders) for one in before.shares]
+    assert cut.read(settings, "web1", "data").names == world.names
+    world.dump(s1=2, s2=2, rest=2)
+    cut.place(settings, "web1", "data").write_text("{}")
+    assert cut.read(settings, "web1", "data") is None
+
+
+def test_a_segment_that_cannot_be_read_is_said_and_an_older_whole_is_taken(world):
+    in_segments(world)
+    rows = [row for row in world.lab.catalog.dumps("web1", "data") if row.segment == world.names[1]]
+    for row in rows:
+        shutil.rmtree(row.holding)
+        world.lab.catalog.set_holding(row.id, None)
+    wanted = world.wanted("web1", "data")[0]
+    assert [row.segment for row in wanted.chain] == [""] and rows[-1].id in " ".join(wanted.notes)
+    # what the others have can still be had
+    report = night.make(world.lab.settings, world.lab.catalog, clock.now_ns())
+    assert report.status == "FAIL" and "cannot be restored" in report.lines[0].message
+
+
+def test_sealed_segments_are_opened_by_hand_and_by_stowage(world):
+    sealed.prove(world.lab.settings.keys)
+    pem = world.lab.base / "operations.pem"
+    pem.write_bytes(sealed.recipient().to_pem())
+    in_segments(world, Policy("sealed", encrypt="server"))
+    assert world.lab.catalog.dumps("web1", "data")[-1].options["encrypt"] == "server"
+    report, out = world.restore("web1", "data")
+    expected = judge.snapshot(world.tree)
+    assert report.failed_count == 0 and not judge.differences(expected, judge.snapshot(out))
+    for hand in world.by_hand(world.lab.base / "hand", pem):
+        # names of one file in several segments come once in each
+        assert not judge.differences(expected, judge.snapshot(hand), ("links",))
+
+
+def test_segments_are_copied_verified_drilled_and_rebuilt(server, tmp_path, moved):
+    tree = big(tmp_path / "tree")
+    (tmp_path / "nas").mkdir(mode=0o700)
+    server.write(targets={"nas": {"type": "directory", "path": str(tmp_path / "nas")}}, cycle={"days": 2})
+    server.client("web1", {"data": tree}, address="127.9.0.1")
+    server.json("run")
+    for turn in range(4):
+        moved(24)
+        (tree / f"a/new{turn}").write_text(str(turn))
+        time.sleep(2.2)
+        answer = server.json("run")
+        assert answer["headline"].startswith("OK"), answer
+    before = units(server)
+    assert len(before) == 5 and all(levels[0] == 0 for levels in before.values())
+    rows = server.json("list", "dumps", "--limit", 0)["dumps"]
+    kept = {row["segment"] for row in rows if row["holding"]}
+    assert "" not in kept and len(kept) == 4  # what segments have followed left the holding disk
+    server.stowage("verify", "--full")
+    server.stowage("drill")
+    server.stowage("check", "--client", "web1")
+    shutil.rmtree(server.base / "state")
+    server.stowage("rebuild", "--from", "nas")
+    assert units(server) == before
+    out = tmp_path / "out"
+    server.stowage("restore", "web1", "data", "--to", out)
+    assert not judge.differences(judge.snapshot(tree), judge.snapshot(out / str(tree)[1:]))
+    moved(24)
+    assert server.json("run")["headline"].startswith("OK")
+    after = units(server)
+    assert set(after) == set(before) and after["whole"] == before["whole"]  # the cut is told by the dumps
