@@ -134,8 +134,8 @@ def small():
     return made
 
 
+@pytest.mark.slow  # make test does not install scipy
 def test_no_planner_gets_below_the_bound(small):
-    pytest.importorskip("scipy", reason="make bench-schedule installs it")
     import bound
     import families
 
@@ -149,8 +149,8 @@ def test_no_planner_gets_below_the_bound(small):
     assert whole["lp"] * 0.98 <= parts["bound"] <= metrics.score(cut, simulate.replay(cut, "amanda"))["peak_bytes"]
 
 
+@pytest.mark.slow  # make test does not install scipy
 def test_the_bound_of_equal_sources_is_their_even_load(small):
-    pytest.importorskip("scipy", reason="make bench-schedule installs it")
     import bound
 
     small["sources"] = [dict(source, size=7_000_000, change=0.1, overhead=0) for source in small["sources"][:7]]
@@ -158,8 +158,8 @@ def test_the_bound_of_equal_sources_is_their_even_load(small):
     assert bound.bound(small)["lp"] == pytest.approx(7_000_000 + 6 * 700_000, rel=1e-6)
 
 
+@pytest.mark.slow  # make test does not install scipy
 def test_the_bound_of_flaky_clients_counts_their_grace(small):
-    pytest.importorskip("scipy", reason="make bench-schedule installs it")
     import bound
 
     small["sources"] = small["sources"][:4]
