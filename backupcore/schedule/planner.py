@@ -63,21 +63,24 @@ def _settled_full(item: Item) -> bool:
     return item.kind == "full" or (item.kind == "own" and item.tonight)
 
 
+def _full_on(item: Item, view: View, k: int) -> bool:
+    """Whether a full that nobody moves falls on that coming night."""
+    if item.kind == "full":
+        return item.days is None or (view.weekday + k) % 7 in item.days
+    return view.night + k in item.unit.wish.own_fulls
+
+
 def _fixed(items: Sequence[Item], view: View, nights: int) -> List[float]:
     """What nobody moves: units with a schedule of their own, or of one kind of dump only."""
     out = [0.0] * nights
     for item in items:
-        wish = item.unit.wish
         if item.kind == "full":
-            for k in range(nights):
-                here = item.here if k == 0 else item.days is None or (view.weekday + k) % 7 in item.days
-                out[k] += item.size if here else 0.0
-        elif item.kind == "incremental" or wish.own:
+            out[0] += item.size if item.here else 0.0
             for k in range(1, nights):
-                out[k] += item.rate
-            for at in wish.own_fulls:
-                if 0 < at - view.night < nights:
-                    out[at - view.night] += item.size - item.rate
+                out[k] += item.size if _full_on(item, view, k) else 0.0
+        elif item.kind == "incremental" or item.unit.wish.own:
+            for k in range(1, nights):
+                out[k] += item.size if _full_on(item, view, k) else item.rate
             if item.here and _settled_full(item):
                 out[0] += item.size
             elif item.here and item.rungs:
@@ -247,7 +250,11 @@ def _answer(
             reason = reasons.of_level(item, pick.level, pick.size, best, view)
         choices.append(Choice(item.id, pick.level, pick.size, reason, _due(item), _next_full(item, pick, night)))
     at = [[]] + [[one for _, _, one in row if one.id not in full_tonight] for row in horizon.at[1:]]
-    told = resources.forecast(view, [item for item in items if item.kind != "idle"], at, horizon.week)
+    fixed = [item for item in items if item.kind == "full" or item.unit.wish.own_fulls]
+    for k in range(1, horizon.nights):
+        at[k] += [item for item in fixed if _full_on(item, view, k)]
+    dumped = [item for item in items if item.kind != "idle" or item.unit.wish.own]
+    told = resources.forecast(view, dumped, at, horizon.week)
     told[0] = used
     outlook = [Outlook(night, {BYTES: load[0], **used}, tuple(full_tonight))]
     for k in range(1, horizon.nights):

@@ -360,3 +360,16 @@ def test_a_full_of_the_future_is_no_reason_to_wait():
     fleet.nights(7)
     fleet.bases["c1:s"] = {0: fleet.night + 400}
     assert "c1:s" in fulls(fleet.run())
+
+
+def test_fulls_that_nobody_moves_stand_in_the_outlook_with_all_they_take():
+    use = {"seconds": (1e-6, 1e-6)}
+    always = Unit("a:daily", "a", Wish(strategy="full", days=frozenset({0, 2})), 0, True, full=5e9, use=use)
+    own = Unit(
+        "a:own", "a", Wish(own=True, own_fulls=(12,)), 0, True, full=2e9, bases=(Base(0, 9, 1),), last_full=9, use=use
+    )
+    made = plan(View(night=10, weekday=6, units=(always, own)), Memory())
+    told = {one.night - 10: one for one in made.outlook}
+    assert [told[k].fulls for k in range(4)] == [(), ("a:daily",), ("a:own",), ("a:daily",)]
+    assert told[1].load["seconds"] == pytest.approx(5000, rel=0.05) and told[1].load[BYTES] >= 5e9
+    assert told[2].load["seconds"] == pytest.approx(2000, rel=0.05)
