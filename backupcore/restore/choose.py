@@ -11,14 +11,14 @@ import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Callable, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from ..clock import local
 from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import dumpdir, order, pax
 from ..image.index import Entry
 from ..text import escape
-from . import indexes, shares, view
+from . import indexes, lostlinks, shares, view
 from .images import Images
 from .report import path_word
 from .request import Wanted
@@ -92,6 +92,8 @@ class Selection:
         self._final: dict[bytes, bytes] = {}
         self._names: dict[bytes, SpooledNames] = {}
         self._inodes: dict[tuple, bytes] = {}  # files with names in several segments: the first name that is sent
+        self._lost: dict[tuple[bytes, int], view.Row] = {}  # hard links whose first name may be gone: their content
+        self._shared: set[tuple] = set()  # the files of these
         self._spool = tempfile.TemporaryFile(prefix="stowage-") if exact else None  # noqa: SIM115
         self._seek = True  # look only where a path stands in walk order
         for dump in wanted.chain:
@@ -108,6 +110,7 @@ class Selection:
                 for dump in wanted.chain:
                     images.checked_index(dump)
                 self._survey()
+        self._find_lost()
         if exact:
             self._read_names()
 
@@ -205,6 +208,25 @@ class Selection:
             if row is not None:
                 self.levels.add(row.level)
 
+    def _find_lost(self) -> None:
+        chain, bases = self.wanted.chain, view.bases(self.wanted)
+        near = bases if self._seek else None
+
+        def chunks(dump: Any) -> Iterable[bytes]:
+            return self.images.chunks(dump, near)
+
+        def entries(dump: Any, paths: Iterable[bytes]) -> Iterator[Entry]:
+            paths = list(paths)
+            return indexes.entries(self.images.chunks(dump, paths), paths)
+
+        for start, stop in [(one.start, one.stop) for one in self.wanted.shares] or [(0, len(chain))]:
+            if stop - start > 1:
+                found = lostlinks.find(chain[start:stop], chunks, self._match, entries, near is not None)
+                for (path, level), row in found.items():
+                    self._lost[path, level + start] = row._replace(level=row.level + start)
+                    self._shared.add(_file_of(row.entry))
+                    self.levels.add(row.level + start)
+
     def _follow(self, path: bytes) -> bytes:
         for _step in range(len(self._targets) + 1):
             row = self._targets.get(path)
@@ -215,6 +237,8 @@ class Selection:
 
     def content_of(self, row: view.Row) -> view.Row | None:
         """The row that holds the content of a row: itself, or the first name of a hard link; None when it is gone."""
+        if (row.entry.path, row.level) in self._lost:
+            return self._lost[row.entry.path, row.level]
         seen = set()
         while row is not None and row.entry.kind == "h" and row.entry.link not in seen:
             link = row.entry.link
@@ -275,7 +299,7 @@ class Selection:
         batch: list[Entry] = []
         level = 0
         first_names: dict[bytes, bytes] = {}
-        plainly = not self.surveyed and not self.exact and not self.wanted.shares
+        plainly = not self.surveyed and not self.exact and not self.wanted.shares and not self._lost
         for row in self._blocks_and_rows() if plainly else self.rows():
             entry = row.entry
             if isinstance(entry, view.Block):
@@ -290,9 +314,13 @@ class Selection:
             special, source = None, row
             if entry.kind == "d" and self.exact and entry.path in self._names:
                 special = Special(entry.path, names=self._names[entry.path])
+            elif entry.kind == "h" and (entry.path, row.level) in self._lost:
+                source = self._lost[entry.path, row.level]
+                first = self._inodes.setdefault(_file_of(source.entry), entry.path)
+                special = Special(entry.path) if first == entry.path else self._link_to(first, entry)
             elif entry.kind == "h" and entry.link in self._final:
                 special, source = self._orphan(row, first_names)
-            elif "x" in entry.flags:
+            elif self._is_shared(entry):
                 special = self._other_name(row, entry.path)
             if special is None and row.level == level and len(batch) < BATCH:
                 batch.append(entry)
@@ -342,10 +370,16 @@ class Selection:
     def _other_name(self, row: view.Row, path: bytes) -> Special | None:
         """How to send one more name of a file of which another segment's name is sent already; None: it is the first,
         path will have its content."""
-        if "x" not in row.entry.flags or not self.wanted.shares:
+        if not self._is_shared(row.entry):
             return None
         first = self._inodes.setdefault(_file_of(row.entry), path)
         return None if first == path else self._link_to(first, row.entry)
+
+    def _is_shared(self, entry: Entry) -> bool:
+        """Whether names of this file may come from rows that do not know of each other."""
+        if entry.kind not in "hd" and self._shared and _file_of(entry) in self._shared:
+            return True
+        return "x" in entry.flags and bool(self.wanted.shares)
 
     @staticmethod
     def _link_to(first: bytes, entry: Entry) -> Special:

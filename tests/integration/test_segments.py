@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,33 @@ def in_segments(world, policy=None):
     world.dump(s1=1, s2=1, rest=1)
 
 
+@pytest.mark.parametrize("parted", [False, True])
+def test_hard_links_whose_first_name_went_with_its_folder(world, parted):
+    world.serve()
+    os.link(world.tree / "home/bob/mail/file0", world.tree / "home/bob/zwei")
+    os.link(world.tree / "home/ann/docs/file0", world.tree / "home/zwei")
+    (world.tree / "home/bob/a").mkdir()
+    os.link(world.tree / "home/bob/mail/file1", world.tree / "home/bob/a/first")
+    names = ("s1", "s2", "rest") if parted else ("whole",)
+    if parted:
+        world.cut()
+    world.dump(**dict.fromkeys(names, 0))
+    for folder in ("home/bob/a", "home/ann/docs", "home/bob/mail"):
+        os.rename(world.tree / folder, world.tree / (folder + "x"))
+    world.dump(**dict.fromkeys(names, 1))
+    os.rename(world.tree / "home/bob/ax", world.tree / "home/bob/z")
+    world.dump(**dict.fromkeys(names, 2))
+    world.same_at_each_moment()
+    root = f"web1:{world.tree}"
+    for name in ("home/zwei", "home/bob/zwei", "home/bob/mailx/file1", "home/bob/z/first"):
+        expected = (world.tree / name).read_bytes()
+        assert b"".join(deliver.cat(world.images(), world.wanted(f"{root}/{name}"))) == expected
+        report, out = world.restore(f"{root}/{name}")
+        assert report.failed_count == 0 and (out / name).read_bytes() == expected
+    report, out = world.restore("web1", "data", options=Options(exact=True))
+    assert report.failed_count == 0 and not judge.differences(world.moments[-1][1], judge.snapshot(out))
+
+
 def test_parts_of_a_source_in_segments(world):
     in_segments(world)
     world.same_at_each_moment()
@@ -376,3 +404,22 @@ def test_segments_are_copied_verified_drilled_and_rebuilt(server, tmp_path, move
     assert server.json("run")["headline"].startswith("OK")
     after = units(server)
     assert set(after) == set(before) and after["whole"] == before["whole"]  # the cut is told by the dumps
+
+
+def test_a_source_that_is_cut_anew_goes_on_by_the_old_cut_until_the_new_one_is_complete(world):
+    in_segments(world)
+    old = cut.read(world.lab.settings, "web1", "data")
+    other = (Segment("s01", (b"home",), 0), Segment("s02", (b"etc", b"srv"), 0), Segment(REST, (), 0))
+    made = replace(cut.make(other, 1, 1.0), before=old.names)
+    cut.keep(world.lab.settings, "web1", "data", made)
+    assert cut.read(world.lab.settings, "web1", "data").leaving == old.shares
+    (world.tree / "home/ann/again").write_text("again")
+    world.dump(s1=2, s2=2, rest=2)  # the old ones go on
+    world.names = made.names
+    world.dump(s1=0, rest=0)
+    assert {row.segment for row in world.wanted("web1", "data")[0].chain} == set(old.names)
+    world.dump(s2=0)
+    assert {row.segment for row in world.wanted("web1", "data")[0].chain} == set(made.names)
+    (world.tree / "home/ann").rename(world.tree / "srv/ann")
+    world.dump(s1=1, s2=1, rest=1)
+    world.same_at_each_moment()
