@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import List, Optional, Tuple
 
+from backupcore.schedule import believed
 from backupcore.schedule.levels import LONGEST, MOST_LEVELS, OLDEST, Ladder, best, bucket, curve, saturation
 from backupcore.schedule.memory import Memory, Presence, Trace
 from backupcore.schedule.observe import FIRST_NIGHTS, due_night, grace, next_day
@@ -65,7 +66,7 @@ def make(view: View, seen: Memory) -> List[Item]:
         item.presence = seen.clients[unit.client]
         item.days = None if len(unit.wish.days) == 7 or not unit.wish.days else unit.wish.days
         item.here = item.tonight = unit.reachable and (item.days is None or view.weekday in item.days)
-        _size(item, view)
+        _size(item, view, seen)
         item.kind = _kind(item, view.night)
         _deadline(item, view)
         items.append(item)
@@ -121,7 +122,7 @@ def forced_rung(unit: Unit, level: int) -> Optional[Tuple[int, float]]:
     return level, float(size)
 
 
-def _size(item: Item, view: View) -> None:
+def _size(item: Item, view: View, seen: Memory) -> None:
     unit, trace, wish = item.unit, item.trace, item.unit.wish
     size = trace.full if trace.full is not None else unit.full
     item.size = float(size if size is not None else DEFAULT_FULL)
@@ -130,6 +131,8 @@ def _size(item: Item, view: View) -> None:
     item.depth = limit if wish.max_chain is None else min(limit, wish.max_chain - 1)
     share = item.presence.share()
     item.steady = share > 0.93 and min(item.presence.on(day) for day in range(7)) > 0.9
+    off = seen.error >= believed.SURE and trace.nights > 1
+    place = trace.place if trace.place >= 0 else believed.usual(item.rate, item.size)
     if unit.bases and wish.strategy != "full":
         ladder, rungs = [], []
         for i, base in enumerate(unit.bases):
@@ -146,6 +149,9 @@ def _size(item: Item, view: View) -> None:
                 found, size = base.level + 1, item.rate * curve(bucket(item.rate / max(1.0, item.size)))[age]
             else:
                 size = unit.levels[found]
+                if off:
+                    told = item.rate * believed.changed(place, believed.aged(seen.week, view.weekday, age))
+                    size = min(item.size, believed.rung(told, size, seen.error))
                 depth = min(depth, limit - found + 1)
             ladder.append((depth, age))
             rungs.append((found, float(size)))
@@ -153,7 +159,9 @@ def _size(item: Item, view: View) -> None:
     item.flat = item.depth >= min(wish.cycle, LONGEST) - 1
     if not item.flat:
         item.grid = bucket(item.rate / item.size if item.size > 0 else 0.0)
-        if item.rungs and unit.levels:
+        if off:
+            item.grid = int(place + 0.5)
+        elif item.rungs and unit.levels:
             item.grid = saturation([age for _, age in item.ladder], [size for _, size in item.rungs], item.grid)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
+from backupcore.schedule import believed
 from backupcore.schedule.items import Item
 from backupcore.schedule.levels import costs, curve
 from backupcore.schedule.records import BYTES, GivenUp, View
@@ -84,7 +85,7 @@ class _Meter:
             self.used[name] += sign * amount
             self.count += sign * (name == _BELIEVED)
             if self.error and name == _BELIEVED:
-                doubt = min(self.error, pick.item.trace.doubt) if pick.level == 0 else self.error
+                doubt = min(self.error, pick.item.trace.doubt) if pick.level == 0 else believed.doubt(self.error)
                 self.squares += sign * doubt * amount * amount
 
     def holds(self, soft: bool) -> bool:

@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from backupcore.schedule.believed import SURE
+from backupcore.schedule.levels import GRID
 from backupcore.schedule.records import Done, Plan, View
 
 FORMAT = "stowage-planner/1"
@@ -27,7 +29,7 @@ class Trace(NamedTuple):
     planned: night of its next full (None: when it is due). rate: bytes of a night's change; nights: how often it was
     measured. full: bytes of a full as believed; doubt: variance of that, relative. missed: the night on which a full
     was due and could not be made; back: the first night after it on which it could; why: client, server, failed or
-    cycle. cycle: as it was.
+    cycle. cycle: as it was. place: of its saturation (believed.py), -1 when nothing tells.
     """
 
     planned: Optional[int] = None
@@ -39,6 +41,7 @@ class Trace(NamedTuple):
     back: Optional[int] = None
     why: str = ""
     cycle: int = 0
+    place: float = -1.0
 
 
 class Presence(NamedTuple):
@@ -122,6 +125,7 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
 
     Fulls that were planned and not made count as missed by us, so that the nights after a bad one are even.
     """
+    from backupcore.schedule.observe import measured as measure
     from backupcore.schedule.observe import observe
 
     seen = observe(memory, view)
@@ -146,6 +150,8 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
                 trace = trace._replace(
                     full=float(result.bytes), doubt=0.0, missed=None, back=None, why="", planned=planned.get(unit.id)
                 )
+            elif seen.error >= SURE:
+                trace = measure(trace, memory.units.get(unit.id), unit, view, seen.week, result)
         elif choice is not None and choice.level == 0 and choice.due is not None and choice.due <= view.night:
             if trace.missed is None:
                 trace = trace._replace(missed=view.night, back=view.night + 1, why="failed")
@@ -181,7 +187,7 @@ def _floats(values: Any, count: int) -> Tuple[float, ...]:
 
 
 def _trace(row: Any) -> Trace:
-    planned, rate, nights, full, doubt, missed, back, why, cycle = row
+    planned, rate, nights, full, doubt, missed, back, why, cycle, place = row
     if not isinstance(why, str):
         raise ValueError("no reason")
     return Trace(
@@ -194,6 +200,7 @@ def _trace(row: Any) -> Trace:
         _whole(back),
         why,
         _count(cycle),
+        -1.0 if place == -1 else min(len(GRID) - 1.0, _floats([place], 1)[0]),
     )
 
 

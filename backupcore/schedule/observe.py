@@ -7,15 +7,17 @@ chooses anything.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
+from backupcore.schedule import believed
+from backupcore.schedule.believed import SURE
 from backupcore.schedule.levels import bucket, curve
 from backupcore.schedule.memory import _KEEP, Memory, Presence, Trace
-from backupcore.schedule.records import Rules, Unit, View
+from backupcore.schedule.records import Done, Rules, Unit, View
 
 FIRST_NIGHTS = 7  # over how many nights first fulls spread at most, when the administrator says nothing
 _DRIFT = 1e-4  # variance that a night adds to what is believed of a full's size
-_SURE = 1e-5  # estimates with less variance of error than this are taken as they are
+_NEW = 0.1  # weight of a night's rate by an estimate that is off
 
 
 def observe(memory: Memory, view: View) -> Memory:
@@ -34,6 +36,8 @@ def observe(memory: Memory, view: View) -> Memory:
             new = False
         if unit.reachable and (fresh or new):
             trace = _sized(trace, unit, view.night, factor, memory.error)
+            if memory.error >= SURE and unit.bases and unit.levels:
+                trace = _saturated(trace, unit, view, week)
         units[unit.id] = _excused(trace, unit, view, memory.night)
     return replace(memory, night=view.night, units=units, clients=clients, week=week, weeks=weeks)
 
@@ -108,7 +112,7 @@ def _sized(trace: Trace, unit: Unit, night: int, factor: float, error: float) ->
     """With tonight's estimates: the size of a full, and the change of a night."""
     full, doubt = trace.full, trace.doubt + _DRIFT
     if unit.full is not None:
-        if full is None or error < _SURE or full <= 0:
+        if full is None or error < SURE or full <= 0:
             full, doubt = float(unit.full), error
         else:
             trust = doubt / (doubt + error)
@@ -125,9 +129,35 @@ def _sized(trace: Trace, unit: Unit, night: int, factor: float, error: float) ->
                 change /= factor
             else:
                 change /= min(float(age), curve(bucket(change / (unit.full or 1e30) / age))[min(age, 90)])
-            rate = change if nights == 0 else _KEEP * rate + (1 - _KEEP) * change
+            keep = _KEEP if error < SURE or nights < 5 else 1 - _NEW
+            rate = change if nights == 0 else keep * rate + (1 - keep) * change
             nights += 1
     return trace._replace(full=full, doubt=doubt, rate=float(rate), nights=nights)
+
+
+def _saturated(trace: Trace, unit: Unit, view: View, week: Sequence[float]) -> Trace:
+    """With what tonight's estimates tell of its saturation."""
+    base = unit.bases[0]
+    level = next((level for level in range(base.level + 1, 10) if level in unit.levels), None)
+    if level is None or (len(unit.bases) > 1 and level > unit.bases[1].level):
+        return trace
+    age = believed.aged(week, view.weekday, max(1, view.night - base.night))
+    size = trace.full or 0.0
+    return trace._replace(place=believed.saturate(trace.place, trace.rate, size, age, unit.levels[level]))
+
+
+def measured(
+    trace: Trace, before: Optional[Trace], unit: Unit, view: View, week: Sequence[float], result: Done
+) -> Trace:
+    """With an incremental that was made: its bytes tell the rate better than estimates that are off."""
+    under = [base for base in unit.bases if base.level < result.level]
+    if not under or before is None or before.nights < 1:
+        return trace
+    age = believed.aged(week, view.weekday, max(1, view.night - under[-1].night))
+    place = trace.place if trace.place >= 0 else believed.usual(trace.rate, trace.full or 0.0)
+    if not 0.1 < age < 6:
+        return trace
+    return trace._replace(rate=_KEEP * before.rate + (1 - _KEEP) * result.bytes / believed.changed(place, age))
 
 
 def _clients(memory: Memory, view: View) -> Dict[str, Presence]:

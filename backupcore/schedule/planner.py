@@ -6,7 +6,7 @@ and memory give the same plan. How it goes:
 1. `observe`: what the view shows goes into the memory: presence of clients, change and size of units, the rhythm of
    the week; a full that could not be made on its due night is noted with the reason, since that excuses it for a while.
 2. `items`: each unit gets a deadline, the last night for its next full: its due night, or the end of the grace.
-   Each offers tonight's incrementals as a ladder of bases.
+   Each offers tonight's incrementals as a ladder of bases; where estimates are off, with bytes as `believed`.
 3. `horizon`: every full lies on the night that the last plan gave it, else on its due night; first fulls and late
    ones, largest first, on the emptiest nights they may have. Incrementals of the coming nights are forecast by the
    best levels (`levels`, a dynamic programme over the nights to the next full). The aim is the level no plan gets
