@@ -59,7 +59,11 @@ def test_each_path_is_in_one_segment_and_others_are_told(peer):
     assert set(told.values()) == {b"segment"}
     assert {path for path, row in parts["rest"].rows().items() if row.kind == "n"} == {b"www", b"home/ann", b"home/bob"}
     assert parts["s1"].start["segment"] == REQUESTS["s1"] and "segment" not in whole.start
-    assert peer.start().greet()["segments"] is True
+    talk = peer.start()
+    try:
+        assert talk.greet()["segments"] is True
+    finally:
+        talk.end()
 
 
 def test_nights_of_segments_unpacked_in_the_order_of_time_are_the_tree(peer, tmp_path):
