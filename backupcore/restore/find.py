@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
-from .. import ids
 from ..catalog.records import DumpRow
 from ..errors import ImageDamaged, RequestError
 from ..image import index
 from ..image.escape import unescape
 from ..search import browse, query, scan, store
 from ..search.history import HistoryDamaged
-from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SHA, SIZE, STALE, UID
+from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SIZE, STALE, UID
 from ..settings import Settings
 from ..text import escape as shown
-from . import view
+from . import found, view
 from .choose import Selection, check_matched
 from .histories import bring
 from .images import Images
@@ -93,84 +92,32 @@ def find(
     if not rows:
         named = ":".join(filter(None, (client, asked.source)))
         raise RequestError(f"no dump of {shown(named) or 'any client'} is known", "stowage list dumps")
-    by_id = {row.id: row for row in rows}
-    count = 0
-    for one, hit in _hits(settings, images, rows, wanted, tell):
-        if one.key.segment and not _belongs(by_id[one.lineage.members[one.live[-1]].id], hit.path):
-            continue
-        count += 1
-        if asked.limit is not None and count > asked.limit:
+    for count, path in enumerate(_paths(settings, images, rows, wanted, tell)):
+        if asked.limit is not None and count >= asked.limit:
             images.note(f"there is more: the first {asked.limit} paths are shown; --limit 0 shows all")
             break
-        live = [by_id[one.lineage.members[number].id] for number in one.live]
-        path = one.root if hit.path == ROOT else one.root.rstrip(b"/") + b"/" + hit.path
-        for version in _followed(one, hit.versions):
-            yield _version(live, path, version)
+        yield from path.versions
 
 
-def _belongs(row: DumpRow, path: bytes) -> bool:
-    """Whether a path is the segment's own of which row is: it lists others' and the folders above its own, too."""
-    name = ids.parse_segment(row.segment)
-    folders = frozenset(map(os.fsencode, row.options.get("folders", ())))
-    return name is None or not folders or view.inside(path, folders) != name.rest
-
-
-def _hits(
+def _paths(
     settings: Settings, images: Images, rows: Sequence[DumpRow], wanted: query.Query, tell: Callable[[str], None]
-) -> Iterator[tuple[store.Opened, scan.Hit]]:
+) -> Iterator[found.Path]:
     """What matches. A history that turns out to be damaged is made again, and the search goes on where it was."""
-    given = 0
+    given, by_id = 0, {row.id: row for row in rows}
     for last in (False, True):
         with ExitStack() as stack:
             opened = _up_to_date(settings, images, rows, tell, stack)
-            hits = stack.enter_context(closing(scan.search(opened, wanted)))
+            hits = stack.enter_context(closing(scan.search(opened, found.candidates(wanted, opened))))
             try:
-                for hit in itertools.islice(hits, given, None):
+                for path in itertools.islice(found.told(opened, hits, by_id, wanted), given, None):
                     given += 1
-                    yield opened[hit.history], hit
+                    yield path
                 return
             except HistoryDamaged as error:
                 if last:
                     raise
                 images.note(f"{error.message}; it was made again from the indexes")
                 Path(error.path).unlink(missing_ok=True)
-
-
-def _followed(one: store.Opened, versions: Sequence[scan.Version]) -> list[scan.Version]:
-    """The content of hard links is that of their first name: with it, they are the same version as that."""
-    if not any(version.kind == "h" and not version.sha256 for version in versions):
-        return list(versions)
-    found: list[scan.Version] = []
-    for version in versions:
-        if version.kind == "h" and not version.sha256:
-            moment = browse.Moment(one, one.lineage.members[one.live[version.last]].id)
-            version = version._replace(sha256=_content(moment, version.link))
-        for place, other in enumerate(found):
-            if version.sha256 and (other.sha256, other.size) == (version.sha256, version.size):
-                first, dumps = min(other.first, version.first), other.dumps + version.dumps
-                found[place] = other._replace(first=first, dumps=dumps)
-                break
-        else:
-            found.append(version)
-    return found
-
-
-def _content(moment: browse.Moment, link: bytes) -> str:
-    for _step in range(8):  # a first name may itself be a hard link of an older dump
-        entry = next((entry for entry in moment.entries(link) if not entry.is_dir), None)
-        if entry is None or entry.row[KIND] != b"h":
-            break
-        link = unescape(entry.row[LINK])
-    return "" if entry is None or entry.row[SHA] == b"-" else entry.row[SHA].decode("ascii")
-
-
-def _version(live: Sequence[DumpRow], path: bytes, one: scan.Version) -> Version:
-    first, last = live[one.first], live[one.last]
-    return Version(
-        last.client, last.source, path, one.kind, one.size, one.mtime_ns, one.link, one.sha256, one.suspect,
-        first.id, first.begun_ns, last.id, last.begun_ns, one.dumps,
-        None if one.until < 0 else live[one.until].id, None if one.until < 0 else live[one.until].begun_ns,
-    )  # fmt: skip
 
 
 def _up_to_date(

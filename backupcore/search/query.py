@@ -42,6 +42,18 @@ class Query:
         """Whether only some sizes or times match."""
         return any(bound is not None for bound in (self.larger, self.smaller, self.newer, self.older))
 
+    def within(self, kind: str, size: int, mtime_ns: int) -> bool:
+        """Whether a version of this size and time is looked for."""
+        seconds = mtime_ns // 1_000_000_000
+        if kind not in "fh" and (self.larger is not None or self.smaller is not None):
+            return False
+        return (
+            (self.larger is None or size >= self.larger)
+            and (self.smaller is None or size <= self.smaller)
+            and (self.newer is None or seconds >= self.newer)
+            and (self.older is None or seconds <= self.older)
+        )
+
     def matches(self, name: bytes, path: Callable[[], bytes]) -> bool:
         """Whether a path matches; name: its last part; path(): all of it."""
         text = name if self.by_name else path()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Iterator, NamedTuple, Sequence
 
+from ..image import order
 from ..image.escape import unescape
 from . import lineage
 from .block import Names, Rows, filter_bits, parent
@@ -70,6 +72,8 @@ class Searcher:
         self.query = query
         self._root = opened.root
         self._shapes: dict[tuple, tuple] = {}
+        self._keys: list[bytes] | None = None
+        self._block: tuple[int, dict[tuple[bytes, bool], int], Rows] | None = None
 
     # which blocks
 
@@ -111,6 +115,23 @@ class Searcher:
             if hit is not None:
                 hits.append(hit)
         return hits
+
+    def at(self, path: bytes, is_dir: bool) -> Hit | None:
+        """What the history has of one path, whatever matches; the block of the last path is at hand for the next."""
+        history = self.opened.history
+        if self._keys is None:
+            self._keys = [order.key(first, history.first_dir(block)) for block, first in enumerate(history.firsts)]
+        number = bisect_right(self._keys, order.key(path, is_dir)) - 1
+        if number < 0:
+            return None
+        if self._block is None or self._block[0] != number:
+            paths, folders = history.block_names(number).all()
+            at = set(folders)
+            places = {(one, which in at): which for which, one in enumerate(paths)}
+            self._block = (number, places, history.rows(number))
+        _number, places, rows = self._block
+        which = places.get((path, is_dir))
+        return None if which is None else self._hit(rows, which, path, is_dir)
 
     def absolute(self, path: bytes) -> bytes:
         """The path on the client of one in the index."""
@@ -176,7 +197,8 @@ class Searcher:
             return None
         versions = [_version(rows, event, *span) for event, *span in found]
         if self.query.sized:
-            versions = [one for one in versions if self._bounded(one)]
+            query = self.query
+            versions = [one for one in versions if query.within(one.kind, one.size, one.mtime_ns)]
         return Hit(self.number, path, is_dir, versions, gone) if versions else None
 
     def _shape(self, key: tuple) -> tuple | None:
@@ -207,24 +229,12 @@ class Searcher:
                 span = spans.setdefault(identity, [start + event, place, place, 0])
                 span[0], span[2] = start + event, place
                 span[3] += 1
-        order = sorted(spans.values(), key=lambda span: -span[2])
+        newest = sorted(spans.values(), key=lambda span: -span[2])
         found = []
-        for number, (event, first, last, count) in enumerate(order):
+        for number, (event, first, last, count) in enumerate(newest):
             until = last + 1 if number == 0 and not present else -1
             found.append((event, first, last, until, count))
         return found, not present
-
-    def _bounded(self, one: Version) -> bool:
-        query = self.query
-        time = one.mtime_ns // 1_000_000_000
-        if one.kind not in "fh" and (query.larger is not None or query.smaller is not None):
-            return False
-        return (
-            (query.larger is None or one.size >= query.larger)
-            and (query.smaller is None or one.size <= query.smaller)
-            and (query.newer is None or time >= query.newer)
-            and (query.older is None or time <= query.older)
-        )
 
 
 def _identity(rows: Rows, event: int) -> tuple:

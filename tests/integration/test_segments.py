@@ -334,6 +334,48 @@ def test_parts_of_a_source_in_segments(world):
     assert {kind for kind, _last in kinds} == {"d"} and not images.notes
 
 
+def told(world, pattern, **more):
+    """What find tells: path -> (content's dumps, newest dump, first dump without it), the newest first."""
+    found = {}
+    for one in find.find(world.lab.settings, world.lab.catalog, world.images(), find.Asked(pattern, **more)):
+        name = os.fsdecode(one.path)[len(str(world.tree)) + 1 :]
+        found.setdefault(name, []).append((one.dumps, one.last, one.gone))
+    return found
+
+
+def test_find_and_list_know_no_chain_that_segments_have_followed(world):
+    world.serve()
+    tree = world.tree
+    (tree / "home/bob/mail/never").write_text("no segment ever saw it")
+    (whole,) = world.dump(whole=0)
+    world.cut()
+    (tree / "home/bob/mail/never").unlink()
+    fulls = world.dump(s1=0, s2=0, rest=0)
+    (tree / "home/bob/mail/file3").unlink()
+    (tree / "top").unlink()
+    (tree / "home/bob/mail/file1").write_text("other")
+    (tree / "home/ann/docs/file1").unlink()
+    _s1, s2, rest = world.dump(s1=1, s2=1, rest=1)
+    found = told(world, f"{tree}/home/bob/mail/*")
+    assert found["home/bob/mail/never"] == [(1, whole.id, fulls[1].id)]
+    assert found["home/bob/mail/file3"] == [(2, fulls[1].id, s2.id)]  # one content, of a dump of each
+    assert found["home/bob/mail/file1"] == [(1, s2.id, None), (2, fulls[1].id, None)]
+    assert found["home/bob/mail/file2"] == [(3, s2.id, None)]
+    assert told(world, "top") == {"top": [(2, fulls[2].id, rest.id)]}
+    gone = {"home/ann/docs/file1", "home/bob/mail/never", "home/bob/mail/file3", "top"}
+    assert set(told(world, "*", deleted=True)) == gone
+    assert set(told(world, "*", larger=3000, deleted=True)) == gone - {"top", "home/bob/mail/never"}
+    assert len(told(world, "*", limit=None)) == len(judge.snapshot(tree)) + len(gone)
+    assert told(world, "file1", limit=1).keys() < told(world, "file1").keys()
+    # the whole is listed as of its own moments only
+    for moment, expected in world.moments:
+        for recursive in (False, True):
+            wanted = world.wanted(f"web1:{tree}/home/bob/mail", at=moment)
+            listed = {one.path.rpartition(b"/")[2] for one in find.list_files(world.images(), wanted, recursive)}
+            names = {path.rpartition(b"/")[2] for path in expected if path.startswith(b"home/bob/mail/")}
+            assert listed - {b"mail"} == names
+
+
 def test_a_cut_that_was_lost_is_told_by_the_dumps(world):
     in_segments(world)
     settings, catalog = world.lab.settings, world.lab.catalog
