@@ -63,6 +63,10 @@ def _settled_full(item: Item) -> bool:
     return item.kind == "full" or (item.kind == "own" and item.tonight)
 
 
+def _own(item: Item) -> bool:
+    return item.unit.wish.own and item.unit.wish.strategy != "skip"
+
+
 def _full_on(item: Item, view: View, k: int) -> bool:
     """Whether a full that nobody moves falls on that coming night."""
     if item.kind == "full":
@@ -78,7 +82,7 @@ def _fixed(items: Sequence[Item], view: View, nights: int) -> List[float]:
             out[0] += item.size if item.here else 0.0
             for k in range(1, nights):
                 out[k] += item.size if _full_on(item, view, k) else 0.0
-        elif item.kind == "incremental" or item.unit.wish.own:
+        elif item.kind == "incremental" or _own(item):
             for k in range(1, nights):
                 out[k] += item.size if _full_on(item, view, k) else item.rate
             if item.here and _settled_full(item):
@@ -250,10 +254,10 @@ def _answer(
             reason = reasons.of_level(item, pick.level, pick.size, best, view)
         choices.append(Choice(item.id, pick.level, pick.size, reason, _due(item), _next_full(item, pick, night)))
     at = [[]] + [[one for _, _, one in row if one.id not in full_tonight] for row in horizon.at[1:]]
-    fixed = [item for item in items if item.kind == "full" or item.unit.wish.own_fulls]
+    fixed = [item for item in items if item.kind == "full" or _own(item)]
     for k in range(1, horizon.nights):
         at[k] += [item for item in fixed if _full_on(item, view, k)]
-    dumped = [item for item in items if item.kind != "idle" or item.unit.wish.own]
+    dumped = [item for item in items if item.kind != "idle" or _own(item)]
     told = resources.forecast(view, dumped, at, horizon.week)
     told[0] = used
     outlook = [Outlook(night, {BYTES: load[0], **used}, tuple(full_tonight))]

@@ -311,6 +311,17 @@ def test_an_own_schedule_is_followed_and_forecast():
     assert {choice.unit: choice.level for choice in fleet.run().choices}[name] == 0
 
 
+def test_who_is_skipped_is_in_no_forecast():
+    fleet = Fleet(2)
+    fleet.use = {"seconds": (1e-8, 2e-8)}
+    fleet.nights(7)
+    for own in (False, True):
+        fleet.wishes = dict.fromkeys(fleet.wishes, Wish(strategy="skip", own=own, own_fulls=(fleet.night + 3,)))
+        made = plan(fleet.view(), Memory())
+        assert not made.choices and not [name for night in made.outlook for name in night.fulls]
+        assert not any(night.load.get(BYTES) or night.load.get("seconds") for night in made.outlook)
+
+
 @pytest.mark.parametrize("strategy, level", [("full", {0}), ("incremental", set(range(1, 10))), ("skip", set())])
 def test_strategies(strategy, level):
     fleet = Fleet(3, strategy=strategy)
