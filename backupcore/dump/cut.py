@@ -112,7 +112,7 @@ def read(settings: Settings, client: str, source: str) -> Optional[Cut]:
         before = tuple(str(name) for name in value["before"])
         leaving = tuple(_share(one["name"], one["folders"], one["size"]) for one in value.get("leaving", ()))
         return _checked(Cut(shares, int(value["night"]), float(value["wanted"]), before, leaving))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
