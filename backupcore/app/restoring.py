@@ -54,7 +54,8 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     found = request.resolve(engine.settings, engine.catalog, words, moment, place, last=place is not None)
     named = engine.catalog.dump(at) if at is not None and ids.parse_dump_name(at) else None
     for one in found:
-        if named is not None and one.source == named.source and one.dump.id != named.id:
+        dumps = one.chain if one.shares else one.chain[-1:]  # of segments, each has a newest one
+        if named is not None and one.source == named.source and all(dump.id != named.id for dump in dumps):
             raise NothingThatOld(
                 f"the dump {named.id} cannot be read" + (f" on {place}" if place else ""),
                 f"stowage list copies --client {named.client} --source {named.source}",
