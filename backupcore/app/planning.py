@@ -389,7 +389,8 @@ class Planner:
             else:
                 base = below.id
         if one.id in self._again and by_hand is None:
-            reason = "dumped tonight already, and once more now"
+            broken = one.stand.broken if level == 0 else ""
+            reason = f"full: {broken}" if broken else "dumped tonight already, and once more now"
         earliest = one.source.timing.earliest
         begin = 0 if named or earliest is None else nights.at(self.night, earliest)
         return Planned(*one.key, level, base, reason, begin if begin > self.now_ns else 0, one.segment)
