@@ -84,7 +84,7 @@ class Bench:
 
     def tree(self, kind: str) -> Path:
         """The tree of a kind, made once: `mixed`, `tiny`, `flat`."""
-        path = self.bed.scratch / f"tree-{kind}"
+        path = self.bed.scratch / (f"tree-{kind}" + ("-of-small" if self.small else ""))
         if not path.exists():
             count = {"mixed": 8_000 if self.small else 120_000, "tiny": 20_000 if self.small else 1_000_000,
                      "flat": 20_000 if self.small else 1_000_000}[kind]  # fmt: skip
