@@ -218,6 +218,7 @@ def units(server):
     return found
 
 
+@pytest.mark.slow
 def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their_own(server, tmp_path, moved):
     tree = big(tmp_path / "tree")
     server.write(cycle={"days": 4})
@@ -416,6 +417,7 @@ def test_sealed_segments_are_opened_by_hand_and_by_stowage(world):
         assert not judge.differences(expected, judge.snapshot(hand), ("links",))
 
 
+@pytest.mark.slow
 def test_segments_are_copied_verified_drilled_and_rebuilt(server, tmp_path, moved):
     tree = big(tmp_path / "tree")
     (tmp_path / "nas").mkdir(mode=0o700)
@@ -451,6 +453,7 @@ def test_segments_are_copied_verified_drilled_and_rebuilt(server, tmp_path, move
     assert set(after) == set(before) and after["whole"] == before["whole"]  # the cut is told by the dumps
 
 
+@pytest.mark.slow
 def test_a_source_that_is_cut_anew_goes_on_by_the_old_cut_until_the_new_one_is_complete(world):
     in_segments(world)
     old = cut.read(world.lab.settings, "web1", "data")
