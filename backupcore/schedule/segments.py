@@ -86,12 +86,6 @@ def outgrown(segments: Iterable[Segment], sizes: Dict[str, float], wanted: float
     return any(sizes.get(one.name, 0) > 2 * max(wanted, one.size) for one in segments)
 
 
-def segment_of(segments: Iterable[Segment], path: bytes) -> str:
-    """The name of the segment a path belongs to."""
-    owner = {folder: one.name for one in segments for folder in one.folders}
-    return owner.get(_piece(path, owner) or ROOT, REST)
-
-
 def _measure(rows: Iterable[Row], grain: float) -> _Folder:
     """The tree of the folders of at least grain bytes; smaller ones are folded into their parents."""
     root = _Folder(ROOT)

@@ -25,6 +25,13 @@ def walk(tree, path=b".", first=None):
         yield from walk(tree[name], prefix + name)
 
 
+def segment_of(found, path):
+    """The segment whose folders a path lies in, found by looking at all of them."""
+    owners = [one.name for one in found for folder in one.folders if (path + b"/").startswith(folder + b"/")]
+    assert len(owners) <= 1
+    return owners[0] if owners else REST
+
+
 def cut(tree, wanted):
     return segments.cut(lambda: walk(tree), wanted)
 
@@ -41,10 +48,10 @@ def test_a_folder_that_is_too_large_is_divided_by_its_own_folders():
     found = cut(tree, 4 * GB)
     assert [one.folders for one in found] == [(b"data/x",), (b"data/y",), ()]
     assert found[-1].size == 12
-    assert segments.segment_of(found, b"data/readme") == REST
-    assert segments.segment_of(found, b"data/y/1") == "s02"
-    assert segments.segment_of(found, b"data/yy/1") == REST  # a new folder
-    assert segments.segment_of(found, b".") == REST
+    assert segment_of(found, b"data/readme") == REST
+    assert segment_of(found, b"data/y/1") == "s02"
+    assert segment_of(found, b"data/yy/1") == REST  # a new folder
+    assert segment_of(found, b".") == REST
 
 
 def test_folders_that_share_a_file_stay_together():
@@ -98,10 +105,10 @@ def test_each_entry_is_in_one_segment_and_sizes_and_links_agree(tree, wanted, ch
     assert len(set(folders)) == len(folders)
     assert not any(a != b and a.startswith(b + b"/") for a in folders for b in folders)
     for one in found:
-        size = sum(row.size for row in rows if not row.is_dir and segments.segment_of(found, row.path) == one.name)
+        size = sum(row.size for row in rows if not row.is_dir and segment_of(found, row.path) == one.name)
         assert size == one.size
     for row in rows:
         if row.first is not None:
-            assert segments.segment_of(found, row.path) == segments.segment_of(found, row.first)
+            assert segment_of(found, row.path) == segment_of(found, row.first)
     assert found == segments.cut(lambda: rows, wanted)
     assert len(files) == sum(not row.is_dir for row in rows)
