@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import sealed
 from dump_lab import PORT, SSHD, Lab, Sshd, forced
-from tree import change_hostile_tree, make_hostile_tree
+from tree import change_hostile_tree, differences, make_hostile_tree, snapshot
 
 from backupcore.catalog import places
 from backupcore.dump import statefile
 from backupcore.image import codec, index, state
 from backupcore.keys import store
+from backupcore.restore import view
 from backupcore.settings import Policy
 
 OLD = 2.2  # s until nothing counts as young any more
@@ -199,3 +200,43 @@ def test_a_change_of_sealing_or_root_makes_a_full_after_a_rebuild_too(lab, tree,
     prepare(lab, tree / "swap", "local", "server", "zstd")
     result = lab.night()["web1:data"]
     assert (result.ok, result.level) == (True, 0) and "path of the source changed" in result.message
+
+
+def test_a_changed_exclude_needs_no_full_after_a_rebuild(lab, tree, tmp_path):
+    """The images do not tell what was excluded; the next incremental must be right all the same, and the one after."""
+
+    def night(level, exclude, gone):
+        """A night after a rebuild, with other words in agent.json. gone: top names that are in no dump of it."""
+        for row in lab.catalog.dumps():
+            lose(lab, row)
+        lab.client("web1", {"data": {"path": str(tree), "exclude": exclude}}, Policy("p"))
+        time.sleep(OLD)
+        result = lab.night(level)["web1:data"]
+        assert result.ok and result.level == level, result
+        chain = lab.catalog.chain(lab.latest("web1", "data").id)
+        assert len(chain) == level + 1
+        wanted = {name: row for name, row in snapshot(tree).items() if not is_out(name, gone)}
+        seen = {row.entry.path: row.entry for row in view.merge([map(index.parse, lines(lab, one)) for one in chain])}
+        seen = {name: entry for name, entry in seen.items() if entry.kind != "n"}
+        assert sorted(seen) == sorted(wanted)
+        by_hand = tmp_path / f"hand{level}"
+        lab.restore_by_hand("web1", "data", by_hand)
+        found = {name: row for name, row in snapshot(by_hand).items() if not is_out(name, gone)}
+        for snap in (wanted, found):  # of a name that is excluded nothing is said
+            for name in (b"a file.skip", b"with a name that is excluded"):
+                snap.get(name, {}).pop("links", None)
+        assert differences(wanted, found) == []
+        return set(map(lambda line: index.parse(line).path, lines(lab, chain[-1])))
+
+    def is_out(name, gone):
+        return name == b"socket" or any(name == one or name.startswith(one + b"/") for one in gone)
+
+    night(0, ["*.skip", "/cache/below"], [b"a file.skip", b"cache/below"])
+    # what was left out comes in, what was in goes out; nothing of it was touched
+    held = night(1, ["/cache/?.keep", "/deep"], [*(b"cache/%d.keep" % one for one in range(10)), b"deep"])
+    assert {b"a file.skip", b"cache/below/file"} <= held and b"names" not in held
+    # and back: what the dump before had not is dumped again, though the full has it, as it was or changed since
+    (tree / "cache" / "3.keep").write_text("changed")
+    (tree / "cache" / "4.keep").unlink()
+    held = night(2, ["*.skip"], [b"a file.skip"])
+    assert {b"cache/%d.keep" % one for one in range(10) if one != 4} | {b"deep"} <= held
