@@ -226,7 +226,7 @@ def test_a_changed_exclude_needs_no_full_after_a_rebuild(lab, tree, tmp_path):
             for name in (b"a file.skip", b"with a name that is excluded"):
                 snap.get(name, {}).pop("links", None)
         assert differences(wanted, found) == []
-        return set(map(lambda line: index.parse(line).path, lines(lab, chain[-1])))
+        return {index.parse(line).path for line in lines(lab, chain[-1])}
 
     def is_out(name, gone):
         return name == b"socket" or any(name == one or name.startswith(one + b"/") for one in gone)
