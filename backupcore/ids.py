@@ -15,6 +15,7 @@ from .errors import RequestError
 # What may be a folder on any target, an Ansible host name, an S3 key and a word of the command line.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 SEGMENT_NAME = re.compile(r"s([1-9][0-9]?)of([1-9][0-9]?)-([0-9a-f]{4})\Z")
+INTERIM = "interim"  # in the place of a segment's name: dumps of only what was changed of late
 DUMP_NAME = re.compile(r"([0-9]{8}T[0-9]{6}Z)-L([0-9])-([0-9a-f]{8})\Z")
 
 

@@ -56,7 +56,7 @@ class Timing:
     priority: 0 low, 1 normal, 2 high, or any other. strategy: standard, full, incremental or skip. days: weekdays, 0 is
     Monday. earliest: minutes after midnight. max_chain: dumps a restore may need (None: any number). full,
     incremental: a schedule of its own, as written. split: auto, never, or not said: whether a big tree is cut into
-    segments.
+    segments. interim: while it waits for its first full, files changed within so many days are dumped; 0: nothing is.
     """
 
     cycle: int = 7
@@ -69,6 +69,7 @@ class Timing:
     full: Optional[str] = None
     incremental: Optional[str] = None
     split: str = ""
+    interim: float = 7.0
 
     @property
     def own(self) -> bool:

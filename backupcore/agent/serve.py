@@ -67,7 +67,7 @@ def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
         "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
         "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
         "sources": {}, "drill": True, "estimate": config is not None,
-        "segments": config is not None,
+        "segments": config is not None, "interim": config is not None,
     }  # fmt: skip
     if config is not None:
         found["client"] = config.client
@@ -278,15 +278,17 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
         raise RequestError("a full needs no state, and an incremental needs it")
     half, plan = _plan(source, halves)
     segment = _segment(request)
+    newer = _newer(request, level, segment)
     codec = _codec(request)
-    tree = _tree(plan)._replace(segment=segment)
+    tree = _tree(plan)._replace(segment=segment, newer=newer)
     helper = _helper(channel, codec, tree, with_state)  # before there are threads
     failed: Optional[BaseException] = None
     try:
         channel.start_heartbeat()
         channel.send_json(
             START, {"codec": codec.name, "begun_ns": time.time_ns(), "source": {"type": source.type, **source.options},
-                    **({"segment": request["segment"]} if segment is not None else {})}
+                    **({"segment": request["segment"]} if segment is not None else {}),
+                    **({"newer": request["newer"]} if newer is not None else {})}
         )  # fmt: skip
         try:
             half.before(source.options)
@@ -326,6 +328,20 @@ def _segment(request: Dict[str, Any]) -> Any:
     from .segment import of_request
 
     return of_request(request)
+
+
+def _newer(request: Dict[str, Any], level: int, segment: Any) -> Optional[int]:
+    """Since when what an interim dump takes was changed, by this machine's clock: the server's may show another time.
+    None when it is none. Raises RequestError."""
+    import time
+
+    newer, now = request.get("newer"), request.get("now_ns")
+    if newer is None:
+        return None
+    good = all(isinstance(one, int) and not isinstance(one, bool) and 0 < one < 1 << 63 for one in (newer, now))
+    if not good or newer > now or level or segment is not None:
+        raise RequestError("the server's request has no right newer")
+    return newer + time.time_ns() - now
 
 
 def _payloads(channel: AgentChannel) -> Any:

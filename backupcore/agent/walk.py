@@ -32,13 +32,15 @@ def look(names: List[bytes]) -> "array[int]":
 
 
 class Plan(NamedTuple):
-    """Which tree, and what of it. segment: None for all of it."""
+    """Which tree, and what of it. segment: None for all of it. newer: of an interim dump, what but folders was changed
+    before this moment (ns) is left out, None for all."""
 
     path: bytes
     include: Include
     exclude: Exclude
     one_file_system: bool
     segment: Optional[Segment] = None
+    newer: Optional[int] = None
 
     def holds(self, path: bytes) -> bool:
         """Whether all that is in a folder belongs to the segment."""
@@ -174,6 +176,8 @@ class Walk:
             for name in files + others + sockets if exact else files + sockets:
                 if plan.segment.is_out(level.prefix + name, False):
                     absent[name] = REASON
+        if plan.newer is not None:
+            _leave_old(files + others if exact else files, plan.newer, absent)
         entries = files
         if exact and others:
             entries += others
@@ -211,3 +215,16 @@ class Walk:
         if not level.inside and self.plan.include.matches(path, is_dir) == OUT:
             return True
         return self.plan.exclude.matches(path, name, is_dir)
+
+
+def _leave_old(names: List[bytes], newer: int, absent: Dict[bytes, bytes]) -> None:
+    """Puts the names of the current folder into absent whose file was last changed before newer. Names of one file have
+    the same times, so all of them are kept or none."""
+    lstat = os.lstat
+    for name in names:
+        try:
+            status = lstat(name)
+        except OSError:
+            continue  # vanished, or said when it is opened
+        if status.st_mtime_ns < newer and status.st_ctime_ns < newer:
+            absent.setdefault(name, REASON)

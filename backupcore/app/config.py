@@ -150,6 +150,7 @@ class _Builder:
             priority=pick("priority", 1),
             strategy=pick("strategy", "standard"),
             split=pick("split", ""),
+            interim=pick("interim", self.root.cycle.interim),
             days=pick("days", nights.ALL),
             earliest=pick("earliest", None),
             max_chain=pick("max_chain", None if cycle <= 7 else 4),

@@ -137,6 +137,14 @@ def _times(value: Any) -> str:
     return value
 
 
+def _interim(value: Any) -> float:
+    if value is False or isinstance(value, str) and value.strip().lower() == "off":  # YAML's own off is False
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 3650:
+        raise ValueError("must be a number of days up to 3650, or off")
+    return float(value)
+
+
 Nights = Annotated[int, Field(ge=0, le=3650)]
 
 
@@ -146,6 +154,7 @@ class Cycle(Section):
     first_night: Optional[Literal["all"]] = None
     grace: Nights = 3
     server_grace: Optional[Nights] = None
+    interim: Annotated[float, BeforeValidator(_interim)] = 7.0
 
 
 class Schedule(Section):
@@ -165,6 +174,7 @@ class Timing(BaseModel):
     max_chain: Annotated[Optional[int], Field(ge=1, le=100)] = None
     schedule: Optional[Schedule] = None
     split: Optional[Literal["auto", "never"]] = None
+    interim: Annotated[Optional[float], BeforeValidator(_interim)] = None
 
 
 def _soft(value: Any) -> Tuple[Any, bool]:

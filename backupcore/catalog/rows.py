@@ -18,6 +18,8 @@ def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> Dump
         options["encrypt"] = manifest.sealed.by
     if manifest.folders:
         options["folders"] = list(manifest.folders)
+    if manifest.newer_ns:
+        options["newer_ns"] = manifest.newer_ns
     return DumpRow(
         id=manifest.dump, client=manifest.client, source=manifest.source, segment=manifest.segment or "",
         type=manifest.type, path=manifest.path, level=manifest.level, counter=manifest.counter,

@@ -50,7 +50,8 @@ def retired(newest: Newest) -> FrozenSet[str]:
     now = in_force(newest)
     since = min((newest[name].begun_ns for name in now), default=0)
     old = [names for names in ways(newest) if names != now]
-    return frozenset(name for names in old if max(newest[one].begun_ns for one in names) < since for name in names)
+    found = {name for names in old if max(newest[one].begun_ns for one in names) < since for name in names}
+    return frozenset(found | ({ids.INTERIM} if now and ids.INTERIM in newest else set()))
 
 
 def by_source(rows: Sequence[DumpRow]) -> Dict[Tuple[str, str], List[DumpRow]]:

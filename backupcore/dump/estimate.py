@@ -39,11 +39,17 @@ Keep = Callable[[Settings, Client, AgentConnection], None]
 @dataclass(frozen=True)
 class Part:
     """What is counted by itself: a source ("", no folders), or folders of it; the part without folders is all that no
-    other has. since: level -> when its base began (ns)."""
+    other has. since: level -> when its base began (ns). recent: since when an interim dump takes what was changed."""
 
     since: Mapping[int, int] = field(default_factory=dict)
     name: str = ""
     folders: Tuple[bytes, ...] = ()
+    recent: Optional[int] = None
+
+    @property
+    def moments(self) -> List[int]:
+        """What an agent is asked for, ascending."""
+        return sorted({*self.since.values(), *([] if self.recent is None else [self.recent])})
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Heard:
     error: Optional[StowageError] = None
     walked: Mapping[Tuple[str, str], Walked] = field(default_factory=dict)
     notes: Tuple[str, ...] = ()
+    interim: bool = False  # its agent knows interim dumps
 
     @property
     def reachable(self) -> bool:
@@ -172,12 +179,14 @@ class _Round:
         client = self._settings.clients[name]
         walked: Dict[Tuple[str, str], Walked] = {}
         notes: List[str] = []
+        interim = False
         end = time.monotonic() + self._limit
         while True:
             agent = None
             try:
                 agent = self._connect(self._settings, client)
                 self._track(agent, math.inf)
+                interim = agent.hello().get("interim") is True
                 if agent.hello().get("estimate") is not True:
                     wanted = []  # an older agent: its history must do
                 while wanted:
@@ -192,7 +201,7 @@ class _Round:
                     self._keep(self._settings, client, agent)
                 else:
                     agent.close(clean=True)
-                return Heard(name, None, walked, tuple(notes))
+                return Heard(name, None, walked, tuple(notes), interim)
             except _Over:
                 agent.close()
             except StowageError as error:
@@ -212,7 +221,7 @@ class _Round:
                 notes += [f"{name}:{one.source} was not estimated: no time was left" for one in wanted]
                 wanted = []
             if not wanted or self._stopping:
-                return Heard(name, None, walked, tuple(notes))
+                return Heard(name, None, walked, tuple(notes), interim)
 
     def _track(self, agent: Optional[AgentConnection], end: float = 0.0) -> None:
         """The connection of this thread, and when it is to be cut; None: it has none."""
@@ -232,7 +241,7 @@ class _Round:
         """One source: (what was found, what is wrong). Raises _Over when the conversation is."""
         parts = []
         for part in one.parts:
-            since = sorted(set(part.since.values()))
+            since = part.moments
             folders = [folder.decode("utf-8", "surrogateescape") for folder in part.folders]
             parts.append({"name": part.name, "folders": folders, "since": since})
         self._track(agent, end)
@@ -267,7 +276,7 @@ def read(done: Mapping[str, Any], part: Part) -> Optional[Walked]:
     """What an agent found of a part; None when that cannot be, whoever made it up."""
     parts, complete, share = done.get("parts"), done.get("complete"), done.get("share")
     told = parts.get(part.name) if isinstance(parts, dict) else None
-    moments = sorted(set(part.since.values()))
+    moments = part.moments
     if not isinstance(told, dict) or not isinstance(complete, bool):
         return None
     size, entries, since = told.get("bytes"), told.get("entries"), told.get("since")
@@ -287,6 +296,7 @@ def read(done: Mapping[str, Any], part: Part) -> Optional[Walked]:
         size, entries, {level: changed[moment][0] for level, moment in part.since.items()}, complete,
         1.0 if complete else share, used if _is_count(used, MOST_BYTES) else 0,
         float(seconds) if isinstance(seconds, (int, float)) and 0 <= seconds < 1e6 else 0.0,
+        None if part.recent is None else changed[part.recent][0],
     )  # fmt: skip
 
 

@@ -82,8 +82,10 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
         raise ConfigError(f"{planned.client} has no source {planned.source}") from None
     if source.policy.encrypt != "none" and not run.recipients:
         raise no_key(source.policy)  # never in the clear against the policy's word
-    share = _share(run, planned)
     level, base, looked = planned.level, planned.base, []
+    if planned.newer_ns:
+        return OneDump(run, client, source, 0, None, looked, newer_ns=planned.newer_ns).make()
+    share = _share(run, planned)
     try:
         return OneDump(run, client, source, level, base, looked, share).make()
     except NeedsFull as refused:
@@ -125,10 +127,11 @@ class OneDump:
 
     def __init__(
         self, run: Run, client: Client, source: Source, level: int, base: Optional[str], looked: List[str],
-        share: Optional[cut.Share] = None,
+        share: Optional[cut.Share] = None, newer_ns: int = 0,
     ):  # fmt: skip
         self.run, self.client, self.source, self.level, self.looked = run, client, source, level, looked
-        self.share, self.segment = share, share.name if share is not None else ""
+        self.share, self.newer_ns = share, newer_ns
+        self.segment = share.name if share is not None else ids.INTERIM if newer_ns else ""
         self.past = [row for row in run.catalog.dumps(client.name, source.name) if row.segment == self.segment]
         self.chain = run.catalog.chain(base) if base is not None else []
         self.expected = self._expected()
@@ -219,6 +222,8 @@ class OneDump:
         }  # fmt: skip
         if self.share is not None:
             request["segment"] = self.share.request()
+        if self.newer_ns:
+            request["newer"] = self.newer_ns
         if sealing is not None and sealing.by_client:
             named = [one.fingerprint for one in sealing.recipients]
             request.update({"encrypt": CLIENT, "recipients": named, "prefix": sealing.prefix})
@@ -230,13 +235,21 @@ class OneDump:
             self.run.track(agent, self.source.name)
             try:
                 try:
-                    hello = agent.request(request)
+                    # an older agent would dump all
+                    knows = not self.newer_ns or agent.hello().get("interim") is True
+                    if self.newer_ns:
+                        request["now_ns"] = clock.now_ns()
+                    hello = agent.request(request) if knows else {}
                 except StowageError as error:
                     raise Unreached(error) from None
+                if not knows:
+                    raise self._too_old("interim dumps")
                 try:
                     _kind, start = agent.channel.expect(wire.START)
                     if start.get("segment") != request.get("segment"):  # it would dump all, under a segment's name
-                        raise AgentMissing(f"the agent of {self.client.name} is too old for segments", SITE)
+                        raise self._too_old("segments")
+                    if start.get("newer") != request.get("newer"):
+                        raise self._too_old("interim dumps")
                     codec = self._codec(start, hello)
                     self._same_options(start)
                     self.emit("dumping", force=True)
@@ -257,6 +270,9 @@ class OneDump:
             finally:
                 self.run.track(None, self.source.name)
         return hello, start, received
+
+    def _too_old(self, what: str) -> AgentMissing:
+        return AgentMissing(f"the agent of {self.client.name} is too old for {what}", SITE)
 
     def _codec(self, start: Mapping[str, Any], hello: Mapping[str, Any]) -> str:
         wanted, policy = self.source.policy.compress.partition(":")[0], self.source.policy
@@ -281,7 +297,10 @@ class OneDump:
         except ValueError:
             raise WireError(f"{self.client.name} sent a START that cannot be read") from None
         self.options = {name: value for name, value in options.items() if name not in NOT_CONTENT}
-        self.options.pop("folders", None)
+        for name in ("folders", "newer_ns"):  # not the client's to say
+            self.options.pop(name, None)
+        if self.newer_ns:
+            self.options["newer_ns"] = self.newer_ns
         if self.share is not None:
             self.options["folders"] = self.share.request()["folders"]
         if self.source.policy.encrypt != "none":
@@ -327,7 +346,7 @@ class OneDump:
             folders=tuple(self.options.get("folders", ())), type=kind, path=path, dump=name, level=self.level,
             counter=counter, begun_ns=begun, ended_ns=ended, codec=received.codec, archive_size=received.archive_size,
             entries=received.entries, parts=received.parts, index=received.index, frames=received.frames,
-            base=Link(base.id, base.manifest_sha256) if base else None,
+            newer_ns=self.newer_ns, base=Link(base.id, base.manifest_sha256) if base else None,
             previous=Link(previous.id, previous.manifest_sha256) if previous else None,
             agent=_word(hello.get("version")), versions={name: word for name, word in versions.items() if word},
             warnings=received.warnings, suspects=row.suspects, seal=sealing.record() if sealing else None,

@@ -79,6 +79,7 @@ class Manifest:
     previous: Optional[Link] = None
     segment: Optional[str] = None
     folders: Tuple[str, ...] = ()  # of a segment; bytes that are no UTF-8 as surrogates
+    newer_ns: int = 0  # of an interim dump: what but folders was changed before is left out
     agent: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     warnings: int = 0
@@ -119,7 +120,10 @@ class Manifest:
         for name in ("base", "previous"):
             plain[name] = vars(plain[name]) if plain[name] else None
         plain["versions"] = dict(self.versions)
-        if self.segment is None:
+        newer = plain.pop("newer_ns")
+        if newer:
+            plain["newer"] = _iso(newer)
+        if self.segment is None or newer:
             del plain["folders"]
         return _dump(plain)
 
@@ -149,7 +153,7 @@ class Manifest:
             codec=codec, archive_size=_get(plain, "archive_size", int), entries=_get(plain, "entries", int),
             parts=tuple(_file(record) for record in _get(plain, "parts", list)), index=index, frames=frames,
             base=_link(plain, "base"), previous=_link(plain, "previous"), segment=plain.get("segment"),
-            folders=_folders(plain),
+            folders=_folders(plain), newer_ns=_moment(plain, "newer") if "newer" in plain else 0,
             agent=_get(plain, "agent", str), versions=versions,
             warnings=_get(plain, "warnings", int), suspects=_get(plain, "suspects", int),
             sums_sha256=_get(plain, "sums_sha256", str), restore_sha256=_get(plain, "restore_sha256", str),
@@ -165,6 +169,8 @@ class Manifest:
             (ids.is_name(self.server), "server"), (ids.is_name(self.client), "client"),
             (ids.is_name(self.source), "source"), (segment, "segment"),
             (not segment or ids.parse_segment(self.segment or "") is None or self.folders, "folders"),
+            (bool(self.newer_ns) == (self.segment == ids.INTERIM), "newer"),
+            (not self.newer_ns or 0 < self.newer_ns <= self.begun_ns and self.level == 0, "newer"),
             (name is not None, "dump"),
             (name is None or self.level == name.level, "level"), ((self.level == 0) == (self.base is None), "base"),
             (self.counter > 0, "counter"), (self.seal is None or isinstance(self.seal, dict), "seal"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from .. import ids, text
+from .. import clock, ids, text
 from . import layout
 from .manifest import Manifest
 
@@ -216,6 +216,13 @@ _ONE = """\
 
 """
 
+_INTERIM = """\
+This is NO FULL. It was made while the source waited for its first full, and holds all folders, but only those files
+that were changed since %(since)s: index.tsv* names the others, as "n" with "segment" in the column link. When
+a folder ../../%(source)s with dumps lies beside ../../%(source)s.interim, these have all of the source: use them.
+
+"""
+
 _TAIL = """\
 Files: image-* the archive in parts, GNU tar can read it; index.tsv* a line per entry; frames.tsv* a line per
 frame; SHA256SUMS; keys*.tsv, in a sealed dump, the keys of its files, wrapped for each recipient; manifest.json what
@@ -249,6 +256,11 @@ def restore_text(
         "everything": 3 if sealed else 2, "one": 4 if sealed else 3,
     }  # fmt: skip
     name = ids.parse_segment(manifest.segment or "")
+    if manifest.newer_ns:
+        since = clock.iso(manifest.newer_ns)
+        values["level"] = "none: an interim dump of files changed since %s, not of all" % since
+        values["chain"] = _INTERIM % {"since": since, "source": values["source"]} + values["chain"]
+        values["moment"] = "all that is in it, as it was at " + begun
     if name is not None:
         beside = ["../../%s.s%dof%d-%s" % (manifest.source, number, name.count, name.cut)
                   for number in range(1, name.count + 1)]  # fmt: skip

@@ -49,6 +49,7 @@ class Planned:
     reason: str
     not_before_ns: int = 0
     segment: str = ""
+    newer_ns: int = 0  # of an interim dump, under ids.INTERIM as its segment: what was changed before is left out
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Walked:
     """What a walk found, in bytes of an archive; since: level -> bytes changed since its base.
 
     complete: all was walked. share: of the tree, about, when not (None: nothing tells). used: bytes that the whole
-    file system holds, 0 when unknown.
+    file system holds, 0 when unknown. recent: bytes changed since the moment of an interim dump, None when not asked.
     """
 
     bytes: int
@@ -44,6 +44,7 @@ class Walked:
     share: Optional[float] = 1.0
     used: int = 0
     seconds: float = 0.0
+    recent: Optional[int] = None
 
 
 @dataclass(frozen=True)

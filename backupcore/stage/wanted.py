@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Container, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from .. import ids
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..settings import Policy, Settings
@@ -22,7 +23,9 @@ class Due(NamedTuple):
 
 def wanted(dump: DumpRow, policy: Policy) -> Tuple[str, ...]:
     """The targets that a policy wants this dump on."""
-    return tuple(rule.target for rule in policy.copies if _takes(rule.dumps, dump.level))
+    # an interim dump is no full, and goes where changes go
+    level = 1 if dump.segment == ids.INTERIM else dump.level
+    return tuple(rule.target for rule in policy.copies if _takes(rule.dumps, level))
 
 
 def _takes(dumps: str, level: int) -> bool:

@@ -22,7 +22,7 @@ from ansible.errors import AnsibleFilterError
 SECRET = ("access_key", "secret_key", "session_token")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # options of a source that only the server reads; the rest is the agent's
-TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split")
+TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split", "interim")
 OF_SERVER = ("policy", *TIMING)
 TREE = {
     "include": [],
@@ -90,6 +90,10 @@ def server_config(settings: t.Any) -> dict[str, t.Any]:
     if given.get("first_nights"):
         nights = str(given["first_nights"])
         config["cycle"]["first_nights"] = int(nights) if nights.isdigit() else nights
+    interim = str(given.get("interim", "")).lower()
+    if interim:  # YAML's own off is false
+        number = re.fullmatch(r"\d+(?:\.\d+)?", interim)
+        config["cycle"]["interim"] = float(interim) if number else "off" if interim == "false" else interim
     for key in ("limits", "planning"):
         if given.get(key):
             config[key] = _mapping(given[key], f"backup_server_{key}")

@@ -82,7 +82,8 @@ options:
   timing:
     description:
       - When its sources are dumped and at which levels, where they do not say it themselves.
-      - C(cycle), C(grace), C(priority), C(strategy), C(days), C(earliest), C(max_chain), C(schedule), C(split).
+      - C(cycle), C(grace), C(priority), C(strategy), C(days), C(earliest), C(max_chain), C(schedule), C(split),
+        C(interim).
     type: dict
     default: {}
   ignore:
@@ -159,7 +160,7 @@ DEFAULTS = {
     "agent": "/usr/local/lib/stowage/agent.pyz",
     "agent_config": "/etc/stowage/agent.json",
 }
-TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split")
+TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split", "interim")
 HEAD = "# Written by Ansible (stowage.backup.client); the inventory is the place to change it.\n"
 
 

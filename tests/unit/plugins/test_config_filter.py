@@ -69,6 +69,17 @@ def test_what_the_role_writes_of_planning_is_understood(tmp_path, nights, taken)
     assert set(planning.limits) == {"bytes", "seconds", "target:cloud"}
 
 
+@pytest.mark.parametrize("days, taken", [("", 7), ("3", 3), (0, 0), (0.5, 0.5), ("off", 0), (False, 0)])
+def test_interim_is_understood_as_yaml_gives_it(tmp_path, days, taken):
+    file = tmp_path / "stowage.yml"
+    file.write_text(yaml.safe_dump(filters.server_config({**GIVEN, "interim": days})))
+    text = "clients: {web1: {sources: {etc: /etc, home: {path: /home, interim: 2}, tmp: {path: /tmp, interim: off}}}}\n"
+    (tmp_path / "clients.d").mkdir()
+    (tmp_path / "clients.d" / "web1.yml").write_text(text)
+    found = config.load(file, drivers.load()).settings.clients["web1"].sources
+    assert [found[name].timing.interim for name in ("etc", "home", "tmp")] == [taken, 2, 0]
+
+
 def test_when_a_source_is_dumped_is_for_the_server_and_not_for_the_agent():
     sources = filters.merge_sources([["v", {"www": {
         "path": "/var/www", "cycle": 3, "days": "mon-fri", "earliest": "22:00", "strategy": "full", "priority": "low",
