@@ -17,7 +17,8 @@ from backupcore.keys import store
 from backupcore.schedule import bases
 from backupcore.settings import Client, HoldingDisk, Policy, Settings, Source
 
-PORT = 2310
+# a port of its own for each process of a parallel run: the addresses are the same in several files
+PORT = 2310 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 SSHD = "/usr/sbin/sshd"
 
 

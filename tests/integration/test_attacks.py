@@ -43,19 +43,18 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # nothing here 
 def cloud(tmp_path_factory):
     """A bucket on a real S3 server."""
     place = tmp_path_factory.mktemp("s3")
-    answer = s3server.up(place, 33000 + os.getpid() % 1000, memory=True)
-    credentials = place / "credentials"
-    credentials.write_text(json.dumps({name: answer[name] for name in ("access_key", "secret_key")}))
-    credentials.chmod(0o600)
-    client = boto3.client(
-        "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
-        aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
-    )  # fmt: skip
-    client.create_bucket(Bucket="attacked")
-    options = {"type": "s3", "bucket": "attacked", "endpoint": answer["endpoint"], "addressing": "path",
-               "credentials": str(credentials)}  # fmt: skip
-    yield {"client": client, "options": options}
-    s3server.down(place)
+    with s3server.running(place) as answer:
+        credentials = place / "credentials"
+        credentials.write_text(json.dumps({name: answer[name] for name in ("access_key", "secret_key")}))
+        credentials.chmod(0o600)
+        client = boto3.client(
+            "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
+            aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
+        )  # fmt: skip
+        client.create_bucket(Bucket="attacked")
+        options = {"type": "s3", "bucket": "attacked", "endpoint": answer["endpoint"], "addressing": "path",
+                   "credentials": str(credentials)}  # fmt: skip
+        yield {"client": client, "options": options}
 
 
 @pytest.fixture(scope="module")

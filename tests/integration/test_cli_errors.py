@@ -9,6 +9,7 @@ import time
 
 import pytest
 from cli_lab import Server
+from dump_lab import PORT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sshd's and agents as root")
 
@@ -57,7 +58,8 @@ def test_all_is_well_first(two):
 def test_an_unreachable_client_costs_its_own_dump_only(two):
     two.sshds["web1"].stop()
     out, _err = two.stowage("run", status=1)
-    assert "web1:tree web1 cannot be reached: ssh: connect to host 127.9.0.1 port 2310: Connection refused -> " in out
+    refused = f"ssh: connect to host 127.9.0.1 port {PORT}: Connection refused"
+    assert f"web1:tree web1 cannot be reached: {refused} -> " in out
     ends_well(two, out, "good1:tree")
     out, _err = two.stowage("check", status=1)
     assert "FAIL web1: web1 cannot be reached" in out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 
@@ -21,9 +20,8 @@ BUCKET = "locked"
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
-    answer = s3server.up(folder, 32000 + os.getpid() % 1000, memory=True)
-    yield answer
-    s3server.down(folder)
+    with s3server.running(folder) as answer:
+        yield answer
 
 
 @pytest.fixture(scope="module")

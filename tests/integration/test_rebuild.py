@@ -35,15 +35,14 @@ A_MINUTE = 1000  # of them, at least
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     place = tmp_path_factory.mktemp("s3")
-    answer = s3server.up(place, 32000 + os.getpid() % 1000, memory=True)
-    answer["client"] = boto3.client(
-        "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
-        aws_secret_access_key=answer["secret_key"],
-        config=Config(s3={"addressing_style": "path"}, max_pool_connections=16),
-    )  # fmt: skip
-    answer["client"].create_bucket(Bucket=BUCKET)
-    yield answer
-    s3server.down(place)
+    with s3server.running(place) as answer:
+        answer["client"] = boto3.client(
+            "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
+            aws_secret_access_key=answer["secret_key"],
+            config=Config(s3={"addressing_style": "path"}, max_pool_connections=16),
+        )  # fmt: skip
+        answer["client"].create_bucket(Bucket=BUCKET)
+        yield answer
 
 
 @pytest.fixture

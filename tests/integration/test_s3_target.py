@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,25 +30,11 @@ SERVER = "0123456789abcdef"
 BUCKET = "integration"
 
 
-def free_port() -> int:
-    """A port below which 60 more are ours in all likelihood; the server wants a range."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return 20000 + probe.getsockname()[1] % 10000
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
-    for attempt in range(3):
-        try:
-            answer = s3server.up(folder / str(attempt), free_port(), memory=True)
-            break
-        except s3server.Failed as error:
-            if "taken" not in str(error) or attempt == 2:
-                raise
-    yield answer
-    s3server.down(folder / str(attempt))
+    with s3server.running(folder) as answer:
+        yield answer
 
 
 @pytest.fixture(scope="module")

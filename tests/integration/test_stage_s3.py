@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import signal
@@ -36,9 +35,8 @@ BUCKET = "staging"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
-    answer = s3server.up(folder, 31000 + os.getpid() % 1000, memory=True)
-    yield answer
-    s3server.down(folder)
+    with s3server.running(folder) as answer:
+        yield answer
 
 
 @pytest.fixture(scope="module")

@@ -26,14 +26,13 @@ BUCKET = "verify"
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3")
-    answer = s3server.up(folder, 32000 + os.getpid() % 1000, memory=True)
-    client = boto3.client(
-        "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
-        aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
-    )  # fmt: skip
-    client.create_bucket(Bucket=BUCKET)
-    yield answer, client
-    s3server.down(folder)
+    with s3server.running(folder) as answer:
+        client = boto3.client(
+            "s3", endpoint_url=answer["endpoint"], aws_access_key_id=answer["access_key"], region_name="us-east-1",
+            aws_secret_access_key=answer["secret_key"], config=Config(s3={"addressing_style": "path"}),
+        )  # fmt: skip
+        client.create_bucket(Bucket=BUCKET)
+        yield answer, client
 
 
 class World:
