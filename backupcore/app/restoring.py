@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import clock, ids
-from ..errors import NothingThatOld, RequestError, StowageError
+from ..errors import RequestError, StowageError
 from .engine import Engine, Progress
 
 HOLDING = "holding"
@@ -50,18 +50,10 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     """What the words mean, source by source."""
     from ..restore import request
 
-    moment = None if at is None else _moment(engine, at)
-    found = request.resolve(engine.settings, engine.catalog, words, moment, place, last=place is not None)
-    named = engine.catalog.dump(at) if at is not None and ids.parse_dump_name(at) else None
-    for one in found:
-        dumps = one.chain if one.shares else one.chain[-1:]  # of segments, each has a newest one
-        if named is not None and one.source == named.source and all(dump.id != named.id for dump in dumps):
-            raise NothingThatOld(
-                f"the dump {named.id} cannot be read" + (f" on {place}" if place else ""),
-                f"stowage list copies --client {named.client} --source {named.source}",
-                client=named.client, source=named.source,
-            )  # fmt: skip
-    return found
+    moment, named = (None, None) if at is None else _moment(engine, at)
+    return request.resolve(
+        engine.settings, engine.catalog, words, moment, place, last=place is not None, named=named
+    )  # fmt: skip
 
 
 def client_of(words: Sequence[str]) -> str:
@@ -71,14 +63,14 @@ def client_of(words: Sequence[str]) -> str:
     return request.parse_words(words)[0]
 
 
-def _moment(engine: Engine, at: str) -> int:
+def _moment(engine: Engine, at: str) -> Tuple[int, Any]:
     """The moment in ns; the name of a dump means that very dump, not its second."""
     if ids.parse_dump_name(at) is None:
-        return clock.parse_moment(at)
+        return clock.parse_moment(at), None
     dump = engine.catalog.dump(at)
     if dump is None:
         raise RequestError(f"there is no dump {at}", "stowage list dumps")
-    return dump.begun_ns
+    return dump.begun_ns, dump
 
 
 def plan(engine: Engine, asked: Request) -> Any:

@@ -9,6 +9,7 @@ matches is search.scan's affair.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence
 
@@ -39,6 +40,8 @@ class Unit:
         name = ids.parse_segment(newest.segment)
         self._folders = frozenset(map(os.fsencode, newest.options.get("folders", ()))) if name else frozenset()
         self._rest = name is not None and name.rest
+        self.cut = (name.cut, name.count) if name else None
+        self.complete = True  # all segments of its cut have dumps
         self._all = scan.Searcher(number, opened, query.Query(lambda text: True, False))
 
     @property
@@ -47,8 +50,14 @@ class Unit:
         return self.live[-1].begun_ns
 
     def has(self, path: bytes) -> bool:
-        """Whether a path is its own: it lists others' and the folders above its own, too."""
-        return not self._folders or view.inside(path, self._folders) != self._rest
+        """Whether a path is its own: it lists others' and the folders above its own, too. A folder with others' below
+        it can be had by this cut only when they have dumps."""
+        if not self._folders:
+            return True
+        above = b"" if path == ROOT else path + b"/"
+        if self._rest and not self.complete and any(folder.startswith(above) for folder in self._folders):
+            return False
+        return view.inside(path, self._folders) != self._rest
 
     def at(self, path: bytes, is_dir: bool) -> scan.Hit | None:
         """All that it knows of a path."""
@@ -70,6 +79,10 @@ def told(
     for one in found:
         if one is not None:
             sources.setdefault(_source(one), []).append(one)
+    for units in sources.values():
+        cuts = Counter(one.cut for one in units)
+        for one in units:
+            one.complete = one.cut is None or cuts[one.cut] == one.cut[1]
     for hit in hits:
         unit = found[hit.history]
         if unit is None or not unit.has(hit.path):

@@ -1,7 +1,7 @@
 """What a person asks for: words of the command line in, Wanted records out.
 
-Here live the reading of `CLIENT:/PATH…` and `CLIENT SOURCE [PATH…]`, globs, and the choice of the dumps of a
-moment. Whether a path was there at that moment is known only from an index (view.py).
+Here live the reading of `CLIENT:/PATH…` and `CLIENT SOURCE [PATH…]`, globs, and the choice of the sources that bring
+a path. Which dumps show them is moments.py's affair; whether a path was there is known only from an index (view.py).
 
 A path names an entry and all below it. `*`, `?` and `[…]` do not cross a slash, `**` does; a backslash takes a
 sign's meaning away; a path that is there as it is written wins over its meaning as a glob.
@@ -17,13 +17,14 @@ from typing import Any, Iterable, Sequence
 
 from .. import clock, ids, text
 from ..catalog.records import DumpRow
-from ..errors import CatalogError, NothingThatOld, RequestError
+from ..errors import NothingThatOld, RequestError
 from ..settings import Settings
-from . import shares
+from . import moments
+from . import recent
 from .lastcopy import is_last
+from .report import path_word
 
 ROOT = b"."
-_USABLE_COPIES = ("done", "verified")
 
 
 @dataclass(frozen=True)
@@ -73,68 +74,59 @@ class Wanted:
         return self.root if path == ROOT else self.root.rstrip(b"/") + b"/" + path
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A source of a client: its root and the chain of the moment; else why there is none.
-
-    passed: the newest dump of the moment when it cannot be read, and an older one is the chain's.
-    """
-
-    name: str
-    root: bytes
-    chain: tuple[DumpRow, ...]
-    alive: bool
-    oldest: DumpRow | None
-    passed: DumpRow | None = None
-    shares: tuple[Any, ...] = ()
-
-
 def resolve(
     settings: Settings, catalog: Any, words: Sequence[str], at_ns: int | None = None, only: str | None = None,
-    last: bool = False,
+    last: bool = False, named: DumpRow | None = None,
 ) -> list[Wanted]:  # fmt: skip
     """What words ask for, as of at_ns (None: now), from what is readable (only: at one place).
 
-    last: damaged copies at that place, too, of dumps that are good nowhere: lastcopy.LastImages reads them.
+    last: damaged copies at that place, too, of dumps that are good nowhere: lastcopy.LastImages reads them. named: the
+    dump that names the moment: its source is shown by it, or not at all.
 
     Raises RequestError for what is unknown and NothingThatOld where the request is right, but no dump is as old.
     """
+    if named is not None:
+        at_ns = named.begun_ns
     client, source, paths = parse_words(words)
     rows = catalog.dumps(client=client)
     if not rows and client not in settings.clients:
         raise unknown("client", client, set(settings.clients) | {row.client for row in catalog.dumps()})
     moment = clock.now_ns() if at_ns is None else at_ns
-    known = _sources(settings, catalog, client, rows, moment, only, last)
+    asked = moments.Moment(catalog, moment, only, last, named)
+    known = moments.sources(settings, client, rows, asked)
     if not known:
         raise NothingThatOld(f"{client} has no source and no dump", f"stowage run --client {client}", client=client)
-    absent: list[_Known] = []
+    absent: list[moments.Known] = []
     if source is not None:
         if source not in known:
             raise unknown(f"source of {client}", source, known)
         one = known[source]
         chosen = {source: [_pattern(path, one.root) for path in paths or [one.root]]}
+        known[source] = moments.narrowed(one, bases_of(chosen[source]), asked)
     else:
-        chosen = _by_path(client, known, paths, absent)
+        chosen = _by_path(client, known, paths, absent, asked)
     found = []
     for name in sorted(chosen, key=lambda name: known[name].root):
         one = known[name]
+        if named is not None and (named.client, named.source) == (client, name):
+            bases = bases_of(chosen[name])
+            shown = [f"{client} {name}"] if bases is None else [path_word(client, each.text) for each in chosen[name]]
+            moments.check_named(client, one, bases, " ".join(shown), asked)
         if not one.chain:
-            raise _none_that_old(client, one, moment, at_ns is not None, only)
+            raise moments.none_that_old(client, one, moment, at_ns is not None, only)
         without = ()
         if source is None:
             inner = {_relative(known[other].root, one.root) for other in chosen if other != name}
             without = tuple(sorted(path for path in inner if path is not None and path != ROOT))
         patterns = tuple(dict.fromkeys(chosen[name]))
-        chain, parts = one.chain, one.shares
-        if parts:
-            chain, parts = shares.only(chain, parts, bases_of(patterns))
-        found.append(Wanted(client, name, one.root, chain, patterns, moment, without, shares=parts))
-    notes = [_none_that_old(client, one, moment, at_ns is not None, only).message for one in absent]
-    notes += [_older(client, known[one.source], one.dump, only) for one in found if known[one.source].passed]
+        found.append(Wanted(client, name, one.root, one.chain, patterns, moment, without, shares=one.shares))
+    notes = [moments.none_that_old(client, one, moment, at_ns is not None, only).message for one in absent]
+    notes += [moments.older(client, known[one.source], one.dump, only) for one in found if known[one.source].passed]
     notes += [
         f"{one.client}:{one.source}: the last copy of {dump.id}, on {only}, is damaged: what is right of it is read"
         for one in found for dump in one.chain if last and is_last(dump, catalog.copies(dump=dump.id), only)
     ]  # fmt: skip
+    notes += recent.notes(catalog, ((one.client, one.source, one.chain) for one in found))
     return [replace(found[0], notes=tuple(notes)), *found[1:]]
 
 
@@ -185,121 +177,36 @@ def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:
     )
 
 
-def _sources(
-    settings: Settings, catalog: Any, client: str, rows: Sequence[DumpRow], moment: int, only: str | None, last: bool
-) -> dict[str, _Known]:
-    """All sources of a client, configured or once dumped."""
-    by_name: dict[str, list[DumpRow]] = {}
-    for row in rows:
-        by_name.setdefault(row.source, []).append(row)
-    configured = settings.clients[client].sources if client in settings.clients else {}
-    found = {}
-    for name in sorted(set(by_name) | set(configured)):
-        dumps = sorted(by_name.get(name, []), key=lambda row: row.counter)
-        chain, parts, passed = shares.at(
-            dumps, moment, lambda of_one: _chain_at(catalog, of_one, moment, only, last)
-        )  # fmt: skip
-        if chain:
-            root = chain[-1].path
-        elif dumps:
-            root = dumps[0].path
-        else:
-            root = str(configured[name].options.get("path", ""))
-        later = any(row.begun_ns > moment for row in dumps)
-        alive = name in configured or not configured or later
-        if root.startswith("/"):
-            oldest = dumps[0] if dumps else None
-            found[name] = _Known(name, os.fsencode(root).rstrip(b"/") or b"/", chain, alive, oldest, passed, parts)
-    return found
-
-
-def _chain_at(
-    catalog: Any, dumps: Sequence[DumpRow], moment: int, only: str | None, last: bool
-) -> tuple[tuple[DumpRow, ...], DumpRow | None]:
-    """The chain of the newest dump begun at or before moment that can still be read, () when there is none; and the
-    newest one that should be there and cannot be read, None when that is the one."""
-    readable: dict[str, bool] = {}
-    passed: DumpRow | None = None
-
-    def can_read(row: DumpRow) -> bool:
-        if row.id not in readable:
-            on_holding = row.holding is not None and only in (None, "holding")
-            copies = catalog.copies(dump=row.id)
-            good = any(copy.state in _USABLE_COPIES and only in (None, copy.target) for copy in copies)
-            readable[row.id] = on_holding or good or last and is_last(row, copies, only)
-        return readable[row.id]
-
-    for row in reversed(dumps):
-        if row.begun_ns > moment:
-            continue
-        if can_read(row):
-            try:
-                chain = catalog.chain(row.id)
-            except CatalogError:  # a base that is gone: an older dump may still be whole
-                chain = ()
-            if chain and all(can_read(link) for link in chain):
-                return tuple(chain), passed
-        # a place that was never meant to have it is not asked for it
-        wanted = only is None or any(copy.target == only for copy in catalog.copies(dump=row.id))
-        passed = passed or (row if wanted else None)
-    return (), passed
-
-
-def _none_that_old(client: str, one: _Known, moment: int, asked: bool, only: str | None) -> NothingThatOld:
-    where = f" on {only}" if only else ""
-    named = {"client": client, "source": one.name}
-    if one.oldest is None:
-        return NothingThatOld(
-            f"{client}:{one.name} has no dump yet", f"stowage run --client {client} --source {one.name}", **named
-        )
-    if one.oldest.begun_ns > moment:
-        return NothingThatOld(
-            f"{client}:{one.name} has no dump{where} from {clock.local(moment)} or before, "
-            f"the oldest is from {clock.local(one.oldest.begun_ns)}",
-            f"stowage list dumps --client {client} --source {one.name}",
-            **named,
-        )
-    return NothingThatOld(
-        f"{client}:{one.name} has no dump{where}" + (f" from {clock.local(moment)} or before" if asked else "")
-        + " whose images can all be read",
-        f"stowage list copies --client {client} --source {one.name}",
-        **named,
-    )  # fmt: skip
-
-
-def _older(client: str, one: _Known, taken: DumpRow, only: str | None) -> str:
-    # silence would be what somebody wants who has spoiled the newest one
-    where = f" on {only}" if only else ""
-    return (
-        f"{client}:{one.name}: the dump {one.passed.id} from {clock.local(one.passed.begun_ns)} cannot be read{where}, "
-        f"an older one is taken: {taken.id}"
-    )
-
-
 def _by_path(
-    client: str, known: dict[str, _Known], paths: Sequence[bytes], absent: list[_Known]
-) -> dict[str, list[Pattern]]:
+    client: str, known: dict[str, moments.Known], paths: Sequence[bytes], absent: list[moments.Known],
+    asked: moments.Moment,
+) -> dict[str, list[Pattern]]:  # fmt: skip
     """The sources that bring paths: for each the one with the longest prefix, and all that lie below it.
 
-    absent: gets those below it that have no dump of the moment.
+    known: the chosen ones become those of their paths. absent: gets those below it that have no dump of the moment.
     """
     chosen: dict[str, list[Pattern]] = {}
     for path in paths:
         base = _literal_base(path)
-        above = [one for one in known.values() if _relative(base, one.root) is not None]
+        here = {
+            name: moments.narrowed(one, bases_of([_pattern(path, one.root)]), asked)
+            for name, one in known.items()
+            if _relative(base, one.root) is not None or _relative(one.root, base) is not None
+        }
+        above = [one for one in here.values() if _relative(base, one.root) is not None]
         above.sort(key=lambda one: (bool(one.chain), one.alive, len(one.root)))
         best = above[-1:]
         below = [
-            one for one in known.values()
+            one for one in here.values()
             if one not in best and one.alive and one.chain and _relative(one.root, base) not in (None, ROOT)
         ]  # fmt: skip
         absent += [
-            one for one in known.values()
+            one for one in here.values()
             if one not in absent and one.alive and not one.chain and _relative(one.root, base) is not None
         ]  # fmt: skip
         if not best and not below:
             # none has a dump: name one, so that the error says why
-            below = [one for one in known.values() if _relative(one.root, base) is not None][:1]
+            below = [one for one in here.values() if _relative(one.root, base) is not None][:1]
         if not best and not below:
             listed = ", ".join(f"{one.name} {text.escape(one.root)}" for one in known.values())
             raise RequestError(
@@ -307,6 +214,8 @@ def _by_path(
             )
         for one in best + below:
             chosen.setdefault(one.name, []).append(_pattern(path, one.root))
+    for name, patterns in chosen.items():
+        known[name] = moments.narrowed(known[name], bases_of(patterns), asked)
     return chosen
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Sequence
 
 from .. import ids
 from ..catalog.records import DumpRow
+from . import recent
 
 if TYPE_CHECKING:
     from .view import Row
@@ -51,70 +52,119 @@ class Share:
         )
 
 
-def at(rows: Sequence[DumpRow], moment: int, chain_at: ChainAt) -> tuple[Chain, tuple[Share, ...], DumpRow | None]:
+def at(
+    rows: Sequence[DumpRow], moment: int, chain_at: ChainAt, bases: Sequence[bytes] | None = None,
+    unit: str | None = None,
+) -> tuple[Chain, tuple[Share, ...], DumpRow | None]:  # fmt: skip
     """The dumps of a source that show it at a moment, with the shares of segments (none: it is whole), and the newest
     dump that should count and cannot be read. chain_at: the chain of the moment of one unit's dumps, by counter.
 
-    Of the whole and each cut that is complete, the one whose oldest part is newest.
+    bases: only what lies at or below these paths is to be shown (None: all of it). unit: only by the dumps of this
+    one, "" for the whole; of a segment, by its cut. Of the whole and each cut that has all that bases need, the one
+    whose oldest part is newest.
     """
     units: dict[str, list[DumpRow]] = {}
     for row in rows:
         units.setdefault(row.segment, []).append(row)
-    chain, passed = chain_at(units.pop("", []))
-    if not units:
+    if unit is not None and ids.parse_segment(unit) is None:
+        chain, passed = chain_at(units.get(unit, []))
         return chain, (), passed
+    chain, passed = chain_at(units.pop("", [])) if unit is None else ((), None)
     best: tuple[int, Chain, tuple[Share, ...]] = (chain[-1].begun_ns if chain else -1, chain, ())
     lost = [passed] if passed else []
-    cuts: dict[str, dict[int, list[DumpRow]]] = {}
-    for name, of_one in units.items():
-        parsed = ids.parse_segment(name)
-        if parsed is not None:
-            cuts.setdefault(f"{parsed.count}-{parsed.cut}", {})[parsed.number] = of_one
-    for name, numbers in cuts.items():
-        count = int(name.partition("-")[0])
-        if len(numbers) < count or any(min(row.begun_ns for row in one) > moment for one in numbers.values()):
+    for numbers in _cuts(units, unit):
+        needed = _needed(numbers, bases)
+        if not needed or any(min(row.begun_ns for row in numbers[one]) > moment for one in needed):
             continue  # not complete yet at that moment: it does not count
-        chains, missed = [], []
-        for number in range(1, count + 1):
-            found, passed = chain_at(numbers[number])
-            chains.append(found)
-            missed += [passed] if passed else []
-        shares = _shares(chains)
-        lost += missed
+        chains = {}
+        for number in needed:
+            chains[number], passed = chain_at(numbers[number])
+            lost += [passed] if passed else []
+        shares = _shares(numbers, chains)
         if shares is None:
             continue
-        moment_of = min(one[-1].begun_ns for one in chains)
+        moment_of = min(one[-1].begun_ns for one in chains.values())
         if moment_of >= best[0]:
-            best = (moment_of, tuple(row for one in chains for row in one), shares)
+            best = (moment_of, tuple(row for one in chains.values() for row in one), shares)
     newer = [row for row in lost if row.begun_ns > best[0]]
-    return best[1], best[2], max(newer, key=lambda row: row.begun_ns, default=None)
+    passed = max(newer, key=lambda row: row.begun_ns, default=None)
+    if not best[1] and not any(row.begun_ns <= moment for row in recent.fulls(rows)):
+        interim, missed = chain_at(units.get(ids.INTERIM, []))
+        return interim, (), missed
+    return best[1], best[2], passed
 
 
-def _shares(chains: Sequence[Chain]) -> tuple[Share, ...] | None:
-    """The shares of a cut; None when it is not complete, or its segments are not of one folder."""
-    if not all(chains) or len({one[-1].path for one in chains}) > 1:
+def needs(rows: Sequence[DumpRow], dump: DumpRow, bases: Sequence[bytes] | None) -> bool:
+    """Whether a dump of a segment, one of rows, is needed to show what lies at or below bases; of the whole: yes."""
+    name = ids.parse_segment(dump.segment)
+    if name is None:
+        return True
+    units: dict[str, list[DumpRow]] = {}
+    for row in rows:
+        units.setdefault(row.segment, []).append(row)
+    return all(name.number in (_needed(numbers, bases) or (name.number,)) for numbers in _cuts(units, dump.segment))
+
+
+def _cuts(units: Mapping[str, list[DumpRow]], unit: str | None) -> list[dict[int, list[DumpRow]]]:
+    """The segments' dumps of each cut, or of that one of a segment, by the segments' numbers."""
+    only = ids.parse_segment(unit) if unit else None
+    cuts: dict[tuple[str, int], dict[int, list[DumpRow]]] = {}
+    for name, of_one in units.items():
+        parsed = ids.parse_segment(name)
+        if parsed is not None and (only is None or (only.cut, only.count) == (parsed.cut, parsed.count)):
+            cuts.setdefault((parsed.cut, parsed.count), {})[parsed.number] = of_one
+    return list(cuts.values())
+
+
+def _needed(numbers: Mapping[int, Sequence[DumpRow]], bases: Sequence[bytes] | None) -> list[int] | None:
+    """The segments of a cut that what lies at or below bases can belong to, by their numbers; None when that is not
+    known, or one of them has no dump. Readable or not, a dump of the last segment knows the folders of all."""
+    parts = {number: _part(number, rows[-1]) for number, rows in numbers.items()}
+    count = ids.parse_segment(next(iter(numbers.values()))[-1].segment).count
+    if bases is None or ROOT in bases:
+        return list(range(1, count + 1)) if len(numbers) == count else None
+    own = {number: part for number, part in parts.items() if not part.rest}
+    found: set[int] = set()
+    for base in bases:
+        whose = [number for number, part in own.items() if part.holds(base)]
+        found.update(whose)
+        if whose:
+            continue
+        if count not in parts:
+            return None
+        known = frozenset().union(*(part.folders for part in own.values()))
+        strange = Share(0, 0, parts[count].folders - known, False)
+        if strange.touches([base]):
+            return None
+        found |= {number for number, part in parts.items() if part.touches([base])}
+    return sorted(found)
+
+
+def _part(number: int, row: DumpRow) -> Share:
+    return Share(0, 0, frozenset(map(os.fsencode, row.options.get("folders", ()))), ids.parse_segment(row.segment).rest)
+
+
+def _shares(numbers: Mapping[int, Sequence[DumpRow]], chains: Mapping[int, Chain]) -> tuple[Share, ...] | None:
+    """The shares of a cut, by what is needed of it; None when something of that cannot be read, or its segments are
+    not of one folder."""
+    if not all(chains.values()) or len({one[-1].path for one in chains.values()}) > 1:
+        return None
+    parts = {number: _part(number, rows[-1]) for number, rows in numbers.items()}
+    own = [folder for part in parts.values() if not part.rest for folder in part.folders]
+    rest = next((part.folders for part in parts.values() if part.rest), None)
+    count = ids.parse_segment(numbers[min(numbers)][-1].segment).count
+    good = (
+        all(_part(number, one[-1]) == parts[number] and parts[number].folders for number, one in chains.items())
+        and len(own) == len(set(own))
+        and (rest is None or rest.issuperset(own) and (len(numbers) < count or rest == frozenset(own)))
+    )  # fmt: skip
+    if not good:
         return None
     shares, start = [], 0
-    own: set[bytes] = set()
-    for number, one in enumerate(chains, 1):
-        folders = frozenset(map(os.fsencode, one[-1].options.get("folders", ())))
-        if not folders or (number == len(chains)) != (folders == own):
-            return None
-        own |= folders
-        shares.append(Share(start, start + len(one), folders, number == len(chains)))
+    for number, one in chains.items():
+        shares.append(Share(start, start + len(one), parts[number].folders, parts[number].rest))
         start += len(one)
     return tuple(shares)
-
-
-def only(chain: Chain, shares: Sequence[Share], bases: Sequence[bytes] | None) -> tuple[Chain, tuple[Share, ...]]:
-    """Chain and shares without those segments that have nothing at or below bases."""
-    kept, dumps = [], []
-    for one in shares:
-        if one.touches(bases):
-            start = len(dumps)
-            dumps += chain[one.start : one.stop]
-            kept.append(Share(start, len(dumps), one.folders, one.rest))
-    return (tuple(dumps), tuple(kept)) if kept else (chain, tuple(shares))
 
 
 def merge(shares: Sequence[Share], view_of: Callable[[Share], Iterator[Row]]) -> Iterator[Row]:

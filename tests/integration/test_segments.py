@@ -5,7 +5,9 @@ What came back is compared by a judge of its own (tests/lab/tree.py): by Stowage
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,11 +18,12 @@ from pathlib import Path
 import pytest
 import sealed
 from cli_lab import Server
-from dump_lab import Lab, Sshd, forced
+from dump_lab import PORT, Lab, Sshd, forced
 
 from backupcore import clock
 from backupcore.catalog.store import Catalog
 from backupcore.dump import cut, driver, history, runlock, transport
+from backupcore.errors import NothingThatOld
 from backupcore.report import night
 from backupcore.restore import deliver, find, request
 from backupcore.restore.images import Images
@@ -59,7 +62,7 @@ class World:
     def serve(self, policy=None):
         lab = self.lab
         client = lab.client("web1", {"data": {"path": str(self.tree)}}, policy, transport="ssh", address="127.0.0.41",
-                            user="root", port=2310)  # fmt: skip
+                            user="root", port=PORT)  # fmt: skip
         self.host = Sshd(lab, "web1", client.address, forced(client))
 
     def cut(self):
@@ -375,6 +378,86 @@ def test_find_and_list_know_no_chain_that_segments_have_followed(world):
             listed = {one.path.rpartition(b"/")[2] for one in find.list_files(world.images(), wanted, recursive)}
             names = {path.rpartition(b"/")[2] for path in expected if path.startswith(b"home/bob/mail/")}
             assert listed - {b"mail"} == names
+
+
+def test_what_find_names_while_a_cut_is_not_complete_is_restored_and_the_rest_is_told(world):
+    world.serve()
+    tree, lab = world.tree, world.lab
+    (first,) = world.dump(whole=0)
+    world.cut()
+    (tree / "home/ann/docs/file0").write_text("ann's, of the first segment's full")
+    (tree / "top").write_text("top, when only the first segment had a full")
+    (s1,) = world.dump(s1=0)
+    (tree / "home/ann/docs/file0").unlink()
+    (tree / "top").write_text("other")
+    s1_later, whole = world.dump(s1=1, whole=1)
+    (rest,) = world.dump(rest=0)  # before the second segment's: it tells the folders of a segment without a dump
+    root = f"web1:{tree}"
+
+    def cat(name, at=None):
+        row = lab.catalog.dump(at) if at else None
+        found = request.resolve(lab.settings, lab.catalog, [f"{root}/{name}"], named=row)
+        return b"".join(deliver.cat(world.images(), found)).decode()
+
+    # each version of each path that find tells of, by the dump it names
+    versions = list(find.find(lab.settings, lab.catalog, world.images(), find.Asked("*", limit=None)))
+    assert {one.last for one in versions if one.kind == "f"} == {first.id, s1.id, whole.id, rest.id}
+    for one in versions:
+        row = lab.catalog.dump(one.last)
+        found = request.resolve(lab.settings, lab.catalog, ["web1:" + os.fsdecode(one.path)], named=row)
+        if one.kind == "f":
+            assert hashlib.sha256(b"".join(deliver.cat(world.images(), found))).hexdigest() == one.sha256
+        listed = list(find.list_files(world.images(), found))
+        assert one.kind == "d" or [each.path for each in listed] == [one.path]
+    assert cat("home/ann/docs/file0", s1.id) == "ann's, of the first segment's full"
+    # a path of another segment is as of that moment
+    assert cat("top", s1.id) == "top" and cat("top", first.id) == "top" and cat("top") == "other"
+    assert [row.segment for row in world.wanted(f"{root}/home/ann/docs/file1")[0].chain] == ["", ""]  # newer than s1
+    assert {row.segment for row in world.wanted(f"{root}/srv/data/file1")[0].chain} == {""}  # s2 has no dump yet
+    assert {row.segment for row in world.wanted(f"{root}/home")[0].chain} == {""}
+    # all of it by a segment's dump: what can be had instead is said
+    for words in (["web1", "data"], [f"{root}/home"]):
+        with pytest.raises(NothingThatOld, match="one segment of web1:data.* as of ") as caught:
+            request.resolve(lab.settings, lab.catalog, words, named=rest)
+        assert "cannot be read" not in caught.value.message and caught.value.hint.endswith(f"--at {whole.id}")
+        again = shlex.split(caught.value.hint)[2:-2]
+        assert request.resolve(lab.settings, lab.catalog, again, named=whole)[0].dump.id == whole.id
+    shutil.rmtree(s1_later.holding)
+    lab.catalog.set_holding(s1_later.id, None)
+    with pytest.raises(NothingThatOld, match="cannot be read"):
+        request.resolve(lab.settings, lab.catalog, [f"{root}/home/ann"], named=s1_later)
+    # without the whole nothing shows all of it, but what segments have can still be had
+    for row in (first, whole):
+        shutil.rmtree(row.holding)
+        lab.catalog.set_holding(row.id, None)
+    assert cat("top") == "other" and cat("home/ann/docs/file0") == "ann's, of the first segment's full"
+    with pytest.raises(NothingThatOld, match="cannot|can all be read"):
+        world.wanted("web1", "data")
+    with pytest.raises(NothingThatOld):
+        world.wanted(f"{root}/home/bob")
+    with pytest.raises(NothingThatOld, match="one segment") as caught:
+        request.resolve(lab.settings, lab.catalog, ["web1", "data"], named=rest)
+    assert caught.value.hint == "stowage list dumps --client web1 --source data"
+
+
+def test_a_segment_that_cannot_be_read_costs_other_paths_nothing(world):
+    in_segments(world)
+    lab, root = world.lab, f"web1:{world.tree}"
+    for row in lab.catalog.dumps("web1", "data"):
+        if row.segment == world.names[0]:
+            shutil.rmtree(row.holding)
+            lab.catalog.set_holding(row.id, None)
+    (one,) = world.wanted(f"{root}/home/bob/mail")
+    assert {row.segment for row in one.chain} == {world.names[1]} and not one.notes
+    (one,) = world.wanted(f"{root}/home/bob/mail", f"{root}/etc", f"{root}/home/carl")
+    assert {row.segment for row in one.chain} == set(world.names[1:]) and not one.notes
+    report, out = world.restore(f"{root}/home/bob/mail", f"{root}/home/carl")
+    assert report.failed_count == 0 and (out / "home/bob/mail/new").read_text() == "new"
+    assert not (out / "home/carl/file1").exists() and not (out / "home/ann").exists()
+    # a folder above needs it, and its own paths
+    for path in (f"{root}/home", f"{root}/home/ann/docs", f"{root}/home/*/docs"):
+        (one,) = world.wanted(path)
+        assert {row.segment for row in one.chain} == {""} and "cannot be read" in " ".join(one.notes)
 
 
 def test_a_cut_that_was_lost_is_told_by_the_dumps(world):
