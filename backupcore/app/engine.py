@@ -173,6 +173,14 @@ class Engine:
 
         return {unit_id(*key): found for key, found in estimate.accuracy(self.catalog, clock.now_ns()).items()}
 
+    def gave_up(self) -> List[Dict[str, Any]]:
+        """What the last run had no room for, as its report has it."""
+        from ..report import planned
+
+        runs = self.catalog.runs(limit=1, kind="run")
+        kept = planned.of(runs[0].summary) if runs else None
+        return kept["given_up"] if kept else []
+
     def force(self, name: str, level: Optional[int]) -> str:
         """The next run makes this level of a source (None: what was asked for is taken back); what to say of it."""
         from . import plan_state
@@ -200,7 +208,7 @@ class Engine:
         connections that were begun already. due: only what schedules of their own ask for now.
         """
         from ..dump import driver, runlock, sweep, warm
-        from . import cutting, listing, plan_kept, plan_told
+        from . import cutting, listing, plan_kept, plan_room, plan_told
 
         everything = sources is None and not due
         chosen = self.select() if sources is None else sources
@@ -220,9 +228,12 @@ class Engine:
             threading.Thread(target=_load_rest, name="load", daemon=True).start()
             try:
                 unkept = _keep(plan_kept.begin, self.settings, tonight, run.id)
+                budget = plan_room.budget(self.settings, tonight)
                 results = driver.run_dumps(
-                    self.settings, self.catalog, tonight.planned, run=run, connect=ready.connect, progress=progress
-                )
+                    self.settings, self.catalog, tonight.planned, run=run, connect=ready.connect, progress=progress,
+                    budget=budget,
+                )  # fmt: skip
+                tonight = plan_room.after(tonight, budget, results)
                 unkept = _keep(plan_kept.end, self.settings, self.catalog, tonight, results) or unkept
                 staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
                 parted = cutting.after(self, results)

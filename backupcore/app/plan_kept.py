@@ -60,6 +60,10 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     there = {result.client for result in results if result.ok}
     away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
     failed = {(result.client, result.source) for result in results if not result.ok}
+    # a limit left no room for the level that was asked for: it stays asked for
+    levels = {unit_id(one.client, one.source, one.segment): one.level for one in tonight.planned}
+    failed |= {tonight.ones[one.unit].key for one in results_of
+               if one.ok and one.unit in levels and one.level > levels[one.unit]}  # fmt: skip
     made = {(result.client, result.source) for result in results if result.ok} - failed
     _keep_estimates(catalog, tonight, results)
     plan_state.forget(settings.state, sorted(made & tonight.asked_once))
@@ -84,7 +88,10 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     kept = plan_state.read(settings.state)  # with the run that begin() noted
     away |= {name for name in kept.away if name not in there and name in settings.clients}
     since = {unit.id: unit.since for unit in units}
-    plan_state.write(settings.state, replace(kept, memory=memory, away=tuple(sorted(away)), since=since))
+    whole = {one.unit for one in results_of if one.ok}
+    ended = {unit: one for unit, one in kept.ended.items() if unit in since and unit not in whole}
+    ended.update({unit: (*one, tonight.view.night) for unit, one in tonight.cut_short.items()})
+    plan_state.write(settings.state, replace(kept, memory=memory, away=tuple(sorted(away)), since=since, ended=ended))
 
 
 def off(tonight: Any, made: Sequence[Done]) -> List[float]:

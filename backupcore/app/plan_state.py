@@ -27,7 +27,8 @@ class Kept:
     """What one night leaves to the next.
 
     night: the last one that was planned. runs: the runs of everything that were begun in it. since: unit -> the night
-    it was first known. away: the clients that could not be reached. memory: the planner's own.
+    it was first known. away: the clients that could not be reached. memory: the planner's own. ended: unit -> level,
+    bytes and night of its last dump, where the limits of a night ended it.
     """
 
     night: int = 0
@@ -35,6 +36,7 @@ class Kept:
     since: Mapping[str, int] = field(default_factory=dict)
     away: Tuple[str, ...] = ()
     memory: Memory = Memory()
+    ended: Mapping[str, Tuple[int, int, int]] = field(default_factory=dict)
 
 
 def read(state: Path) -> Kept:
@@ -52,6 +54,7 @@ def read(state: Path) -> Kept:
             since={_word(unit): _whole(night) for unit, night in raw["since"].items()},
             away=tuple(_word(one) for one in raw["away"]),
             memory=Memory.from_json(json.dumps(raw["memory"])),
+            ended={_word(unit): _three(one) for unit, one in raw.get("ended", {}).items()},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Kept()
@@ -62,6 +65,7 @@ def write(state: Path, kept: Kept) -> None:
     value = {
         "format": FORMAT, "night": kept.night, "runs": list(kept.runs), "since": dict(kept.since),
         "away": list(kept.away), "memory": json.loads(kept.memory.to_json()),
+        **({"ended": {unit: list(one) for unit, one in kept.ended.items()}} if kept.ended else {}),
     }  # fmt: skip
     files.make_folder(state)
     files.replace(places.planner_file(state), json.dumps(value, separators=(",", ":")).encode())
@@ -71,6 +75,11 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("no night")
     return value
+
+
+def _three(value: Any) -> Tuple[int, int, int]:
+    level, size, night = value
+    return _whole(level), _whole(size), _whole(night)
 
 
 def _word(value: Any) -> str:

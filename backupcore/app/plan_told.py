@@ -14,6 +14,7 @@ from ..report.planned import given_up_lines
 from ..schedule import estimates, nights
 from ..schedule.records import BYTES, Done, GivenUp, Unit
 from .plan_kept import off
+from .plan_room import size_of
 from .plan_state import unit_id
 from .planning import HOLDING, SECONDS, TARGET, One, Tonight
 
@@ -103,8 +104,8 @@ def _source(tonight: Tonight, planned: Any) -> Dict[str, Any]:
 
 def _given(tonight: Tonight, one: GivenUp) -> Dict[str, Any]:
     source = tonight.ones[one.unit].source
-    return {"client": source.client, "source": source.name, "what": one.what, "why": worded(one.why),
-            "until": _iso(one.until)}  # fmt: skip
+    return {"client": source.client, "source": source.name, "segment": tonight.ones[one.unit].segment,
+            "what": one.what, "why": worded(one.why), "until": _iso(one.until)}  # fmt: skip
 
 
 def _iso(night: Optional[int]) -> Optional[str]:
@@ -114,16 +115,6 @@ def _iso(night: Optional[int]) -> Optional[str]:
 def _unit_of(tonight: Tonight, planned: Any) -> Tuple[Unit, One]:
     name = unit_id(planned.client, planned.source, planned.segment)
     return tonight.units[name], tonight.ones[name]
-
-
-def size_of(unit: Unit, level: int) -> Optional[float]:
-    """Expected bytes of a level; of one that has no estimate, the nearest that is not smaller."""
-    if level == 0:
-        return unit.full
-    if level in unit.levels:
-        return unit.levels[level]
-    lower = [size for one, size in unit.levels.items() if one < level]
-    return lower[-1] if lower else (min(unit.levels.values()) if unit.levels else unit.full)
 
 
 def seconds(tonight: Tonight, outlook: Any) -> float:
@@ -181,8 +172,10 @@ def summary(tonight: Tonight, done: Sequence[Done]) -> Dict[str, Any]:
         if nights_late > 0 and (tonight.everything or unit.id in tried):
             source = tonight.ones[unit.id].source
             why = "" if unit.reachable else "its client is away"
-            late.append({"client": source.client, "source": source.name, "nights": nights_late, "why": why})
-    given = [one for one in tonight.plan.given_up if tonight.everything or one.unit in tried]
+            late.append({"client": source.client, "source": source.name, "segment": tonight.ones[unit.id].segment,
+                         "nights": nights_late, "why": why})  # fmt: skip
+    asked = tried | {unit_id(one.client, one.source, one.segment) for one in tonight.planned}
+    given = [one for one in tonight.plan.given_up if tonight.everything or one.unit in asked]
     return {
         "night": _iso(tonight.view.night),
         "given_up": [_given(tonight, one) for one in given[:MOST_GIVEN]], "given_up_count": len(given),
@@ -250,8 +243,10 @@ def fulls_told(names: Sequence[str]) -> str:
 # one source in sentences
 
 
-def why(tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None) -> List[str]:
-    """All about one unit. off: how far estimates of it were off."""
+def why(
+    tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None, before: Sequence[Mapping[str, Any]] = ()
+) -> List[str]:
+    """All about one unit. off: how far estimates of it were off. before: what the last run gave up, of all units."""
     one = tonight.ones[name]
     unit = tonight.units[name]
     planned = next(
@@ -277,6 +272,8 @@ def why(tonight: Tonight, name: str, off: Optional[estimates.Accuracy] = None) -
     if planned_for is not None and (planned is None or planned.level):
         lines.append(f"It is planned for {day(planned_for, night)}{_moved(choice, planned_for)}.")
     lines += [f"Given up: {line.partition(' ')[2]}." for line in given_up_lines(given)]
+    mine = [each for each in before if unit_id(each["client"], each["source"], each.get("segment") or "") == name]
+    lines += [f"Given up by the last run: {line.partition(' ')[2]}." for line in given_up_lines(mine)]
     if not unit.reachable:
         lines.append(f"Client {one.source.client} could not be reached when it was last asked.")
     return lines

@@ -19,14 +19,14 @@ from ..schedule.estimates import Dumped, Expected, Habits
 from ..schedule.planner import plan as make_plan
 from ..schedule.records import BYTES, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
 from ..settings import Settings, Source
-from . import plan_ask, plan_plain, plan_state
+from . import plan_ask, plan_plain, plan_room, plan_state
 from .plan_state import Kept, unit_id
 
 DEEPEST = 9
 # First fulls that all together take no longer than this are no flood: they are not spread over nights.
 CALM = 2 * 3600.0
 LEAST_PAST = 60  # days of history that sizes are learnt from, at least
-SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
+SECONDS, HOLDING, TARGET = plan_room.SECONDS, plan_room.HOLDING, plan_room.TARGET
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class One:
 @dataclass(frozen=True)
 class Tonight:
     """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
-    asked_once: (client, source) whose level was. choices: by unit. between: bytes of own schedules by day."""
+    asked_once: (client, source) whose level was. choices: by unit. between: bytes of own schedules by day. cut_short:
+    unit -> level and bytes of a dump that a limit ended."""
 
     now_ns: int
     everything: bool
@@ -78,6 +79,7 @@ class Tonight:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     between: float = 0.0
     fault: str = ""  # of the planner itself
+    cut_short: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def units(self) -> Dict[str, Unit]:
@@ -134,7 +136,7 @@ class Planner:
             self._unit(one, wishes[one.id], expected[one.id], one.source.client not in away) for one in ones.values()
         )
         between = self._between_nights(ones, expected)
-        limits = self._limits(between)
+        limits = self._limits(between, [one.key for one in ones.values()])
         left = self._left(ones, limits)
         coming = {self.night: left} if left != limits else {}
         view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units))
@@ -144,7 +146,8 @@ class Planner:
             frozenset(key for key in forced if key in wanted),
             self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between, fault,
         )  # fmt: skip
-        return replace(tonight, planned=tuple(self._planned(tonight, wanted, named, level, forced)))
+        planned = tuple(self._planned(tonight, wanted, named, level, forced))
+        return replace(tonight, planned=planned if named else plan_room.weighed(tonight, planned))
 
     def _due(self, everyone: Sequence[Source], chosen: Optional[Sequence[Source]]) -> Tonight:
         """What schedules of their own ask for now; nothing else is looked at."""
@@ -165,9 +168,13 @@ class Planner:
             planned.append(Planned(*one.key, level, base, reason, segment=one.segment))
         expected = self._expect(ones, {})
         units = tuple(self._unit(one, self._wish(one, {}, None), expected[one.id], True) for one in ones.values())
-        view = View(self.night, nights.weekday_of(self.night), units)
+        limits = self._limits(0.0, [(one.client, one.name) for one in everyone]) if planned else {}
+        if plan_room.hard(limits):  # all dumps of this night count, these too
+            limits = self._left(self._ones(everyone), limits)
+        view = View(self.night, nights.weekday_of(self.night), units, limits)
         empty = Plan(self.night, (), (), (), ())
-        return Tonight(self.now_ns, False, view, empty, ones, expected, tuple(planned), self.kept)
+        tonight = Tonight(self.now_ns, False, view, empty, ones, expected, (), self.kept)
+        return replace(tonight, planned=plan_room.weighed(tonight, planned))
 
     # what is known
 
@@ -276,7 +283,8 @@ class Planner:
             seen = walked.get(unit)
             if seen is None and one.share is not None and one.share.size and not one.habits.fulls:
                 seen = estimates.Walked(one.share.size, 0)  # what the cut was made by
-            found[unit] = estimates.expect(one.habits, now, levels, seen, defaults, compressed=compressed)
+            made = estimates.expect(one.habits, now, levels, seen, defaults, compressed=compressed)
+            found[unit] = plan_room.at_least(made, self.kept.ended.get(unit), self.night)
         return found
 
     def _unit(self, one: One, wish: Wish, expected: Expected, reachable: bool) -> Unit:
@@ -305,12 +313,14 @@ class Planner:
                 total += nights.parse_times(timing.incremental).a_night() * night / 2
         return total
 
-    def _limits(self, between: float) -> Dict[str, Limit]:
-        """The limits of a night, less what is dumped beside it."""
-        found = {}
-        for name, one in self.settings.planning.limits.items():
-            besides = between if name in (BYTES, HOLDING) else 0.0
-            found[name] = Limit(max(0.0, one.amount - besides), one.hard)
+    def _limits(self, between: float, sources: Sequence[Tuple[str, str]]) -> Dict[str, Limit]:
+        """The limits of a night, less what is dumped beside it. sources: (client, source) of all."""
+        found, settings = {}, self.settings
+        for name, one in settings.planning.limits.items():
+            amount = one.amount - (between if name in (BYTES, HOLDING) else 0.0)
+            if name == SECONDS:  # given for dumps_at_once, and few clients do not keep so many at work
+                amount *= plan_room.side_by_side(settings.dumps_at_once, sources) / max(1, settings.dumps_at_once)
+            found[name] = Limit(max(0.0, amount), one.hard)
         return found
 
     def _left(self, ones: Mapping[str, One], limits: Mapping[str, Limit]) -> Dict[str, Limit]:

@@ -44,12 +44,12 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     from ..app import plan_told
 
     off = engine.accuracy() if args.json or args.why else {}
-    data = plan_told.as_dict(tonight, off)
+    data = {**plan_told.as_dict(tonight, off), "gave_up": engine.gave_up()}
     lines: List[str] = [text.escape(line) for line in said]
     if args.why:
         keys = {(one.client, one.name) for one in asked}
-        data["why"] = {unit: plan_told.why(tonight, unit, off.get(unit)) for unit, one in tonight.ones.items()
-                       if one.key in keys}  # fmt: skip
+        data["why"] = {unit: plan_told.why(tonight, unit, off.get(unit), data["gave_up"])
+                       for unit, one in tonight.ones.items() if one.key in keys}  # fmt: skip
         data["sources"] = [one for one in data["sources"] if (one["client"], one["source"]) in keys]
         for told in data["why"].values():
             lines += ([""] if lines else []) + told
@@ -70,6 +70,10 @@ def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
 
     given = planned.given_up_lines(data["given_up"])
     lines += ["", *given] if given else []
+    before = planned.given_up_lines(one for one in data["gave_up"] if one["what"] in planned.TROUBLE)
+    lines += ["", "the last run gave up:", *before[: planned.SHOWN]] if before else []
+    if len(before) > planned.SHOWN:
+        lines.append(f"and {len(before) - planned.SHOWN} more -> stowage report")
     lines += ["", "away: " + ", ".join(data["absent"])] if data["absent"] else []
     lines += ["", *_output.table(("night", "", "size", "time", ""), plan_told.chart(tonight, _blocks()))]
     if data["estimates"]["error"] is not None:

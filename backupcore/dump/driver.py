@@ -1,6 +1,7 @@
 """The driver: several dumps at once, each on its own, so that a failure costs one dump.
 
-Here live the queue, the threads, the results and the signed record of the run. How one dump is made is source.py.
+Here live the queue, the threads, the results and the signed record of the run. How one dump is made is source.py,
+what hard limits leave of a night budget.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..schedule.bases import Planned
 from ..settings import Client, Settings
 from ..text import escape
 from . import transport
+from .budget import Budget, OverLimit
 from .holding import Space, claim
 from .source import Run, Unreached, dump_source, no_key, remark, shown_source
 from .status import Status
@@ -42,10 +44,12 @@ def run_dumps(
     run: RunRow,
     connect: Callable[[Settings, Client], ContextManager[AgentConnection]] = transport.connect,
     progress: Optional[Callable[[Dict[str, Any]], None]] = None,
+    budget: Optional[Budget] = None,
 ) -> List[ResultRow]:
     """Makes the planned dumps, settings.dumps_at_once at once. Call while runlock.hold() holds.
 
     Results come in the order of planned, stand in the catalog, and whatever happens to one, the others are made.
+    budget: the hard limits of the night; what it gave up has no result, or that of what was made in its place.
     Raises only what makes every dump impossible: no holding disk at all, no signing key, recipients that nobody
     can read, or none where every dump is to be sealed.
     """
@@ -62,9 +66,10 @@ def run_dumps(
     if problems and not usable:
         raise problems[0]
     with Status(settings, run.id, progress) as status:
-        driver = _Driver(settings, catalog, planned, run, [error.message for error in problems])
+        driver = _Driver(settings, catalog, planned, run, [error.message for error in problems], budget)
+        driver.tell = status.event
         driver.shared = Run(
-            settings, catalog, run.id, server, signer, Space(usable), connect, status.event, driver.track, recipients
+            settings, catalog, run.id, server, signer, Space(usable), connect, driver.event, driver.track, recipients
         )  # fmt: skip
         try:
             driver.work()
@@ -118,10 +123,14 @@ class _Driver:
     """The queue and the threads of one run."""
 
     shared: Run
+    tell: Callable[[Dict[str, Any]], None]  # progress, to whoever watches
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, planned: Sequence[Planned], run: RunRow, problems: List[str]
-    ):
+        self, settings: Settings, catalog: Catalog, planned: Sequence[Planned], run: RunRow, problems: List[str],
+        budget: Optional[Budget] = None,
+    ):  # fmt: skip
+        self._budget = budget
+        self._mine: Dict[int, Planned] = {}  # what each thread is at
         self._settings, self._catalog, self._run = settings, catalog, run
         self._problems = problems
         self._order = list(planned)
@@ -190,17 +199,55 @@ class _Driver:
                 now = clock.now_ns()
                 free = [one for one in self._waiting if (one.client, one.source) not in self._busy]
                 may = [one for one in free if one.not_before_ns <= now]
-                # stable: within a client, and between clients, in the order of the plan
-                one = min(may, key=lambda one: self._at_work.get(one.client, 0), default=None)
-                if one is not None and self._at_work.get(one.client, 0) < PER_CLIENT:
-                    self._waiting.remove(one)
+                one, left = self._first(may, now)
+                if one is not None:
                     self._at_work[one.client] = self._at_work.get(one.client, 0) + 1
                     self._busy.add((one.client, one.source))
+                    if self._budget is not None:
+                        self._budget.begin(one)
                     return one
+                if left:
+                    self._changed.notify_all()  # others may wait for what is no more
+                    continue
                 later = [one.not_before_ns - now for one in self._waiting if one.not_before_ns > now]
                 # not longer than LOOK: the clock may be set
                 self._changed.wait(min(min(later) / clock.NS, LOOK) if later else None)
             return None
+
+    def _first(self, may: List[Planned], now: int) -> Tuple[Optional[Planned], bool]:
+        """(the dump to begin now, None when there is none; whether one has left the queue)."""
+        budget = self._budget
+
+        def place(one: Planned) -> Tuple[int, int]:
+            # stable: within a client, and between clients, in the order of the plan
+            return budget.order(one) if budget is not None else 0, self._at_work.get(one.client, 0)
+
+        able = [one for one in may if self._at_work.get(one.client, 0) < PER_CLIENT]
+        first = min(able, key=place, default=None)
+        if first is None:
+            return None, False
+        one, left = (first, True) if budget is None else budget.settle(first, self._waiting, now)
+        if left:
+            self._waiting.remove(first)
+        return one, left
+
+    def event(self, event: Dict[str, Any]) -> None:
+        """Takes what a dump tells of itself. Raises OverLimit when it is to be ended."""
+        one = self._mine.get(threading.get_ident())
+        if self._budget is not None and one is not None and event["phase"] in ("dumping", "finishing"):
+            with self._changed:
+                self._budget.grown(one, event["bytes"], whole=event["phase"] == "finishing")
+        self.tell(event)
+
+    def _over(self, one: Planned, stored: Optional[int], ended: str) -> None:
+        """A dump is over. stored: bytes of its image; ended: why it was ended, when it was."""
+        if self._budget is None:
+            return
+        with self._changed:
+            other = self._budget.ended(one, ended) if ended else None
+            self._budget.done(one, stored)
+            if other is not None:
+                self._waiting.insert(0, other)
 
     def _worker(self) -> None:
         try:
@@ -221,14 +268,22 @@ class _Driver:
                 self._changed.notify_all()
 
     def _make(self, one: Planned) -> None:
-        begun = time.monotonic()
-        result = self._attempt(one, begun)
-        if not result.ok and self._stopping:
-            return  # interrupted: neither good nor the source's fault
+        begun, result, stored, ended = time.monotonic(), None, None, ""
+        self._mine[threading.get_ident()] = one
+        try:
+            result, stored = self._attempt(one, begun)
+        except OverLimit as over:
+            ended = over.why
+        finally:
+            self._mine.pop(threading.get_ident(), None)
+            self._over(one, stored, ended)
+        if result is None or not result.ok and self._stopping:
+            return  # given up, or interrupted: neither good nor the source's fault
         self._catalog.add_result(result)
         self._results[one.client, one.source, one.segment] = result
 
-    def _attempt(self, one: Planned, begun: float) -> ResultRow:
+    def _attempt(self, one: Planned, begun: float) -> Tuple[ResultRow, Optional[int]]:
+        """(what came of it, bytes of the image when there is one)."""
         dumped = None
         try:
             known = self._unreached.get(one.client)
@@ -245,12 +300,14 @@ class _Driver:
                 self._run.id, one.client, one.source, True, row.level, row.id,
                 code="warning" if looked else "", message="; ".join(said)[:2000], hint="",
                 seconds=time.monotonic() - begun, warning=bool(looked), segment=one.segment,
-            )  # fmt: skip
+            ), row.stored_size  # fmt: skip
         except Unreached as unreached:
             self._unreached.setdefault(one.client, unreached.error)
-            return self._failed(one, unreached.error, begun)
+            return self._failed(one, unreached.error, begun), None
+        except OverLimit:
+            raise
         except StowageError as error:
-            return self._failed(one, error, begun)
+            return self._failed(one, error, begun), None
         except Exception as error:  # a bug costs one dump, and says so
             place = error.__traceback__
             while place is not None and place.tb_next is not None:
@@ -260,11 +317,11 @@ class _Driver:
                 one,
                 StowageError(f"a fault of Stowage itself: {type(error).__name__}: {error}{where}", "please report it"),
                 begun,
-            )
+            ), None
         finally:
             event = dumped or {"phase": "failed", "level": one.level, "entries": 0, "bytes": 0}
             named = {"client": one.client, "source": shown_source(one.source, one.segment)}
-            self.shared.emit({**named, "total": None, **event})
+            self.tell({**named, "total": None, **event})
 
     def _failed(self, one: Planned, error: StowageError, begun: float) -> ResultRow:
         client: Optional[Client] = self._settings.clients.get(one.client)

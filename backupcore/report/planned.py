@@ -24,12 +24,18 @@ def shown_day(iso: str) -> str:
     return date.fromisoformat(iso).strftime("%a %d %b")
 
 
+def unit_of(one: Mapping[str, Any]) -> str:
+    """`client:source`, `client:source/segment`; runs of old versions say no segment."""
+    segment = one.get("segment")
+    return f"{one['client']}:{one['source']}" + (f"/{segment}" if segment else "")
+
+
 def given_up_lines(given: Iterable[Mapping[str, Any]]) -> List[str]:
     """A line for each thing that was given up."""
     lines = []
     for one in given:
         until = f" until {shown_day(one['until'])}" if one.get("until") else ""
-        lines.append(f"{one['client']}:{one['source']} {WHAT.get(one['what'], one['what'])}{until}: {one['why']}")
+        lines.append(f"{unit_of(one)} {WHAT.get(one['what'], one['what'])}{until}: {one['why']}")
     return lines
 
 
@@ -84,7 +90,7 @@ def _late(plan: Mapping[str, Any]) -> List[str]:
     if not late:
         return []
     named = [
-        f"{one['client']}:{one['source']} {one['nights']} night{'s' if one['nights'] > 1 else ''}"
+        f"{unit_of(one)} {one['nights']} night{'s' if one['nights'] > 1 else ''}"
         + (f" ({one['why']})" if one["why"] else "")
         for one in late[:SHOWN]
     ]

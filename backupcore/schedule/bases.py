@@ -6,7 +6,7 @@ to hold the changes since. Which level is made is the planner's affair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .records import Base
@@ -37,9 +37,23 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a dump asks of a night with hard limits. takes: what it is expected to take of each of them. most: bytes it
+    could have at worst. may_wait: a full that is not due. perhaps: its client was away when the plan was made.
+    """
+
+    takes: Mapping[str, float] = field(default_factory=dict)
+    most: float = 0.0
+    priority: int = 1
+    may_wait: bool = False
+    perhaps: bool = False
+
+
+@dataclass(frozen=True)
 class Planned:
     """Tonight's level of a source, or of a segment of it. base: the dump it is to hold the changes since. reason: for
-    people. not_before_ns: its dump does not begin earlier.
+    people. not_before_ns: its dump does not begin earlier. claim: where hard limits are kept. instead: smaller dumps,
+    the best one first, for the case that they leave no room for it.
     """
 
     client: str
@@ -50,6 +64,8 @@ class Planned:
     not_before_ns: int = 0
     segment: str = ""
     newer_ns: int = 0  # of an interim dump, under ids.INTERIM as its segment: what was changed before is left out
+    claim: Optional[Claim] = None
+    instead: Tuple["Planned", ...] = ()
 
 
 @dataclass(frozen=True)
