@@ -155,6 +155,7 @@ class Engine:
         estimate: clients are asked how large their dumps would be, `all` or `new`: where a night would. ready: a
         dump.warm.Warm, of a run, which may ask them too. due: only what schedules of their own ask for now.
         """
+        from . import plan_interim
         from .planning import Planner
 
         planner = Planner(self.settings, self.catalog)
@@ -163,8 +164,10 @@ class Engine:
 
             with Warm(self.connector) as ready:
                 walk = estimate == "all"
-                return planner.plan(self.select(), sources, level, walk=walk, ready=ready, progress=progress)
-        return planner.plan(self.select(), sources, level, ready=ready, progress=progress, due=due)
+                tonight = planner.plan(self.select(), sources, level, walk=walk, ready=ready, progress=progress)
+                return plan_interim.add(planner, tonight)
+        tonight = planner.plan(self.select(), sources, level, ready=ready, progress=progress, due=due)
+        return tonight if due else plan_interim.add(planner, tonight)
 
     def accuracy(self) -> Dict[str, Any]:
         """How far off the estimates of each source were in the last weeks: `client:source` -> estimates.Accuracy."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Dict, List, Sequence
 
+from .. import ids
 from ..errors import ClientUnreachable
 from ..schedule import estimates
 from ..schedule.memory import Memory, remember
@@ -32,6 +33,8 @@ def done(catalog: Any, results: Sequence[Any]) -> List[Done]:
     """What became of each unit, from the rows of the driver's results."""
     found = []
     for result in results:
+        if result.segment == ids.INTERIM:
+            continue  # it is nothing of the plan
         row = catalog.dump(result.dump) if result.dump else None
         unit = unit_id(result.client, result.source, result.segment)
         level = row.level if row else (result.level or 0)

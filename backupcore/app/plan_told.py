@@ -9,9 +9,10 @@ import re
 from statistics import median
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from .. import text
-from ..report.planned import given_up_lines
+from .. import clock, text
+from ..report.planned import given_up_lines, interim_line
 from ..schedule import estimates, nights
+from ..schedule.interim import Interim
 from ..schedule.records import BYTES, Done, GivenUp, Unit
 from .plan_kept import off
 from .plan_room import size_of
@@ -79,6 +80,7 @@ def as_dict(tonight: Tonight, off: Mapping[str, estimates.Accuracy]) -> Dict[str
         ],
         "limits": {name: {"amount": one.amount, "hard": one.hard} for name, one in tonight.view.limits.items()},
         "first_fulls": first_fulls(tonight),
+        "interim": [_interim(tonight, one) for one in tonight.interim],
         "estimates": {
             "error": _known_error(tonight, off),
             "sources": {unit: accuracy(one) for unit, one in off.items() if unit in tonight.ones},
@@ -91,9 +93,11 @@ def _source(tonight: Tonight, planned: Any) -> Dict[str, Any]:
     unit, one = _unit_of(tonight, planned)
     choice = tonight.choices.get(one.id)
     size = size_of(unit, planned.level)
+    if planned.newer_ns:
+        size = next((each.bytes for each in tonight.interim if each.unit == one.id), None)
     return {
         "client": planned.client, "source": planned.source, "segment": planned.segment, "level": planned.level,
-        "base": planned.base,
+        "base": planned.base, "newer": clock.iso(planned.newer_ns) if planned.newer_ns else None,
         "reason": worded(planned.reason), "bytes": None if size is None else round(size),
         "seconds": None if size is None else round(size * unit.use[SECONDS][planned.level > 0]),
         "estimate": tonight.expected[one.id].how,
@@ -108,12 +112,18 @@ def _given(tonight: Tonight, one: GivenUp) -> Dict[str, Any]:
             "what": one.what, "why": worded(one.why), "until": _iso(one.until)}  # fmt: skip
 
 
+def _interim(tonight: Tonight, one: Interim) -> Dict[str, Any]:
+    source = tonight.ones[one.unit].source
+    return {"client": source.client, "source": source.name, "dumped": one.chosen, "why": worded(one.why),
+            "bytes": None if one.bytes is None else round(one.bytes), "until": _iso(one.until)}  # fmt: skip
+
+
 def _iso(night: Optional[int]) -> Optional[str]:
     return nights.day_of(night).isoformat() if night is not None else None
 
 
 def _unit_of(tonight: Tonight, planned: Any) -> Tuple[Unit, One]:
-    name = unit_id(planned.client, planned.source, planned.segment)
+    name = unit_id(planned.client, planned.source, "" if planned.newer_ns else planned.segment)
     return tonight.units[name], tonight.ones[name]
 
 
@@ -183,6 +193,7 @@ def summary(tonight: Tonight, done: Sequence[Done]) -> Dict[str, Any]:
         "estimates": {"error": round(median(wrong), 4) if wrong else None, "of": len(wrong),
                       "notes": [text.escape(note) for note in tonight.notes[:MOST_GIVEN]]},
         "first_fulls": first_fulls(tonight),
+        "interim": [_interim(tonight, one) for one in tonight.interim[:MOST_GIVEN]],
     }  # fmt: skip
 
 
@@ -196,8 +207,9 @@ def table_rows(tonight: Tonight) -> List[List[str]]:
         told = _source(tonight, planned)
         choice = tonight.choices.get(unit_id(planned.client, planned.source, planned.segment))
         rows.append([
-            planned.client, f"{planned.source}/{planned.segment}" if planned.segment else planned.source,
-            "full" if planned.level == 0 else str(planned.level),
+            planned.client,
+            f"{planned.source}/{planned.segment}" if planned.segment and not planned.newer_ns else planned.source,
+            "interim" if planned.newer_ns else "full" if planned.level == 0 else str(planned.level),
             "-" if told["bytes"] is None else text.size(told["bytes"]),
             "-" if told["seconds"] is None else text.duration(told["seconds"]),
             day(choice.due if choice else None, tonight.view.night), worded(planned.reason),
@@ -256,6 +268,7 @@ def why(
     given = [_given(tonight, each) for each in tonight.plan.given_up if each.unit == name]
     if planned is None:
         lines = [f"{name} is not dumped tonight{_why_not(unit, one, tonight)}."]
+        lines += [f"{interim_line(_interim(tonight, each))}." for each in tonight.interim if each.unit == name]
     else:
         level = "a full" if planned.level == 0 else f"level {planned.level}"
         lines = [f"{name} gets {level} tonight: {worded(planned.reason)}."]

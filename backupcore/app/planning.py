@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from .. import clock
+from .. import clock, ids
 from ..schedule import bases, estimates, nights
 from ..schedule.bases import Past, Planned, Stand
 from ..schedule.estimates import Dumped, Expected, Habits
+from ..schedule.interim import Interim
 from ..schedule.planner import plan as make_plan
 from ..schedule.records import BYTES, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
 from ..settings import Settings, Source
@@ -79,6 +80,7 @@ class Tonight:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     between: float = 0.0
     fault: str = ""  # of the planner itself
+    interim: Tuple[Interim, ...] = ()  # what becomes of the sources that wait for their first full
     cut_short: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
@@ -99,6 +101,8 @@ class Planner:
         self._again: Set[str] = set()
         self._cut_sources = (settings.state / "segments").is_dir()
         self._parted: Set[Tuple[str, ...]] = set()  # segments that have dumps
+        self.interims: Mapping[Tuple[str, str], Sequence[Past]] = {}  # interim dumps by source
+        self.round: Optional[plan_ask.Round] = None  # the questions of this plan
 
     def night_of(self, dump: Past) -> int:
         """The night a dump belongs to: the one in which its run began, also when it took until noon."""
@@ -129,7 +133,7 @@ class Planner:
         wishes = {one.id: self._wish(one, forced, level if one.key in wanted else None) for one in ones.values()}
         away, walked, notes = frozenset(self.kept.away), {}, ()
         if ready is not None:
-            round_ = plan_ask.Round(self.settings, self.catalog, self.kept, self.now_ns, ready, progress)
+            round_ = self.round = plan_ask.Round(self.settings, self.catalog, self.kept, self.now_ns, ready, progress)
             away, walked, notes = round_.ask(ones, wanted, wishes, walk, level is not None)
         expected = self._expect(ones, walked)
         units = tuple(
@@ -185,6 +189,7 @@ class Planner:
         longest = max((source.timing.cycle for source in everyone), default=0)
         since = self.now_ns - max(LEAST_PAST, (estimates.FULLS + 1) * longest) * nights.DAY_NS
         past = history.gather(self.settings, self.catalog, keys, since) if everyone else {}
+        self.interims = {key[:2]: past.pop(key) for key in list(past) if key[2:] == (ids.INTERIM,)}
         self._parted = {key for key in past if len(key) > 2}
         found = {}
         for source in everyone:
@@ -330,7 +335,7 @@ class Planner:
         taken = dict.fromkeys(limits, 0.0)
         for one in ones.values():
             wanted = {rule.target: rule.dumps for rule in one.source.policy.copies}
-            for dump in reversed(one.past):
+            for dump in reversed([*(() if one.segment else self.interims.get(one.key, ())), *one.past]):
                 if self.night_of(dump) < self.night:
                     break
                 for name in limits:

@@ -69,6 +69,7 @@ def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
     from ..report import planned
 
     given = planned.given_up_lines(data["given_up"])
+    given += [planned.interim_line(one) for one in data["interim"] if not one["dumped"]]
     lines += ["", *given] if given else []
     before = planned.given_up_lines(one for one in data["gave_up"] if one["what"] in planned.TROUBLE)
     lines += ["", "the last run gave up:", *before[: planned.SHOWN]] if before else []

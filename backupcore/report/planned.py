@@ -39,6 +39,15 @@ def given_up_lines(given: Iterable[Mapping[str, Any]]) -> List[str]:
     return lines
 
 
+def interim_line(one: Mapping[str, Any]) -> str:
+    """What becomes of a source that waits for its first full, by an entry of a plan's `interim`."""
+    until = f", planned for {shown_day(one['until'])}" if one.get("until") else ""
+    name = f"{one['client']}:{one['source']}"
+    if one["dumped"]:
+        return f"{name} gets an interim dump of its recent files, since it waits for its first full{until}"
+    return f"{name} gets no interim dump while it waits for its first full{until}: {one['why']}"
+
+
 def of(summary: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
     """What a run kept of its plan, None when that is nothing one could read."""
     plan = summary.get("plan")
@@ -46,6 +55,7 @@ def of(summary: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
         return None
     try:
         given_up_lines(plan["given_up"])
+        _no_interim(plan)
         _late(plan)
         _estimates(plan)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -74,7 +84,7 @@ def lines(plan: Optional[Mapping[str, Any]]) -> List[str]:
     told = given_up_lines(quiet[:SHOWN])
     if len(quiet) > SHOWN:
         told.append(f"and {len(quiet) - SHOWN} more that wait or go deeper")
-    return told + _late(plan) + _estimates(plan)
+    return told + _no_interim(plan) + _late(plan) + _estimates(plan)
 
 
 def waits(plan: Optional[Mapping[str, Any]], client: str, source: str) -> str:
@@ -83,6 +93,12 @@ def waits(plan: Optional[Mapping[str, Any]], client: str, source: str) -> str:
         if (one["client"], one["source"], one["what"]) == (client, source, "first") and one.get("until"):
             return f", planned for {shown_day(one['until'])}"
     return ""
+
+
+def _no_interim(plan: Mapping[str, Any]) -> List[str]:
+    """A line for each source that waits for its first full and got nothing."""
+    told = [interim_line(one) for one in plan.get("interim", ()) if not one["dumped"]]
+    return told[:SHOWN] + ([f"and {len(told) - SHOWN} more without an interim dump"] if len(told) > SHOWN else [])
 
 
 def _late(plan: Mapping[str, Any]) -> List[str]:

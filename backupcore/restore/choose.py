@@ -18,7 +18,7 @@ from ..errors import ImageDamaged, RequestError, StowageError
 from ..image import dumpdir, order, pax
 from ..image.index import Entry
 from ..text import escape
-from . import indexes, lostlinks, shares, view
+from . import indexes, lostlinks, recent, shares, view
 from .images import Images
 from .report import path_word
 from .request import Wanted
@@ -84,6 +84,7 @@ class Selection:
         self.counts = Counts()
         self.surveyed = not wanted.whole
         self.matched: set[int] = set()
+        self.dumped: set[int] = set()  # the same without what was there, but not dumped
         self.levels = set(range(len(wanted.chain)))  # the dumps of the chain that something is read of
         self._match = view.matcher(wanted)
         # a glob may match anywhere, most lines are not what it means
@@ -177,6 +178,7 @@ class Selection:
         """Counts, looks that each pattern matched, and finds the hard links whose first name is elsewhere."""
         self.counts = Counts()
         seen: set[int] = set()
+        self.dumped = set()
         links: set[bytes] = set()
         match = self._match
         self.levels = set()
@@ -187,6 +189,7 @@ class Selection:
                 self._count(row)
                 if row.entry.kind != "n":
                     self.levels.add(row.level)
+                    self.dumped.update(numbers)
                 if row.entry.kind == "h":
                     links.add(row.entry.link)
         self.matched = seen
@@ -431,13 +434,20 @@ def _file_of(entry: Entry) -> tuple:
 def check_matched(selections: Iterable[Selection]) -> None:
     """Raises RequestError when a path that was asked for was in none of the sources at that moment."""
     found: dict[bytes, bool] = {}
+    older: dict[bytes, Selection] = {}
     wanted = None
     for selection in selections:
         wanted = selection.wanted
         for number, pattern in enumerate(wanted.patterns):
             hit = wanted.whole or number in selection.matched
+            if hit and not wanted.whole and number not in selection.dumped and recent.newer_ns(wanted.dump):
+                older[pattern.text], hit = selection, False
             found[pattern.text] = found.get(pattern.text, False) or hit
     for path, hit in found.items():
+        if not hit and path in older:
+            one = older[path].wanted
+            told = recent.is_older(older[path].images.catalog, one.client, one.source, one.dump, escape(path))
+            raise RequestError(*told, client=one.client, source=one.source)
         if not hit:
             folder = path.rpartition(b"/")[0] or b"/"
             raise RequestError(

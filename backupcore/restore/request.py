@@ -20,8 +20,8 @@ from ..catalog.records import DumpRow
 from ..errors import NothingThatOld, RequestError
 from ..settings import Settings
 from . import moments
-from . import recent
 from .lastcopy import is_last
+from .recent import notes as interim_notes
 from .report import path_word
 
 ROOT = b"."
@@ -126,7 +126,7 @@ def resolve(
         f"{one.client}:{one.source}: the last copy of {dump.id}, on {only}, is damaged: what is right of it is read"
         for one in found for dump in one.chain if last and is_last(dump, catalog.copies(dump=dump.id), only)
     ]  # fmt: skip
-    notes += recent.notes(catalog, ((one.client, one.source, one.chain) for one in found))
+    notes += interim_notes(catalog, ((one.client, one.source, one.chain) for one in found))
     return [replace(found[0], notes=tuple(notes)), *found[1:]]
 
 
