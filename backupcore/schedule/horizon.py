@@ -16,11 +16,13 @@ from backupcore.schedule.records import BYTES, View
 from backupcore.schedule.resources import Tracked, cap
 
 TOLERANCE = 0.01  # of the aimed level: what is not worth a move
+TONIGHT = 0.002  # the same, of tonight
 LIKELY = 0.3  # a client less likely there is not counted on
 _SURE = 0.93
 _FEW = 48  # items of a night that are all looked at; of more only those of a fitting size
 _NEAR = 6
 _CHAINED = 40  # items of a night up to which chains of moves are looked for
+_FAR = 0.1  # of the aimed level
 _RISKY = 0.12  # of a night's share of all fulls: a full above it counts as surely coming
 _HUGE = 3.0 * _RISKY  # one above that even where its client is hardly likely
 _EARLY = 0.10  # what pulling a full forward costs, of its bytes and the share of a cycle
@@ -92,18 +94,19 @@ class Horizon:
         cycle = item.unit.wish.cycle
         if item.steady and item.days is None:
             if k + cycle >= self.nights:
-                return ((k, item.net),)
-            return [(at, item.net) for at in range(k, self.nights, cycle)]
+                return ((k, item.net if k else item.now),)
+            return [(at, item.net if at else item.now) for at in range(k, self.nights, cycle)]
         out, left = [], 1.0
         for at in range(k, min(self.nights, k + 4)):
             share = self.there(item, at)
             if at == k and item.net > self.risky and share > (0.1 if item.net > self.huge else LIKELY):
                 share = 1.0
+            net = item.net if at else item.now
             if share > _SURE or at == k + 3:
-                out.append((at, left * item.net))
+                out.append((at, left * net))
                 break
             if share > 0.02:
-                out.append((at, left * share * item.net))
+                out.append((at, left * share * net))
             left *= 1 - share
         return out
 
@@ -164,7 +167,7 @@ class Horizon:
             steepest = max(steepest, _fill(sofar, self.caps[: k + 1]) if self.capped else sofar / (k + 1))
         self.mean = mean
         self.level = max(mean, steepest, biggest + min(self.base))
-        self.tops = [min(self.level * (1 + TOLERANCE), cap) for cap in self.caps]
+        self.tops = [min(self.level * (1 + (TOLERANCE if k else TONIGHT)), cap) for k, cap in enumerate(self.caps)]
 
     def give_back(self) -> None:
         """What an older plan pulled forward returns to its due night where it fits: each early night costs bytes."""
@@ -196,7 +199,9 @@ class Horizon:
                     worst, k = over, at
             if k < 0:
                 break
-            if not (self._move_one(k) or self._swap_one(k) or self._chain_one(k)):
+            # what is far too much is seldom mended one by one: one large full that is new, and one on every night
+            chained = worst > _FAR * self.level and self._chain_one(k, 0.5 * worst, True)
+            if not (chained or self._move_one(k) or self._swap_one(k) or self._chain_one(k, 0.01 * self.level, False)):
                 blocked.add(k)
             self.moves += 1
         for place in range(len(self.others.names)):
@@ -242,12 +247,14 @@ class Horizon:
             for net, _, item in row if few else self._fitting(row, min(over, room)):
                 if net <= 0 or j > item.deadline - night or (j == 0 and not item.tonight) or item.pinned:
                     continue
-                if net - room >= edge:
+                comes = net if j else item.now
+                goes = net if k else item.now
+                if comes - room >= edge:
                     continue
-                saved = over + max(0.0, -room) - max(0.0, over - net) - max(0.0, net - room)
+                saved = over + max(0.0, -room) - max(0.0, over - goes) - max(0.0, comes - room)
                 if saved <= 0:
                     continue
-                even = net * (over - net + room) / level
+                even = goes * (over - goes + room) / level
                 gain = saved + 0.05 * even - _EARLY * net * max(0, k - j) / item.unit.wish.cycle
                 if gain > best and self.there(item, j) >= LIKELY and (not item.takes or self.others.fits(item, j)):
                     best, chosen, target = gain, item, j
@@ -287,16 +294,16 @@ class Horizon:
         self.move(other, k)
         return True
 
-    def _chain_one(self, k: int) -> bool:
+    def _chain_one(self, k: int, least: float, sure: bool) -> bool:
         """A full leaves for a night that is full itself, and some of that night's leave for where there is room."""
         load, tops, level = self.load, self.tops, self.level
         row = self.at[k]
         over = load[k] - tops[k]
         if len(row) > _CHAINED or over < 0.03 * level or self.others.names:
             return False
-        best, found = 0.01 * level, None
+        best, found = least, None
         for net, _, item in row:
-            if net <= 0:
+            if net <= 0 or (sure and not item.steady):
                 continue
             for j in range(self.nights):
                 if j == k or len(self.at[j]) > _CHAINED or not self._may(item, j):

@@ -24,7 +24,7 @@ class Item:
 
     __slots__ = (
         "unit", "id", "place", "trace", "presence", "size", "rate", "net", "due", "deadline", "first", "broken",
-        "waits", "kind", "here", "tonight", "takes", "at", "kept", "steady", "grid", "ladder", "rungs", "depth",
+        "waits", "kind", "now", "here", "tonight", "takes", "at", "kept", "steady", "grid", "ladder", "rungs", "depth",
         "flat", "rung", "days", "note", "pinned", "before", "nights",
     )  # fmt: skip
 
@@ -41,6 +41,8 @@ class Item:
     kept: Optional[int]  # at, as last night's plan had it
     here: bool  # whether it can be dumped tonight
     tonight: bool  # whether it can have a full tonight
+    net: float  # what its full adds to a coming night, beside the incremental that is counted there
+    now: float  # what it adds tonight
     waits: bool  # its full was due before tonight
     pinned: bool  # its full stays on tonight; before: kept, without that
 
@@ -53,7 +55,7 @@ class Item:
         self.ladder = self.rungs = self.takes = ()
         self.grid = self.rung = 0
         self.nights = 1
-        self.net = 0.0
+        self.net = self.now = 0.0
         self.note = ""
 
 

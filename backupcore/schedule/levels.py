@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import lru_cache
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 Ladder = Tuple[Tuple[int, int], ...]
 
@@ -89,17 +89,43 @@ def costs(grid: int, ladder: Ladder, nights: int) -> Tuple[float, ...]:
     if depth >= nights and len(ladder) == 1:
         return (v[age] + nights - 1,)
     cost = _table(grid).cost
-    # least[n]: cost of the last n nights on the rungs seen so far, whose bases are then nights - n older
     inf = float("inf")
-    least = [0.0] + [inf] * nights
-    out = []
-    for depth, age in ladder:
-        out.append(min(cost(depth, age, m) + least[nights - m] for m in range(1, nights + 1)))
-        least = [
-            min(cost(depth, age + nights - n, m) + least[n - m] for m in range(n + 1)) if n else 0.0
-            for n in range(nights + 1)
-        ]
+    out: List[float] = []
+    for i, (depth, age) in enumerate(ladder):
+        if i:
+            left = _rest(grid, tuple((depth, age + nights) for depth, age in ladder[:i])).upto(nights - 1)
+        else:
+            left = [0.0] + [inf] * nights
+        out.append(min(cost(depth, age, m) + left[nights - m] for m in range(1, nights + 1)))
     return tuple(out)
+
+
+class _Rest:
+    """Least cost of the last n nights on some rungs, n = 0...: they are given by depth and by the age they end with.
+
+    So one serves all nights until the full, and all ladders that begin alike.
+    """
+
+    def __init__(self, grid: int, depth: int, end: int, below: Optional["_Rest"]) -> None:
+        self.cost = _table(grid).cost
+        self.depth, self.end, self.below = depth, end, below
+        self.least = [0.0]
+
+    def upto(self, nights: int) -> List[float]:
+        """For 0 to `nights` nights, or more."""
+        least = self.least
+        if len(least) <= nights:
+            below = self.below.upto(nights) if self.below else [0.0] + [float("inf")] * nights
+            cost, depth, end = self.cost, self.depth, self.end
+            for n in range(len(least), nights + 1):
+                least.append(min(cost(depth, end - n, m) + below[n - m] for m in range(n + 1)))
+        return least
+
+
+@lru_cache(maxsize=20_000)
+def _rest(grid: int, rungs: Tuple[Tuple[int, int], ...]) -> _Rest:
+    depth, end = rungs[-1]
+    return _Rest(grid, depth, end, _rest(grid, rungs[:-1]) if len(rungs) > 1 else None)
 
 
 def best(grid: int, ladder: Ladder, nights: int) -> int:

@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence
 
-from backupcore.schedule import limits, reasons, resources, tonight
+from backupcore.schedule import even, limits, reasons, resources, tonight
 from backupcore.schedule.horizon import Horizon
 from backupcore.schedule.items import Item, make, rung_for
+from backupcore.schedule.levels import LONGEST
 from backupcore.schedule.memory import Memory
 from backupcore.schedule.observe import FIRST_NIGHTS, observe
 from backupcore.schedule.records import BYTES, Choice, GivenUp, Outlook, Plan, View
@@ -55,8 +56,29 @@ def plan(view: View, memory: Memory) -> Plan:
     must += [item for item in settled if item.here and _settled_full(item)]
     chosen = {item.id for item in [*must, *optional]}
     incrementals = [item for item in [*placed, *settled] if item.here and item.rungs and item.id not in chosen]
+    load = _loads(horizon, [*must, *optional])
+    for item in placed:
+        if item.at and len(item.rungs) > 1 and not (item.waits and view.limits):
+            item.nights = max(1, min(LONGEST, item.at))
+    even.levels(horizon, [item for item in incrementals if item.kind == "placed"], load)
     picks, given = limits.fit(view, seen.error, incrementals, must, optional)
     return _answer(view, horizon, items, picks, given, why)
+
+
+def _loads(horizon: Horizon, fulls: Sequence[Item]) -> List[float]:
+    """The coming nights with these fulls tonight and no others."""
+    load = list(horizon.load)
+    for _, _, item in horizon.at[0]:
+        for at, size in horizon.shares(item, 0):
+            load[at] -= size
+    for item in fulls:
+        if item.at:
+            for at, size in horizon.shares(item, item.at):
+                load[at] -= size
+        if item.kind in ("placed", "asked"):
+            for at, size in horizon.shares(item, 0):
+                load[at] += size
+    return load
 
 
 def _settled_full(item: Item) -> bool:
@@ -108,12 +130,9 @@ def _tonights_rungs(items: Sequence[Item], view: View) -> None:
             if item.waits and view.limits:
                 full_in = item.unit.wish.cycle  # nobody knows when there will be room for it
             item.rung = rung_for(item, full_in)
-        if item.first:
-            item.net = item.size
-        elif item.here and item.rungs:
-            item.net = max(0.0, item.size - item.rungs[item.rung][1])
-        else:
-            item.net = max(0.0, item.size - item.rate)
+        item.net = item.now = item.size if item.first else max(0.0, item.size - item.rate)
+        if item.here and item.rungs and not item.first:
+            item.now = max(0.0, item.size - item.rungs[item.rung][1])
 
 
 def _first_window(items: Sequence[Item], view: View, daily: float) -> None:
@@ -153,17 +172,17 @@ def _hurry(horizon: Horizon, items: Sequence[Item], view: View) -> None:
     night = view.night
     must = [item for item in items if item.tonight and item.deadline <= night]
     room = sum(item.size / item.unit.wish.cycle for item in items) + sum(horizon.base) / horizon.nights
-    room -= horizon.base[0] + sum(item.net for item in must)
+    room -= horizon.base[0] + sum(item.now for item in must)
     large = [
         item
         for item in items
-        if item.tonight and not item.steady and not item.first and item.net > horizon.risky and item.deadline > night
+        if item.tonight and not item.steady and not item.first and item.now > horizon.risky and item.deadline > night
     ]
-    large = [item for item in large if item.waits or (item.net > BIG * room and item.deadline <= night + _early(item))]
-    large.sort(key=lambda item: (not item.waits, -item.net, item.place))
+    large = [item for item in large if item.waits or (item.now > BIG * room and item.deadline <= night + _early(item))]
+    large.sort(key=lambda item: (not item.waits, -item.now, item.place))
     for item in large:
-        if item.net <= room:
-            room -= item.net
+        if item.now <= room:
+            room -= item.now
             item.before, item.kept, item.pinned = item.kept, 0, True
 
 

@@ -24,7 +24,7 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
     must = [item for item in items if item.tonight and item.deadline <= night]
     pinned = [item for item in planned if item.pinned]
     must.sort(key=lambda item: limits.risk(item, night))
-    now = horizon.base[0] + sum(item.net for item in must)
+    now = horizon.base[0] + sum(item.now for item in must)
     take: List[Item] = []
     why = {item.id: "due" for item in must}
 
@@ -32,18 +32,18 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
         nonlocal now
         take.append(item)
         why[item.id] = reason
-        now += item.net
+        now += item.now
 
     for item in pinned:
         add(item, "flaky")
     may = [item for item in planned if item.deadline > night and not item.pinned]
-    may.sort(key=lambda item: (item.deadline - night > 1, -item.net, item.place))
+    may.sort(key=lambda item: (item.deadline - night > 1, -item.now, item.place))
     edge = max(horizon.tops[0], horizon.load[0]) * (1 + 1e-6)
     for item in may:
-        if now + item.net <= edge or not why:
+        if now + item.now <= edge or not why:
             add(item, "planned")
     for item in items:
-        if item.tonight and item.rungs and item.id not in why and 0 < item.size and item.net <= CHEAP * item.size:
+        if item.tonight and item.rungs and item.id not in why and 0 < item.size and item.now <= CHEAP * item.size:
             add(item, "cheap")
     low, high = aim * (1 - _SLACK), aim * (1 + _SLACK)
     if now < low and sum(horizon.load[1:4]) / 3 > aim:
@@ -57,14 +57,14 @@ def fulls(horizon: Horizon, items: Sequence[Item], view: View) -> Tuple[List[Ite
             and 0 < item.deadline - night <= max(2, item.unit.wish.cycle // 3)
             and item.presence.share() < FLAKY
         ]
-        pool.sort(key=lambda item: (item.deadline, -item.net, item.place))
+        pool.sort(key=lambda item: (item.deadline, -item.now, item.place))
         for item in pool:
-            if now + item.net <= high:
+            if now + item.now <= high:
                 add(item, "flaky")
     if now < low:
         pool = [item for item in items if item.tonight and item.id not in why and (item.first or item.waits)]
-        pool.sort(key=lambda item: (not item.first, -item.net, item.place))
+        pool.sort(key=lambda item: (not item.first, -item.now, item.place))
         for item in pool:
-            if now + item.net <= high:
+            if now + item.now <= high:
                 add(item, "valley")
     return must, take, why

@@ -248,7 +248,7 @@ def test_late_fulls_do_not_starve_under_a_tight_limit():
 def test_a_level_gets_deeper_before_a_full_is_delayed_or_an_incremental_dropped():
     fleet = Fleet(40, cycle=28, max_chain=3, change=0.05)
     fleet.nights(56)
-    fleet.limits = {BYTES: Limit(1.08 * sum(list(fleet.loads.values())[-28:]) / 28)}
+    fleet.limits = {BYTES: Limit(1.02 * sum(list(fleet.loads.values())[-28:]) / 28)}
     made = fleet.nights(14)
     given = {one.what for plan_ in made for one in plan_.given_up}
     assert "level" in given and "incremental" not in given
