@@ -8,8 +8,9 @@ could not be done is said, and tried again after the next full.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
 
+from ..catalog import units
 from ..catalog.records import DumpRow
 from ..dump import cut
 from ..errors import StowageError
@@ -85,16 +86,17 @@ def _one(engine: Any, source: Source, row: DumpRow, wanted: Wanted) -> str:
 
 
 def _night(settings: Any, catalog: Any) -> float:
-    """Bytes that an even night takes: of each unit its newest full by its cycle, and what its incrementals have."""
+    """Bytes that an even night takes: of each unit its newest full by its cycle, and what its incrementals have. A
+    chain that segments have followed takes nothing any more, and segments nothing until all of them have a full."""
     total = 0.0
-    newest: Dict[Tuple[str, str, str], Dict[int, int]] = {}
-    for row in catalog.dumps():
-        sizes = newest.setdefault((row.client, row.source, row.segment), {})
-        sizes[min(row.level, 1)] = row.archive_size
-    for (name, source, _segment), sizes in newest.items():
+    for (name, source), rows in units.by_source(catalog.dumps()).items():
         client = settings.clients.get(name)
-        if client is not None and source in client.sources:
-            total += sizes.get(0, 0) / max(1, client.sources[source].timing.cycle) + sizes.get(1, 0)
+        if client is None or source not in client.sources:
+            continue
+        now = units.in_force(units.newest_of(rows))
+        sizes = {(row.segment, min(row.level, 1)): row.archive_size for row in rows if row.segment in now}
+        cycle = max(1, client.sources[source].timing.cycle)
+        total += sum(size / cycle if not level else size for (_unit, level), size in sizes.items())
     return total
 
 

@@ -166,3 +166,25 @@ def test_it_is_cut_anew_when_a_segment_has_outgrown_twice_its_size(world):
     new = world.cut()
     assert new.before == made.names and new.leaving == made.shares and set(new.names).isdisjoint(made.names)
     assert cutting.after(world, [world.dump({b"a": GB}, new.names[0], folders=["a"])]) == []  # not complete yet
+
+
+def test_a_night_has_nothing_of_chains_that_segments_have_followed(world):
+    world = world()
+
+    def night():
+        return cutting._night(world.settings, world.catalog)
+
+    cutting.after(world, [world.dump(TREE)])
+    world.dump({b"a": 7 * GB}, level=1)
+    whole = 200 * GB / 7 + 7 * GB
+    assert night() == pytest.approx(whole)
+    *named, rest = world.cut().shares
+    for share in named:
+        world.dump({b"a": 10 * GB}, share.name, folders=[path.decode() for path in share.folders])
+    assert night() == pytest.approx(whole)  # the whole goes on until all of them have a full
+    world.dump({b"z": 3 * GB}, rest.name, folders=[path.decode() for path in rest.folders])
+    assert night() == pytest.approx((len(named) * 10 + 3) * GB / 7)
+    world.dump({b"a": GB}, named[0].name, level=2, folders=[path.decode() for path in named[0].folders])
+    assert night() == pytest.approx((len(named) * 10 + 3) * GB / 7 + GB)
+    world.settings = replace(world.settings, clients={})
+    assert night() == 0
