@@ -21,7 +21,7 @@ def plan(make: Callable[[View, Memory], Plan], view: View, memory: Memory) -> Tu
     try:
         return make(view, Memory()), f"{said}; tonight is planned without what it remembered"
     except Exception:
-        return plain(view), f"{said}; tonight goes by the plain rule, and limits do not hold"
+        return plain(view), f"{said}; tonight goes by the plain rule, and only hard limits hold"
 
 
 def plain(view: View) -> Plan:
