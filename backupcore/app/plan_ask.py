@@ -9,12 +9,12 @@ from __future__ import annotations
 import socket
 import threading
 from functools import partial
-from typing import Any, Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import ids
 from ..schedule import estimates
 from ..schedule.records import Wish
-from ..settings import Client, Settings
+from ..settings import Client, Settings, Source
 from .plan_state import Kept, unit_id
 
 PROBE = 5.0  # seconds until a client that may be away counts as away
@@ -32,6 +32,8 @@ class Round:
     ):  # fmt: skip
         self.settings, self.catalog, self.kept, self.now_ns = settings, catalog, kept, now_ns
         self.ready, self.progress = ready, progress
+        self.recent: Dict[str, estimates.Walked] = {}  # unit -> a walk that tells what of it is recent
+        self.old: Set[str] = set()  # clients whose agent knows no interim dumps
 
     def ask(
         self, ones: Mapping[str, Any], wanted: Keys, wishes: Mapping[str, Wish], walk: bool, forced: bool
@@ -83,6 +85,14 @@ class Round:
                      for client in found}  # fmt: skip
         return found
 
+    def ask_recent(self, ones: Sequence[Any]) -> Tuple[str, ...]:
+        """Asks how much of these sources is recent, where no walk of this round told; what could not be had."""
+        asked: Dict[str, List[Any]] = {}
+        for one in ones:
+            if one.id not in self.recent and one.source.client not in self.old:
+                asked.setdefault(one.source.client, []).append(one)
+        return self._walk(asked)[2] if asked else ()
+
     def _error(self, one: Any) -> Optional[float]:
         """How far off the estimates by its history were."""
         from ..dump import estimate
@@ -102,8 +112,9 @@ class Round:
             for one in ones:
                 since = {level: dump.begun_ns for level, _base, dump in one.rungs}
                 folders = () if one.share is None or one.share.rest else one.share.folders
+                recent = None if one.segment or one.past else newer_of(one.source, self.now_ns)
                 listed = parts.setdefault((one.source.name, _division(one.segment)), [])
-                listed.append(estimate.Part(since, one.segment, folders))
+                listed.append(estimate.Part(since, one.segment, folders, recent))
             asks[client] = [estimate.Ask(source, tuple(listed)) for (source, _cut), listed in parts.items()]
         heard = estimate.ask(
             self.settings, asks, connect=self.ready.connect, keep=self.ready.keep,
@@ -113,8 +124,16 @@ class Round:
             unit_id(client, source, part): found
             for client, one in heard.items() for (source, part), found in one.walked.items()
         }  # fmt: skip
+        self.recent.update((unit, found) for unit, found in walked.items() if found.recent is not None)
+        self.old |= {client for client, one in heard.items() if one.reachable and not one.interim}
         notes = tuple(note for one in heard.values() for note in one.notes)
         return walked, frozenset(client for client, one in heard.items() if one.away), notes
+
+
+def newer_of(source: Source, now_ns: int) -> Optional[int]:
+    """Since when an interim dump of a source takes what was changed; None where it is to have none."""
+    days = source.timing.interim
+    return int(now_ns - days * estimates.DAY_NS) if days > 0 and source.type == "tree" else None
 
 
 def _division(segment: str) -> str:
