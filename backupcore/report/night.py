@@ -174,6 +174,7 @@ class _Past:
         self._last: Dict[Tuple[str, str], ResultRow] = {}
         self._all: Dict[Tuple[str, str], List[ResultRow]] = {}
         self._first_ns: Dict[Tuple[str, str], int] = {}
+        self._waits_ns: Dict[Tuple[str, str], int] = {}
 
     def last(self, client: str, source: str) -> Optional[ResultRow]:
         """The newest result of a source, None when no run of late tried it."""
@@ -191,6 +192,12 @@ class _Past:
             self._read()
         return self._first_ns.get((client, source))
 
+    def waits_since(self, client: str, source: str) -> Optional[int]:
+        """When a run first put off its first full, in ns."""
+        while self._waiting:
+            self._read()
+        return self._waits_ns.get((client, source))
+
     def _read(self) -> None:
         run = self._waiting.pop(0)
         found: Dict[Tuple[str, str], Dict[str, ResultRow]] = {}
@@ -201,6 +208,9 @@ class _Past:
                 self._all[key] = list(results.values())
                 self._last[key] = _told(min(self._all[key], key=lambda one: (one.ok, not one.warning)))
             self._first_ns[key] = run.begun_ns
+        for one in (planning.of(run.summary) or {}).get("given_up", ()):
+            if one["what"] == "first":
+                self._waits_ns[one["client"], one["source"]] = run.begun_ns
 
 
 def _line(
@@ -245,6 +255,13 @@ def _line(
         return SourceLine(status=WARN if result.warning else FAIL, message=why, hint=hint or again, code=result.code,
                           **facts)  # fmt: skip
     if age is None:
+        waits_ns = past.waits_since(client.name, source.name)
+        waited = (now_ns - waits_ns) / clock.NS if waits_ns is not None else 0.0
+        if waited > max(rpo, source.timing.cycle * 86400):
+            # first fulls spread over a cycle at most: what has no place after it has none
+            why = _waits_why(plan, client.name, source.name)
+            message = _join(f"was never dumped, and waits for its first full for {text.duration(waited)}", why)
+            return SourceLine(status=FAIL, message=message, hint=again, code="past-rpo", **facts)
         when = planning.waits(plan, client.name, source.name)
         return SourceLine(
             status=WARN, message="waits for its first dump" + when, hint=again, code="never-dumped", **facts
@@ -301,6 +318,14 @@ def _restorable(catalog: Any, dump: DumpRow) -> bool:
         not one.damaged and (one.holding or any(copy.state in READABLE for copy in catalog.copies(dump=one.id)))
         for one in chain
     )
+
+
+def _waits_why(plan: Optional[Mapping[str, Any]], client: str, source: str) -> str:
+    """Why a source waits for its first full, '' when the plan does not say."""
+    for one in plan["given_up"] if plan else ():
+        if (one["client"], one["source"], one["what"]) == (client, source, "first"):
+            return text.escape(str(one["why"]))
+    return ""
 
 
 def _join(what: str, why: str) -> str:

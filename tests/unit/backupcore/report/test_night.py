@@ -364,6 +364,24 @@ def test_what_was_given_up_is_said_with_its_reason_and_the_next_step(house):
     assert report.as_dict()["plan"] == PLAN
 
 
+def test_a_first_full_that_has_no_place_within_a_cycle_is_an_error(house):
+    """Its plan says tomorrow each night: a full that is larger than a night's hard limit never comes."""
+    house.add(client("web1", "etc", "new"))
+    why = "its full alone takes more than a night's limit of 1.5 MB"
+    plan = {**PLAN, "given_up": [{**PLAN["given_up"][1], "why": why}]}
+    for days in (6, 3, 0):
+        run = house.run(1 + 24 * days, good("web1:etc", house.dump("web1:etc", 1 + 24 * days)), ended=False)
+        house.catalog.end_run(run.id, "OK", {"plan": plan})
+    (line,) = [line for line in house.report().lines if line.source == "new"]
+    assert line.status == "WARN"  # within a cycle, it may still get its place
+    sources = house.clients["web1"].sources
+    sources["new"] = replace(sources["new"], timing=s.Timing(cycle=5))
+    report = house.report()
+    (line,) = [line for line in report.lines if line.source == "new"]
+    assert (line.status, line.code, report.status) == ("FAIL", "past-rpo", "FAIL")
+    assert line.message == f"was never dumped, and waits for its first full for 6.04 days: {why}"
+
+
 @pytest.mark.parametrize("plan", [
     None, "x", [], {}, {"given_up": 3}, {**PLAN, "given_up": [{}]}, {**PLAN, "late": [1]}, {**PLAN, "estimates": {}},
     {**PLAN, "given_up": [{**PLAN["given_up"][0], "until": "x"}]},
