@@ -53,7 +53,7 @@ def size_of(unit: Unit, level: int) -> Optional[float]:
 
 def seconds_of(unit: Unit, level: int, size: float) -> float:
     """How long a dump of so many bytes takes."""
-    return unit.fixed + size * unit.use[SECONDS][level > 0]
+    return unit.takes(SECONDS, level == 0, size)
 
 
 def weighed(tonight: Any, planned: Sequence[Planned]) -> Tuple[Planned, ...]:

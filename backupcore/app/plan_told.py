@@ -99,7 +99,7 @@ def _source(tonight: Tonight, planned: Any) -> Dict[str, Any]:
         "client": planned.client, "source": planned.source, "segment": planned.segment, "level": planned.level,
         "base": planned.base, "newer": clock.iso(planned.newer_ns) if planned.newer_ns else None,
         "reason": worded(planned.reason), "bytes": None if size is None else round(size),
-        "seconds": None if size is None else round(size * unit.use[SECONDS][planned.level > 0]),
+        "seconds": None if size is None else round(unit.takes(SECONDS, planned.level == 0, size)),
         "estimate": tonight.expected[one.id].how,
         "due": _iso(choice.due) if choice else None, "next_full": _iso(choice.next_full) if choice else None,
         "not_before": planned.not_before_ns // 10**9 or None,
@@ -131,7 +131,7 @@ def seconds(tonight: Tonight, outlook: Any) -> float:
     """How long the dumps of a night take, side by side."""
     told = outlook.load.get(SECONDS)
     if told is None:
-        rates = [unit.use[SECONDS][0] * (unit.full or 0.0) for unit in tonight.view.units]
+        rates = [unit.takes(SECONDS, True, unit.full or 0.0) for unit in tonight.view.units]
         total = sum(unit.full or 0.0 for unit in tonight.view.units)
         told = outlook.load.get(BYTES, 0.0) * (sum(rates) / total if total else 0.0)
     return told / max(1, min(tonight.at_once, len(tonight.ones)))

@@ -304,6 +304,7 @@ class Planner:
         return Unit(
             one.id, one.source.client, wish, min(since, self.night), reachable, expected.full,
             expected.levels if reachable else {}, one.stand.bases, one.stand.last_full, one.stand.broken, use,
+            expected.fixed,
         )  # fmt: skip
 
     def _between_nights(self, ones: Mapping[str, One], expected: Mapping[str, Expected]) -> float:
@@ -351,7 +352,7 @@ class Planner:
         planning = self.settings.planning
         spread = planning.first_nights
         if spread is None:
-            seconds = sum((unit.full or 0.0) * unit.use[SECONDS][0] for unit in units if unit.last_full is None)
+            seconds = sum(unit.takes(SECONDS, True, unit.full or 0.0) for unit in units if unit.last_full is None)
             window = planning.limits.get(SECONDS)
             at_once = self.settings.dumps_at_once
             if seconds <= min(CALM * at_once, window.amount if window else CALM * at_once):

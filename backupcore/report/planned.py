@@ -12,7 +12,7 @@ from .. import text
 
 WHAT = {
     "full": "its full waits", "first": "waits for its first full", "level": "a deeper level than the best one",
-    "incremental": "is not dumped",
+    "incremental": "is not dumped", "interim": "gets no interim dump",
 }  # fmt: skip
 TROUBLE = ("full", "incremental")  # what somebody should look at; the others are the planner's own business
 SHOWN = 10

@@ -20,7 +20,6 @@ __all__ = [
     "error_of", "expect", "fleet", "learn", "median_error", "needs_walk",
 ]  # fmt: skip
 
-USUAL_AGE = 3.0  # nights: of an ordinary incremental
 ERRORS = 10  # newest records of a source that its error is the median of
 ERROR_WALK = 0.20
 SHARE_WALK = 0.01  # a source of a smaller share of all bytes changes no plan
@@ -66,9 +65,9 @@ DEFAULTS = Defaults()
 class Expected:
     """Tonight's sizes, in bytes of an image. how: walk, history or default; why: for people, in short.
 
-    levels: of each that was asked. use: seconds that a byte takes, of a full and of an incremental. archive: of a full,
-    before compression. guessed: no incremental has shown yet how much changes. beside: what history alone would have
-    told, where a walk told better.
+    levels: of each that was asked. use: seconds that a byte takes, of a full and of an incremental; fixed: those that
+    each dump takes besides. archive: of a full, before compression. guessed: no incremental has shown yet how much
+    changes. beside: what history alone would have told, where a walk told better.
     """
 
     full: float
@@ -79,6 +78,7 @@ class Expected:
     archive: float = 0.0
     guessed: bool = False
     beside: Optional["Expected"] = None
+    fixed: float = 0.0
 
     def of(self, level: int) -> Optional[float]:
         """Of one level, None when it was not asked."""
@@ -123,8 +123,9 @@ def expect(
     beside = None
     if walked is not None and habits.size is not None:
         beside = expect(habits, now, bases, None, defaults, weekday, compressed)
-    use = _use(habits, archive, full, levels, stored, defaults)
-    return Expected(full, stored, how, why, use, archive, not habits.rates and how != "walk", beside)
+    fixed = defaults.fixed if habits.fixed is None else habits.fixed
+    use = _use(habits, archive, full, of_rest, fixed, defaults)
+    return Expected(full, stored, how, why, use, archive, not habits.rates and how != "walk", beside, fixed)
 
 
 def _whole(habits: Habits, night: int, walked: Optional[Walked], defaults: Defaults) -> Tuple[float, str, str]:
@@ -161,22 +162,15 @@ def _changed(
 
 
 def _use(
-    habits: Habits, archive: float, full: float, levels: Mapping[int, float], stored: Mapping[int, float],
-    defaults: Defaults,
+    habits: Habits, archive: float, full: float, of_rest: float, fixed: float, defaults: Defaults
 ) -> Tuple[float, float]:  # fmt: skip
-    """Seconds for a byte of an image of a full and of an incremental: what they take, divided by what they have. An
-    incremental takes some however little it has, so the larger one of tonight or of a few nights is taken: the rate
-    of a tiny one would make hours of an ordinary one."""
-    speed, fixed = habits.speed or defaults.speed, defaults.fixed if habits.fixed is None else habits.fixed
-    of_full = (archive / speed + (0 if habits.speed else fixed)) / full if full > 0 else 0.0
-    ratio = full / archive if archive > 0 else 1.0
-    usual = archive * -math.expm1(-USUAL_AGE * (habits.rate_at(USUAL_AGE) or 0.0))
-    largest = max(levels, key=lambda level: levels[level]) if levels else None
-    if largest is not None and levels[largest] >= usual:
-        usual, ratio = levels[largest], stored[largest] / levels[largest] if levels[largest] else ratio
-    if usual <= 0:
-        return of_full, of_full
-    return of_full, (usual / speed + fixed) / max(usual * ratio, 1.0)
+    """Seconds for a byte of an image of a full and of an incremental, beside those that each dump takes: speeds that
+    were learnt are of whole fulls, so that what is fixed is taken off again."""
+    if not habits.speed or archive <= 0:
+        a_byte = 1.0 / (habits.speed or defaults.speed)
+    else:
+        a_byte = max(0.0, archive / habits.speed - fixed) / archive
+    return a_byte * archive / full if full > 0 else 0.0, a_byte / max(of_rest, 1e-3)
 
 
 # walk or not

@@ -74,10 +74,8 @@ class _Meter:
                 out.append((name, raw))
             elif name == _BELIEVED:
                 out.append((name, pick.size))
-            else:
-                use = item.unit.use.get(name)
-                if use is not None:
-                    out.append((name, max(raw, pick.size) * use[0 if full else 1]))
+            elif name in item.unit.use:
+                out.append((name, item.unit.takes(name, full, max(raw, pick.size))))
         return out
 
     def add(self, pick: Pick, sign: int = 1) -> None:

@@ -260,8 +260,8 @@ def _answer(
     for pick in picks:
         item = pick.item
         load[0] += pick.size
-        for name, use in item.unit.use.items():
-            used[name] = used.get(name, 0.0) + pick.size * use[0 if pick.level == 0 else 1]
+        for name in item.unit.use:
+            used[name] = used.get(name, 0.0) + item.unit.takes(name, pick.level == 0, pick.size)
         if pick.level == 0:
             full_tonight[item.id] = item
             if item.at:

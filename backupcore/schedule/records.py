@@ -12,6 +12,7 @@ from typing import FrozenSet, Mapping, Optional, Tuple
 
 STRATEGIES = ("standard", "full", "incremental", "skip")
 BYTES = "bytes"  # the resource every plan has; others: "seconds", "holding", "target:NAME"
+SECONDS = "seconds"
 ALL_DAYS: FrozenSet[int] = frozenset(range(7))
 
 
@@ -57,6 +58,7 @@ class Unit:
     each the latest of its level, none older than one below it. last_full: night of the latest good full (also of one
     that is no base any more). broken: why the latest full is no base, "" when it is one. use: what a byte of a full
     and a byte of an incremental take of each other resource, e.g. {"seconds": (1e-8, 1e-8), "target:cloud": (1, 0)}.
+    fixed: seconds that every dump takes besides, however little it has.
     """
 
     id: str
@@ -70,6 +72,12 @@ class Unit:
     last_full: Optional[int] = None
     broken: str = ""
     use: Mapping[str, Tuple[float, float]] = field(default_factory=dict)
+    fixed: float = 0.0
+
+    def takes(self, name: str, full: bool, size: float) -> float:
+        """What a dump of so many bytes takes of a resource, where use knows it."""
+        use = self.use.get(name, (0.0, 0.0))[0 if full else 1]
+        return size * use + (self.fixed if name == SECONDS and name in self.use else 0.0)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Tracked:
         self.loads: List[List[float]] = []
         for place, name in enumerate(self.names):
             self.caps.append([cap(view, view.night + k, name) for k in range(nights)])
-            daily = sum(_of(item, name, 1) * item.rate for item in items)
+            daily = sum(item.unit.takes(name, False, item.rate) for item in items)
             self.loads.append([daily] * nights)
             for item in items:
                 if place == 0:
@@ -52,9 +52,10 @@ def forecast(view: View, items: Sequence[Item], at: Sequence[Sequence[Item]], we
     """What each night after tonight takes of each resource beside bytes. at: the fulls of each night."""
     names = sorted({name for item in items for name in item.unit.use} - {BYTES})
     daily = {name: sum(_of(item, name, 1) * item.rate for item in items) for name in names}
+    each = {name: sum(item.unit.takes(name, False, 0.0) for item in items) for name in names}
     out = []
     for k, fulls in enumerate(at):
-        load = {name: daily[name] * week[k] for name in names}
+        load = {name: daily[name] * week[k] + each[name] for name in names}
         for item in fulls:
             for name in item.unit.use:
                 if name != BYTES:
@@ -69,4 +70,4 @@ def _of(item: Item, name: str, which: int) -> float:
 
 
 def _takes(item: Item, name: str) -> float:
-    return _of(item, name, 0) * item.size - (0.0 if item.first else _of(item, name, 1) * item.rate)
+    return item.unit.takes(name, True, item.size) - (0.0 if item.first else item.unit.takes(name, False, item.rate))

@@ -651,3 +651,25 @@ def test_estimates_that_were_far_off_never_keep_everything_from_being_dumped(wor
     units = tuple(replace(unit, levels={1: 10.0 * GB}) for unit in view.units)
     made = make_plan(replace(view, units=units), Memory(error=0.5, measured=3))
     assert len(made.choices) == 1 and len(made.given_up) == 2  # one fits, whatever is doubted
+
+
+def test_a_window_counts_the_fixed_seconds_of_many_small_sources(world):
+    for number in range(40):
+        world.source(f"c{number}", "etc", size=50_000_000)
+    world.set(dumps_at_once=1)
+    slow = 60.0  # seconds that each dump takes, whatever is in it
+    for _night in range(9):
+        tonight, run = world.begin()
+        for one in tonight.planned:
+            world.make(one, run)
+            mine = world.past[one.client, one.source]
+            mine[-1] = replace(mine[-1], seconds=slow + mine[-1].archive / 1e8)
+        world.next()
+    told = plan_told.as_dict(world.plan(), {})
+    near = [one["seconds"] for one in told["sources"]]
+    assert len(near) == 40 and all(abs(one - slow) < 6 for one in near)
+    assert all(abs(one["seconds"] - 40 * slow) < 240 for one in told["forecast"][:5])
+    world.plans(limits={"seconds": NightLimit(20 * slow)})
+    made = world.plan()
+    given = [one for one in made.plan.given_up if one.what == "incremental"]
+    assert 19 <= len(made.planned) <= 21 and len(given) >= 19  # bytes alone would have let all of them in

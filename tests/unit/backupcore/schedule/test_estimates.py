@@ -272,15 +272,26 @@ def test_defaults_come_from_the_other_sources_once_there_are_three():
 def test_a_byte_of_a_dump_in_which_little_changed_costs_more_seconds():
     source = Source(change=0.001).cycles(15)
     found = source.expected(START + 15, START + 12)
-    near(found.use[0] * found.full, 30 + 100 * GIB / 60e6, 0.05)
-    near(found.use[1] * found.levels[1], 30 + source.archive(START + 15, START + 12) / 60e6, 0.2)
+    near(found.fixed + found.use[0] * found.full, 30 + 100 * GIB / 60e6, 0.05)
+    near(found.fixed + found.use[1] * found.levels[1], 30 + source.archive(START + 15, START + 12) / 60e6, 0.2)
 
 
 def test_a_tiny_dump_of_tonight_makes_no_hours_of_an_ordinary_one():
     source = Source(change=0.01).cycles(15)
     walked = Walked(100 * GIB, 1, {1: 1024})  # this night nothing changed
-    seconds = source.expected(START + 15, START + 14, walked=walked).use[1]
-    assert seconds * 0.01 * 50 * GIB < 2 * (30 + GIB / 60e6)
+    found = source.expected(START + 15, START + 14, walked=walked)
+    assert found.fixed + found.use[1] * 0.01 * 50 * GIB < 2 * (30 + GIB / 60e6)
+
+
+def test_a_dump_takes_its_fixed_seconds_however_little_it_has():
+    source = Source(size=GIB // 1000, change=0.01).cycles(15)
+    found = source.expected(START + 15, START + 14)
+    near(found.fixed, 30, 0.05)
+    near(found.fixed + found.use[1] * found.levels[1], 30, 0.05)
+    near(found.fixed + found.use[0] * found.full, 30, 0.05)
+    assert found.use[1] * 1000 < 0.01  # and no hours for a night with more
+    fresh = expect(Habits(), (START, 0), {}, Walked(1000, 1))
+    assert fresh.fixed == DEFAULTS.fixed and fresh.use[0] * fresh.full < 0.1
 
 
 # whatever
