@@ -36,7 +36,8 @@ class SourceDriver:
     type: the word in the configuration. options: a pydantic model class (extra="forbid") of its options;
     ``model_dump()`` of it stands in agent.json. client_half: dotted name of the client half's module.
     levels: highest level it can dump, 0 when only fulls. single_items: one file can be restored alone.
-    estimate: the agent can tell sizes without reading contents.
+    estimate: the agent can tell sizes without reading contents; else no client is asked, and nights are planned by
+    past dumps, the first by a default.
     """
 
     type: str

@@ -158,7 +158,10 @@ class Engine:
         from . import plan_interim
         from .planning import Planner
 
-        planner = Planner(self.settings, self.catalog)
+        known = self.drivers.of("source")
+        planner = Planner(
+            self.settings, self.catalog, untold=frozenset(name for name, one in known.items() if not one.estimate)
+        )
         if estimate and ready is None:
             from ..dump.warm import Warm
 

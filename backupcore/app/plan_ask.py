@@ -28,8 +28,9 @@ class Round:
 
     def __init__(
         self, settings: Settings, catalog: Any, kept: Kept, now_ns: int, ready: Any,
-        progress: Optional[Callable[..., None]] = None,
+        progress: Optional[Callable[..., None]] = None, untold: Collection[str] = (),
     ):  # fmt: skip
+        self.untold = untold  # types of sources whose driver tells no sizes: they are not asked
         self.settings, self.catalog, self.kept, self.now_ns = settings, catalog, kept, now_ns
         self.ready, self.progress = ready, progress
         self.recent: Dict[str, estimates.Walked] = {}  # unit -> a walk that tells what of it is recent
@@ -71,11 +72,15 @@ class Round:
             wish = wishes[unit]
             if one.key not in wanted or one.source.client in away or wish.strategy == "skip":
                 continue
+            if one.source.type in self.untold:
+                continue
             why = estimates.needs_walk(
                 mode, one.habits, alone=len(wanted) == 1, forced=forced or wish.forced is not None,
                 share=(one.habits.size or 0.0) / total if total and one.habits.fulls else None,
                 error=partial(self._error, one), leveled=wish.strategy != "full",
             )  # fmt: skip
+            if mode == "auto" and unit in self.kept.ended and wish.forced is None:
+                why = "its last dump was ended, since it was larger than the night's limits left room for"
             if why:
                 found.setdefault(one.source.client, []).append(one)
         if any(one.share is not None for listed in found.values() for one in listed):
@@ -89,7 +94,7 @@ class Round:
         """Asks how much of these sources is recent, where no walk of this round told; what could not be had."""
         asked: Dict[str, List[Any]] = {}
         for one in ones:
-            if one.id not in self.recent and one.source.client not in self.old:
+            if one.id not in self.recent and one.source.client not in self.old and one.source.type not in self.untold:
                 asked.setdefault(one.source.client, []).append(one)
         return self._walk(asked)[2] if asked else ()
 

@@ -90,10 +90,12 @@ class Tonight:
 
 
 class Planner:
-    """Makes the plan of a moment."""
+    """Makes the plan of a moment. untold: types of sources whose driver tells no sizes before a dump."""
 
-    def __init__(self, settings: Settings, catalog: Any, now_ns: Optional[int] = None):
-        self.settings, self.catalog = settings, catalog
+    def __init__(
+        self, settings: Settings, catalog: Any, now_ns: Optional[int] = None, untold: FrozenSet[str] = frozenset()
+    ):
+        self.settings, self.catalog, self.untold = settings, catalog, untold
         self.now_ns = clock.now_ns() if now_ns is None else now_ns
         self.night = nights.night_of(self.now_ns)
         self.kept = plan_state.read(settings.state)
@@ -133,7 +135,9 @@ class Planner:
         wishes = {one.id: self._wish(one, forced, level if one.key in wanted else None) for one in ones.values()}
         away, walked, notes = frozenset(self.kept.away), {}, ()
         if ready is not None:
-            round_ = self.round = plan_ask.Round(self.settings, self.catalog, self.kept, self.now_ns, ready, progress)
+            round_ = self.round = plan_ask.Round(
+                self.settings, self.catalog, self.kept, self.now_ns, ready, progress, self.untold
+            )
             away, walked, notes = round_.ask(ones, wanted, wishes, walk, level is not None)
         expected = self._expect(ones, walked)
         units = tuple(
@@ -313,8 +317,7 @@ class Planner:
         for unit, one in ones.items():
             timing = one.source.timing
             if timing.incremental and not timing.own and timing.strategy != "skip":
-                full = expected[unit].full
-                night = min(expected[unit].levels.values(), default=full * estimates.DEFAULTS.change)
+                night = min(unit.levels.values(), default=(unit.full or 0.0) * estimates.DEFAULTS.change)
                 # each holds what changed since the night: half a night's changes on average
                 total += nights.parse_times(timing.incremental).a_night() * night / 2
         return total

@@ -74,3 +74,27 @@ def test_who_goes_on_until_a_cut_is_complete_has_a_walk_of_its_own(asked):
         folders = [path for part in one.parts for path in part.folders]
         assert len(folders) == len(set(folders)) and sum(not part.folders for part in one.parts) == 1
     assert len(walked) == 6
+
+
+def test_the_engine_asks_for_the_drivers_that_tell_sizes(monkeypatch):
+    from backupcore.app import engine, plan_interim, planning
+    from backupcore.sources.tree import DRIVER
+
+    told = []
+
+    class Planner:
+        def __init__(self, _settings, _catalog, untold):
+            told.append(untold)
+
+        def plan(self, *_sources, **_more):
+            return None
+
+    monkeypatch.setattr(planning, "Planner", Planner)
+    monkeypatch.setattr(plan_interim, "add", lambda _planner, tonight: tonight)
+    made = object.__new__(engine.Engine)
+    made.settings = SimpleNamespace(clients={})
+    made.__dict__["catalog"] = None
+    silent = SimpleNamespace(type="stream", estimate=False)
+    made.drivers = SimpleNamespace(of=lambda _kind: {"tree": DRIVER, "stream": silent})
+    made.plan()
+    assert told == [frozenset({"stream"})]

@@ -486,6 +486,46 @@ def test_hourly_dumps_build_on_the_last_night_and_no_night_on_them(world):
     assert told["forecast"][1]["bytes"] >= world.plan().between
 
 
+def test_own_schedules_are_in_the_forecast_with_time_and_targets_too(world):
+    """Twenty-four dumps a day are bytes, time and copies of each night, and what they take is no room for others."""
+    nas = Policy("standard", copies=(CopyRule("nas"),))
+    world.source("web1", "home", policy=nas, incremental="hourly")
+    world.source("web2", "etc", policy=nas)
+    world.plans(limits={name: NightLimit(amount, True) for name, amount in (
+        ("bytes", 1e12), ("seconds", 1e6), ("target:nas", 1e12))})  # fmt: skip
+    world.night()
+    world.next()
+    with_it = world.plan()
+    world.source("web1", "home", policy=nas)
+    without = world.plan()
+    hourly = 24 * 0.5 * 0.02 * 10 * GB
+    one, other = (plan_told.as_dict(plan, {})["forecast"][2] for plan in (with_it, without))
+    assert one["bytes"] - other["bytes"] == pytest.approx(hourly, rel=0.3)
+    assert one["targets"]["nas"] - other["targets"]["nas"] == pytest.approx(hourly, rel=0.3)
+    assert one["seconds"] > other["seconds"]
+    for name in ("bytes", "seconds", "target:nas"):
+        assert with_it.view.limits[name].amount < without.view.limits[name].amount, name
+
+
+def test_a_schedule_of_its_own_is_nobodys_wish(world):
+    world.source("web1", "home", full="sun 20:00", incremental="mon-sat 21:00")
+    world.night()
+    (planned,) = world.next().plan().planned
+    assert (planned.level, planned.reason) == (1, "its own schedule: level 1")
+
+
+def test_a_default_is_no_estimate_that_was_off(world):
+    world.source("web1", "tiny", size=10_000)
+    tonight, run = world.begin()
+    (planned,) = tonight.planned
+    world.make(planned, run)
+    done = [plan_kept.Done("web1:tiny", 0, 10_000.0, True)]
+    assert tonight.expected["web1:tiny"].how == "default" and plan_kept.off(tonight, done) == []
+    world.next()
+    tonight, _run = world.begin()
+    assert plan_kept.off(tonight, [plan_kept.Done("web1:tiny", 0, 5_000_000.0, True)])[0] > 0.5
+
+
 def test_why_tells_all_of_a_source_in_sentences(world):
     world.source("web1", "home", cycle=14, max_chain=4, priority=2, days=frozenset(range(5)))
     world.source("web1", "skipped", strategy="skip")
@@ -673,3 +713,62 @@ def test_a_window_counts_the_fixed_seconds_of_many_small_sources(world):
     made = world.plan()
     given = [one for one in made.plan.given_up if one.what == "incremental"]
     assert 19 <= len(made.planned) <= 21 and len(given) >= 19  # bytes alone would have let all of them in
+
+
+def test_a_source_whose_driver_tells_no_sizes_is_not_asked(world, monkeypatch):
+    from backupcore.dump import estimate
+
+    world.source("c1", "tree")
+    world.source("c1", "stream")
+    client = world.settings.clients["c1"]
+    stream = replace(client.sources["stream"], type="stream")
+    world.set(clients={"c1": replace(client, sources={**client.sources, "stream": stream})})
+    asked = []
+
+    def ask(_settings, asks, **_more):
+        asked.extend(one.source for one in asks["c1"])
+        walked = {(one.source, ""): estimate.Walked(10**9, 5) for one in asks["c1"]}
+        return {"c1": estimate.Heard("c1", None, walked)}
+
+    monkeypatch.setattr(estimate, "ask", ask)
+    ready = SimpleNamespace(connect=None, keep=None)
+    for walk in (False, True):
+        asked.clear()
+        planner = Planner(world.settings, world, world.ns, frozenset({"stream"}))
+        tonight = planner.plan(world.everyone(), ready=ready, walk=walk)
+        assert asked == ["tree"]
+        how = {unit: one.how for unit, one in tonight.expected.items()}
+        assert how == {"c1:tree": "walk", "c1:stream": "default"}
+        assert len(tonight.planned) == 2 and not tonight.notes
+    world.night()
+    tonight = Planner(world.settings, world, world.ns, frozenset({"stream"})).plan(world.everyone())
+    assert tonight.expected["c1:stream"].how == "history"
+
+
+def test_a_dump_that_was_ended_is_walked_before_it_is_tried_again(world, monkeypatch):
+    from backupcore.dump import estimate
+
+    for number in range(3):
+        world.source(f"c{number}", "home")
+    for _night in range(4):
+        world.night()
+        world.next()
+    asked = []
+
+    def ask(_settings, asks, **_more):
+        asked.extend(asks)
+        return {client: estimate.Heard(client) for client in asks}
+
+    monkeypatch.setattr(estimate, "ask", ask)
+    monkeypatch.setattr(plan_ask.Round, "_error", lambda _self, _one: None)
+    ready = SimpleNamespace(connect=None, keep=None)
+    Planner(world.settings, world, world.ns).plan(world.everyone(), ready=ready)
+    assert asked == []
+    kept = plan_state.read(world.settings.state)
+    plan_state.write(world.settings.state, replace(kept, ended={"c1:home": (1, 7 * GB, world.night_number - 1)}))
+    tonight = Planner(world.settings, world, world.ns).plan(world.everyone(), ready=ready)
+    assert asked == ["c1"]
+    assert tonight.expected["c1:home"].levels[1] == 7 * GB  # what had come of it, as long as nothing tells better
+    world.now += timedelta(days=8)
+    again = Planner(world.settings, world, world.ns).plan(world.everyone())
+    assert again.expected["c1:home"].levels[1] < 7 * GB
