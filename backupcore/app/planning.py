@@ -317,7 +317,8 @@ class Planner:
         for unit, one in ones.items():
             timing = one.source.timing
             if timing.incremental and not timing.own and timing.strategy != "skip":
-                night = min(unit.levels.values(), default=(unit.full or 0.0) * estimates.DEFAULTS.change)
+                full = expected[unit].full
+                night = min(expected[unit].levels.values(), default=full * estimates.DEFAULTS.change)
                 # each holds what changed since the night: half a night's changes on average
                 total += nights.parse_times(timing.incremental).a_night() * night / 2
         return total
