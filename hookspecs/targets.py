@@ -58,7 +58,8 @@ class TargetCapabilities:
     refused by the place itself. own_checksums: the place was seen to refuse bytes that do not match their
     checksum, so that a put can be proven (see Stored); else the engine reads the copy back. delete:
     delete() works. lock: files can be locked against deletion for a time. kept_checksums: kept_sha256() gives
-    what the place keeps. metered: reading costs money, so that the nightly sample takes little of it.
+    what the place keeps. metered: reading costs money, so that the nightly sample takes little of it. tells_others:
+    others() names what lies there and list() passes over.
     """
 
     ranged_reads: bool = True
@@ -68,6 +69,7 @@ class TargetCapabilities:
     lock: bool = False
     kept_checksums: bool = False
     metered: bool = False
+    tells_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,13 @@ class Target(Protocol):
     def kept_sha256(self, name: str) -> Optional[str]:
         """The hex SHA-256 that the place keeps of the whole file and has checked when it was put; None when it keeps
         none. Asked only of a target whose capabilities say kept_checksums; others need no such method.
+        """
+        ...
+
+    def others(self, folder: str) -> Iterator[str]:
+        """Names of what lies directly in folder and is no file that list() gives: folders (a slash at the end), links,
+        devices, files whose names are not safe (bytes that are no UTF-8 as surrogates). Asked
+        only of a target whose capabilities say tells_others; others need no such method.
         """
         ...
 

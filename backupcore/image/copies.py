@@ -102,8 +102,14 @@ class TargetCopy:
             raise self._refused(error) from None
 
     def others(self) -> Iterator[str]:
-        """Nothing: a target tells of files only."""
-        return iter(())
+        """As FolderCopy.others(); nothing where the place has none, or tells of files only. Raises TargetRefused."""
+        below = self.prefix + "/"
+        try:
+            if getattr(self.target.capabilities, "tells_others", False):
+                for name in self.target.others(self.prefix):
+                    yield name[len(below) :]
+        except TargetError as error:
+            raise self._refused(error) from None
 
     def pieces(self, name: str, offset: int = 0, length: Optional[int] = None) -> Iterator[bytes]:
         """As FolderCopy.pieces()."""

@@ -61,6 +61,21 @@ def listing(folder: int, prefix: str) -> List[Tuple[str, bool]]:
     return sorted(found, key=lambda item: item[0].encode("utf-8"))
 
 
+def odd(folder: int, prefix: str) -> Iterator[str]:
+    """What is no plain file with a safe name in folder, as names below the root; a folder with a slash at the end."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            try:
+                safe_name(name)
+            except TargetError:
+                pass
+            else:
+                if entry.is_file(follow_symlinks=False):
+                    continue
+            yield name + "/" if entry.is_dir(follow_symlinks=False) else name
+
+
 def copy_into(path, folder: int, name: str, sha256: Optional[str], progress) -> int:
     """A synced copy of path as name in folder; its pages are dropped, so that reading it back asks the disk."""
     try:

@@ -27,7 +27,7 @@ from backupcore.hookspecs import (
     safe_name,
 )
 
-from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, read_at, told
+from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, odd, read_at, told
 
 MARK = ".stowage"
 INCOMING = MARK + "/incoming"
@@ -64,7 +64,9 @@ class DirectoryTarget:
     @property
     def capabilities(self) -> TargetCapabilities:
         """Ranges and deletion always; overwrite protection where the file system has hard links."""
-        return TargetCapabilities(ranged_reads=True, overwrite_protection=self._hard_links, delete=True)
+        return TargetCapabilities(
+            ranged_reads=True, overwrite_protection=self._hard_links, delete=True, tells_others=True
+        )  # fmt: skip
 
     # -- the contract
 
@@ -130,6 +132,18 @@ class DirectoryTarget:
                             yield from self._tree(root, item, prefix)
                         elif not is_folder and item.startswith(prefix):
                             yield from self._shown(root, item)
+            except FileNotFoundError:
+                return
+
+    def others(self, folder) -> Iterator[str]:
+        """Folders, links, devices and files with names that are not safe, in the folder."""
+        parts = safe_name(folder).split("/")
+        if self._unborn():
+            return
+        with told(f"cannot list {folder} in {self._root}"), self._opened() as root:
+            try:
+                with below(root, parts) as found:
+                    yield from odd(found, folder + "/")
             except FileNotFoundError:
                 return
 

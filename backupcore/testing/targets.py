@@ -100,6 +100,15 @@ class TargetConformance:
         target.put("name", file(content), sha256=right)
         assert b"".join(target.read("name")) == content
 
+    def test_others_names_no_file_of_its_own(self, target, file):
+        if getattr(target.capabilities, "tells_others", False):
+            target.put("client/source/dump/file", file(b"x"))
+            assert list(target.others("client/source/dump")) == []
+            assert list(target.others("client/source")) == ["client/source/dump/"]
+            assert list(target.others("client/nothing")) == []
+            with pytest.raises(TargetError):
+                list(target.others("../up"))
+
     # -- ranges
 
     @pytest.mark.parametrize("offset, length", RANGES)

@@ -184,6 +184,28 @@ def test_what_lies_beside_a_dump_is_named_with_its_path_and_no_damage(world, dep
     assert world.server.stowage("verify", depth, "--strict", status=1)
 
 
+def test_what_is_no_file_beside_a_dump_on_a_directory_is_named_too(world):
+    """Links, folders, fifos and names that no target takes: list() of a target passes over all of them."""
+    dump = world.newest()
+    folder = world.on_nas(dump, "manifest.json").parent
+    (folder / "empty").mkdir()
+    (folder / "link").symlink_to("/etc/shadow")
+    (folder / "away").symlink_to("/etc")
+    os.mkfifo(folder / "fifo")
+    (folder / "two\nlines\\").write_text("x")
+    with open(os.fsencode(folder) + b"/\xff\x1b[2J", "wb"):
+        pass
+    answer = world.run("verify", "--quick", "--target", "nas")
+    assert answer.exit == 0 and answer.json["status"] == "warn" and not answer.json["repaired"]
+    prefix = f"on nas: web1/data/{dump.id}/"
+    found = {one.partition(": it is no part of the dump")[0] for one in answer.json["strays"]}
+    names = ["empty/", "link", "away", "fifo", "two\nlines\\", "\udcff\x1b[2J"]
+    assert found == {prefix + name for name in names}
+    out, _err = world.server.stowage("verify", "--target", "nas")
+    assert f"WARN {prefix}two\\x0alines\\: it is no part" in out and f"WARN {prefix}\\xff\\x1b[2J: it is no" in out
+    assert world.states(dump)["nas"] == "verified"
+
+
 def test_a_record_that_was_kept_elsewhere_contradicts_a_target_and_a_server_that_were_put_back(tmp_path, bucket):
     world = World(tmp_path, bucket)
     state, away = Path(world.server.config["state"]), tmp_path / "away"
