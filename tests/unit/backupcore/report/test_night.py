@@ -408,3 +408,12 @@ def test_what_is_skipped_on_purpose_is_past_no_rpo(house):
     report = house.report()
     assert report.status == "OK" and [line.source for line in report.lines] == ["etc"]
     assert [line.source for line in house.report(only=[("web1", "old")]).lines] == ["old"]
+
+
+def test_a_segment_that_waits_is_named_by_its_own_name(house):
+    given = {**PLAN["given_up"][0], "segment": "s1of4-3f2a", "what": "incremental"}
+    late = {**PLAN["late"][0], "segment": "s2of4-3f2a"}
+    report = planned(house, {**PLAN, "given_up": [given], "late": [late]})
+    note = "web1:etc/s1of4-3f2a is not dumped until Tue 24 Nov: tonight's limit of 1 GB is used up"
+    assert f"{note} -> stowage plan --why web1:etc" in report.notes
+    assert "nb1:home/s2of4-3f2a 2 nights" in report_text.render(report)
