@@ -98,12 +98,13 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
 
 
 def off(tonight: Any, made: Sequence[Done]) -> List[float]:
-    """How far what was expected was off, a share, of each dump that is good."""
+    """How far what was expected was off, a share, of each dump that is good; a default is no estimate."""
     units: Dict[str, Unit] = {unit.id: unit for unit in tonight.view.units}
     found = []
     for one in made:
         unit = units.get(one.unit)
-        expected = tonight.expected[one.unit].of(one.level) if unit is not None and one.ok else None
+        told = tonight.expected[one.unit] if unit is not None and one.ok else None
+        expected = told.of(one.level) if told is not None and told.how != "default" else None
         if unit is not None and expected is not None:
             found.append(estimates.error_of(expected, one.bytes, unit.full or 0.0))
     return found

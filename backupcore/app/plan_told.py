@@ -134,12 +134,14 @@ def seconds(tonight: Tonight, outlook: Any) -> float:
         rates = [unit.takes(SECONDS, True, unit.full or 0.0) for unit in tonight.view.units]
         total = sum(unit.full or 0.0 for unit in tonight.view.units)
         told = outlook.load.get(BYTES, 0.0) * (sum(rates) / total if total else 0.0)
+    told += tonight.beside.get(SECONDS, 0.0)
     return told / max(1, min(tonight.at_once, len(tonight.ones)))
 
 
 def targets(tonight: Tonight, outlook: Any) -> Dict[str, float]:
     """Bytes that a night brings each target, where the planner tells."""
-    return {name[len(TARGET) :]: size for name, size in outlook.load.items() if name.startswith(TARGET)}
+    return {name[len(TARGET) :]: size + tonight.beside.get(name, 0.0)
+            for name, size in outlook.load.items() if name.startswith(TARGET)}  # fmt: skip
 
 
 def first_fulls(tonight: Tonight) -> Dict[str, int]:
@@ -311,7 +313,8 @@ def _history(unit: Unit, one: One, night: int) -> str:
     age = night - unit.last_full
     told = "tonight" if age <= 0 else "last night" if age == 1 else f"{age} nights ago"
     chain = f", and a restore of its newest dump reads {unit.bases[-1].chain}" if unit.bases else ""
-    return f"Its last good full was made {told} ({day(unit.last_full)}); {len(one.past)} dumps are known{chain}."
+    known = f"{len(one.past)} dump{'s are' if len(one.past) > 1 else ' is'} known"
+    return f"Its last good full was made {told} ({day(unit.last_full)}); {known}{chain}."
 
 
 def _costs(tonight: Tonight, unit: Unit, one: One) -> str:

@@ -63,8 +63,8 @@ class One:
 @dataclass(frozen=True)
 class Tonight:
     """A plan and what it was made of. planned: what the driver is to do. notes: estimates that could not be had.
-    asked_once: (client, source) whose level was. choices: by unit. between: bytes of own schedules by day. cut_short:
-    unit -> level and bytes of a dump that a limit ended."""
+    asked_once: (client, source) whose level was. choices: by unit. beside: what own schedules take by day, by
+    resource. cut_short: unit -> level and bytes of a dump that a limit ended."""
 
     now_ns: int
     everything: bool
@@ -78,10 +78,15 @@ class Tonight:
     asked_once: FrozenSet[Tuple[str, str]] = frozenset()
     at_once: int = 4
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    between: float = 0.0
+    beside: Mapping[str, float] = field(default_factory=dict)
     fault: str = ""  # of the planner itself
     interim: Tuple[Interim, ...] = ()  # what becomes of the sources that wait for their first full
     cut_short: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def between(self) -> float:
+        """Bytes of own schedules by day."""
+        return self.beside.get(BYTES, 0.0)
 
     @cached_property
     def units(self) -> Dict[str, Unit]:
@@ -143,8 +148,8 @@ class Planner:
         units = tuple(
             self._unit(one, wishes[one.id], expected[one.id], one.source.client not in away) for one in ones.values()
         )
-        between = self._between_nights(ones, expected)
-        limits = self._limits(between, [one.key for one in ones.values()])
+        beside = self._beside(ones, units)
+        limits = self._limits(beside, [one.key for one in ones.values()])
         left = self._left(ones, limits)
         coming = {self.night: left} if left != limits else {}
         view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units))
@@ -152,7 +157,7 @@ class Planner:
         tonight = Tonight(
             self.now_ns, not named, view, made, ones, expected, (), self.kept, notes,
             frozenset(key for key in forced if key in wanted),
-            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, between, fault,
+            self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, beside, fault,
         )  # fmt: skip
         planned = tuple(self._planned(tonight, wanted, named, level, forced))
         return replace(tonight, planned=planned if named else plan_room.weighed(tonight, planned))
@@ -176,7 +181,7 @@ class Planner:
             planned.append(Planned(*one.key, level, base, reason, segment=one.segment))
         expected = self._expect(ones, {})
         units = tuple(self._unit(one, self._wish(one, {}, None), expected[one.id], True) for one in ones.values())
-        limits = self._limits(0.0, [(one.client, one.name) for one in everyone]) if planned else {}
+        limits = self._limits({}, [(one.client, one.name) for one in everyone]) if planned else {}
         if plan_room.hard(limits):  # all dumps of this night count, these too
             limits = self._left(self._ones(everyone), limits)
         view = View(self.night, nights.weekday_of(self.night), units, limits)
@@ -311,26 +316,28 @@ class Planner:
             expected.fixed,
         )  # fmt: skip
 
-    def _between_nights(self, ones: Mapping[str, One], expected: Mapping[str, Expected]) -> float:
-        """Bytes that the incrementals of own schedules take besides each night's dump."""
-        total = 0.0
-        for unit, one in ones.items():
-            timing = one.source.timing
+    def _beside(self, ones: Mapping[str, One], units: Sequence[Unit]) -> Dict[str, float]:
+        """What the incrementals of own schedules take besides each night's dump, by resource."""
+        total: Dict[str, float] = {BYTES: 0.0}
+        for unit in units:
+            timing = ones[unit.id].source.timing
             if timing.incremental and not timing.own and timing.strategy != "skip":
-                full = expected[unit].full
-                night = min(expected[unit].levels.values(), default=full * estimates.DEFAULTS.change)
+                night = min(unit.levels.values(), default=(unit.full or 0.0) * estimates.DEFAULTS.change)
                 # each holds what changed since the night: half a night's changes on average
-                total += nights.parse_times(timing.incremental).a_night() * night / 2
+                times, size = nights.parse_times(timing.incremental).a_night(), night / 2
+                total[BYTES] += times * size
+                for name in unit.use:
+                    total[name] = total.get(name, 0.0) + times * unit.takes(name, False, size)
         return total
 
-    def _limits(self, between: float, sources: Sequence[Tuple[str, str]]) -> Dict[str, Limit]:
+    def _limits(self, beside: Mapping[str, float], sources: Sequence[Tuple[str, str]]) -> Dict[str, Limit]:
         """The limits of a night, less what is dumped beside it. sources: (client, source) of all."""
         found, settings = {}, self.settings
         for name, one in settings.planning.limits.items():
-            amount = one.amount - (between if name in (BYTES, HOLDING) else 0.0)
+            amount = one.amount
             if name == SECONDS:  # given for dumps_at_once, and few clients do not keep so many at work
                 amount *= plan_room.side_by_side(settings.dumps_at_once, sources) / max(1, settings.dumps_at_once)
-            found[name] = Limit(max(0.0, amount), one.hard)
+            found[name] = Limit(max(0.0, amount - beside.get(name, 0.0)), one.hard)
         return found
 
     def _left(self, ones: Mapping[str, One], limits: Mapping[str, Limit]) -> Dict[str, Limit]:

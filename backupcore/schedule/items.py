@@ -87,7 +87,7 @@ def _kind(item: Item, night: int) -> str:
         if rung is not None:
             item.tonight = False
             item.rungs, item.ladder, item.rung = (rung,), ((max(1, item.depth - rung[0] + 1), 1),), 0
-            item.note = f"it was asked for: level {rung[0]}"
+            item.note = f"its own schedule: level {rung[0]}" if wish.own else f"it was asked for: level {rung[0]}"
         else:
             asked = "it was asked for" if wish.forced == 0 else f"level {wish.forced} was asked for, but it has no base"
             item.note = "its own schedule" if wish.own and wish.forced == 0 else asked

@@ -26,7 +26,7 @@ def of_full(item: Item, view: View, horizon: Horizon, why: str) -> str:
     if item.waits:
         return f"full: was due on night {item.due}, {_excuse(item)}"
     if early <= 0:
-        return f"full: due tonight, {night - unit.last_full} nights after the last"
+        return f"full: due tonight, {count(night - unit.last_full, 'night')} after the last"
     if why == "cheap":
         return f"full: takes {size(item.size)}, an incremental {size(item.rungs[item.rung][1])}"
     moved = f"full: due on night {item.due}, taken {count(early, 'night')} earlier"
@@ -71,6 +71,8 @@ def _excuse(item: Item) -> str:
         return "when its client was away"
     if trace.why == "server":
         return "when the server was down"
+    if trace.why == "night":
+        return "when that night broke off"
     if trace.why == "failed":
         return "when it was not made"
     if trace.why == "cycle":
