@@ -17,14 +17,14 @@ from typing import Any, Callable, Iterator, Sequence
 
 from ..catalog.records import DumpRow
 from ..errors import ImageDamaged, RequestError
-from ..image import index
+from ..image import index, order
 from ..image.escape import unescape
 from ..search import browse, query, scan, store
 from ..search.history import HistoryDamaged
 from ..search.lines import FLAGS, GID, KIND, LINK, MODE, MTIME, SIZE, STALE, UID
 from ..settings import Settings
 from ..text import escape as shown
-from . import found, view
+from . import found, shares, view
 from .choose import Selection, check_matched
 from .histories import bring
 from .images import Images
@@ -166,8 +166,8 @@ def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False
     """
     if not recursive and all(pattern.glob is None for one in wanted for pattern in one.patterns):
         with ExitStack() as stack:
-            moments = [_moment(images, one, stack) for one in wanted]
-            if all(moments):
+            moments = [_moments(images, one, stack) for one in wanted]
+            if all(len(found) == max(1, len(one.shares)) for one, found in zip(wanted, moments)):
                 try:
                     found = [list(_level(one, moment)) for one, moment in zip(wanted, moments)]
                 except ImageDamaged:
@@ -179,30 +179,46 @@ def list_files(images: Images, wanted: Sequence[Wanted], recursive: bool = False
     yield from _from_indexes(images, wanted, recursive)
 
 
-def _moment(images: Images, one: Wanted, stack: ExitStack) -> browse.Moment | None:
-    if one.shares:
-        return None
-    row = one.dump
-    opened, absent = store.open_all(images.settings.state, [row])
+def _moments(images: Images, one: Wanted, stack: ExitStack) -> list[tuple[Any, browse.Moment]]:
+    """What shows a source, with its share of it (None: all); [] when the search does not have all of that."""
+    parts: Sequence[Any] = one.shares or (None,)
+    rows = [one.dump if part is None else one.chain[part.stop - 1] for part in parts]
+    opened, absent = store.open_all(images.settings.state, rows)
     stack.callback(_close, opened)
-    return None if absent or not opened else browse.Moment(opened[0], row.id)
+    if absent:
+        return []
+    by_key = {known.key: known for known in opened}
+    keys = [store.Key(row.client, row.source, row.segment, row.path) for row in rows]
+    return [(part, browse.Moment(by_key[key], row.id)) for part, key, row in zip(parts, keys, rows) if key in by_key]
 
 
-def _level(one: Wanted, moment: browse.Moment) -> Iterator[browse.Entry]:
+def _level(one: Wanted, moments: Sequence[tuple[Any, browse.Moment]]) -> Iterator[browse.Entry]:
     without = frozenset(one.without)
     given: set[tuple[bytes, bool]] = set()
     for pattern in one.patterns:
         path = pattern.literal
         inside = path != ROOT or pattern.text == one.root
-        found = moment.entries(path)
-        entries = [entry for entry in found if not (entry.is_dir and entry.row[KIND] == b"d" and inside)]
-        if inside and len(entries) < len(found):
-            entries += moment.level(path)
-        for entry in entries:
+        found: list[tuple[bytes, int, browse.Entry]] = []
+        for part, moment in moments:
+            if part is None or part.touches([path]):
+                found += [_ranked(part, entry) for entry in _in_moment(moment, path, inside)]
+        for _key, rank, entry in sorted(found, key=lambda each: each[:2]):
             key = (entry.path, entry.is_dir)
-            if key not in given and not (without and view.inside(entry.path, without)):
+            if rank < shares.OTHERS and key not in given and not (without and view.inside(entry.path, without)):
                 given.add(key)
                 yield entry
+
+
+def _in_moment(moment: browse.Moment, path: bytes, inside: bool) -> list[browse.Entry]:
+    found = moment.entries(path)
+    entries = [entry for entry in found if not (entry.is_dir and entry.row[KIND] == b"d" and inside)]
+    return entries + list(moment.level(path)) if inside and len(entries) < len(found) else entries
+
+
+def _ranked(part: Any, entry: browse.Entry) -> tuple[bytes, int, browse.Entry]:
+    """An entry with its place, and whose word of it counts: the lowest."""
+    rank = shares.OWN if part is None else part.rank(entry.path, entry.row[KIND] == b"d")
+    return order.key(entry.path, entry.is_dir), rank, entry
 
 
 def _all_matched(wanted: Sequence[Wanted], found: Sequence[Sequence[browse.Entry]]) -> bool:

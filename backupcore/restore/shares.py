@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Callable, Iterator, Mapping, Sequence
 
 from .. import ids
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .view import Row
 
 ROOT = b"."
+OWN, WAY, OTHERS = range(3)  # whose word of a path counts: the lowest; that of others does not
 Chain = tuple[DumpRow, ...]
 ChainAt = Callable[[Sequence[DumpRow]], tuple[Chain, "DumpRow | None"]]
 
@@ -40,6 +42,23 @@ class Share:
                 return not self.rest
             path = path.rpartition(b"/")[0]
         return self.rest
+
+    def rank(self, path: bytes, is_dir: bool) -> int:
+        """Its word of a path: OWN; WAY of a folder that only leads to what it has; OTHERS."""
+        if self.holds(path):
+            return OWN
+        return WAY if is_dir and not self.rest and path in self.ways else OTHERS
+
+    @cached_property
+    def ways(self) -> frozenset[bytes]:
+        """The folders that lead to its own."""
+        found = {ROOT}
+        for path in self.folders:
+            above = path.rpartition(b"/")[0]
+            while above and above not in found:
+                found.add(above)
+                above = above.rpartition(b"/")[0]
+        return frozenset(found)
 
     def touches(self, bases: Sequence[bytes] | None) -> bool:
         """Whether something at or below bases (None: anywhere) can belong to it."""
@@ -180,16 +199,7 @@ def merge(shares: Sequence[Share], view_of: Callable[[Share], Iterator[Row]]) ->
 
 
 def _ranked(number: int, share: Share, rows: Iterator[Row]) -> Iterator[tuple[bytes, int, int, Row]]:
-    ways: set[bytes] = {ROOT}
-    if not share.rest:
-        for path in share.folders:
-            above = path.rpartition(b"/")[0]
-            while above and above not in ways:
-                ways.add(above)
-                above = above.rpartition(b"/")[0]
     for row in rows:
-        entry = row.entry
-        if share.holds(entry.path):
-            yield entry.key(), 0, number, row._replace(level=row.level + share.start)
-        elif not share.rest and entry.kind == "d" and entry.path in ways:
-            yield entry.key(), 1, number, row._replace(level=row.level + share.start)
+        rank = share.rank(row.entry.path, row.entry.kind == "d")
+        if rank < OTHERS:
+            yield row.entry.key(), rank, number, row._replace(level=row.level + share.start)

@@ -23,9 +23,9 @@ from dump_lab import PORT, Lab, Sshd, forced
 from backupcore import clock
 from backupcore.catalog.store import Catalog
 from backupcore.dump import cut, driver, history, runlock, transport
-from backupcore.errors import NothingThatOld
+from backupcore.errors import NothingThatOld, RequestError
 from backupcore.report import night
-from backupcore.restore import deliver, find, request
+from backupcore.restore import deliver, find, histories, request
 from backupcore.restore.images import Images
 from backupcore.restore.report import Options
 from backupcore.schedule import bases, segments
@@ -458,6 +458,38 @@ def test_a_segment_that_cannot_be_read_costs_other_paths_nothing(world):
     for path in (f"{root}/home", f"{root}/home/ann/docs", f"{root}/home/*/docs"):
         (one,) = world.wanted(path)
         assert {row.segment for row in one.chain} == {""} and "cannot be read" in " ".join(one.notes)
+
+
+def test_listing_segments_takes_the_search_and_tells_what_the_indexes_tell(world, monkeypatch):
+    in_segments(world)
+    (world.tree / "home/ann").rename(world.tree / "home/anna")
+    (world.tree / "home/bob").chmod(0o700)
+    (world.tree / "etc").rename(world.tree / "home/etc")
+    world.dump(s1=2, s2=2, rest=2)
+    images, root = world.images(), f"web1:{world.tree}"
+    rows = world.lab.catalog.dumps()
+    assert not histories.bring(world.lab.settings.state, images, rows).failed
+
+    def unasked(*_words):
+        raise AssertionError("the indexes were read")
+
+    seen = 0
+    for moment, _expected in world.moments:
+        for path in ("", "/home", "/home/ann", "/home/anna", "/home/ann/docs", "/home/bob/mail", "/home/bob/mail/file0",
+                     "/top", "/etc", "/home/etc", "/www", "/srv/data"):  # fmt: skip
+            wanted = world.wanted(root + path, at=moment)
+            try:
+                expected = list(find._from_indexes(images, wanted, False))
+            except RequestError:
+                continue  # it was not there, which the indexes say
+            with monkeypatch.context() as patch:
+                patch.setattr(find, "_from_indexes", unasked)
+                assert list(find.list_files(images, wanted)) == expected, (moment, path)
+            seen += 1
+    assert seen > 25
+    monkeypatch.setattr(find, "_from_indexes", unasked)
+    above = world.wanted(f"web1:{world.tree.parent}")  # of all of it only the source itself is told
+    assert [one.path for one in find.list_files(images, above)] == [os.fsencode(world.tree)]
 
 
 def test_a_cut_that_was_lost_is_told_by_the_dumps(world):
