@@ -116,6 +116,9 @@ def _server(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
 
 
 def _holding(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    from ..catalog.places import known_server_id
+    from ..dump.holding import is_claimed
+
     for disk in engine.settings.holding:
         path = disk.path
         hint = f"make it, owned by the user that runs stowage: install -d -m 0700 {path}"
@@ -124,6 +127,11 @@ def _holding(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
             continue
         if not os.access(path, os.W_OK | os.X_OK):
             yield Finding(FAIL, "server", "holding", f"the holding disk {path} cannot be written", hint, "holding-full")
+            continue
+        try:  # what a run would refuse
+            is_claimed(path, known_server_id(engine.settings.state) or "", engine.catalog)
+        except StowageError as error:
+            yield Finding(FAIL, "server", "holding", error.message, error.hint, error.code)
             continue
         space = os.statvfs(path)
         free = space.f_bavail * space.f_frsize

@@ -142,6 +142,13 @@ def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
     The disk's own folder must be there: an unmounted disk must not become a folder on the root file system. catalog:
     when it has images on this disk, the marker must be there too: a bare mount point is not claimed as a new disk.
     """
+    if not is_claimed(disk, server, catalog):
+        with writing(disk):
+            files.replace(disk / OWNER, (server + "\n").encode())
+
+
+def is_claimed(disk: Path, server: str, catalog: Optional[Any] = None) -> bool:
+    """Whether the disk is this server's already; False when claim() would make it so. Raises as claim() does."""
     owner = disk / OWNER
     try:
         known = owner.read_text("ascii", "replace").strip()
@@ -155,9 +162,7 @@ def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
                 f"the holding disk {disk} is not mounted: images are known on it, and {OWNER} is not there",
                 f"mount it; if it is a new, empty disk: echo {server} > {owner}, then stowage verify",
             ) from None
-        with writing(disk):
-            files.replace(owner, (server + "\n").encode())
-        return
+        return False
     except OSError as error:
         raise ConfigError(f"the holding disk {disk} cannot be used: {error.strerror}") from None
     if known != server:
@@ -165,6 +170,7 @@ def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
             f"the holding disk {disk} belongs to the backup server {known[:16]!r}, this is {server}",
             f"give it a folder of its own; if that server is no more: rm {owner}",
         )
+    return True
 
 
 class Space:

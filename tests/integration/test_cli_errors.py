@@ -144,6 +144,27 @@ def test_a_holding_disk_that_is_gone_is_told_by_check_and_run(server, tree):
     assert server.stowage("status", status=1)[0].startswith(f"FAIL the holding disk {server.base}/holding cannot")
 
 
+def test_check_finds_a_holding_disk_that_a_run_would_refuse(server, tree):
+    server.client("web1", {"tree": tree})
+    holding, owner = server.base / "holding", server.base / "holding" / ".stowage"
+    assert "OK   holding: " in server.stowage("check")[0]
+    owner.write_text("0123456789abcdef\n")
+    out, _err = server.stowage("check", status=1)  # before the first run: this server has no id yet
+    assert f"FAIL holding: the holding disk {holding} belongs to the backup server '0123456789abcdef'" in out
+    owner.unlink()
+    server.stowage("run")
+    assert "OK   holding: " in server.stowage("check")[0]
+    mine = owner.read_text()
+    for harm, told in ((owner.unlink, "is not mounted"), (lambda: owner.write_text("f" * 16), "belongs to the backup")):
+        harm()
+        out, _err = server.stowage("check", status=1)
+        assert f"FAIL holding: the holding disk {holding} {told}" in out
+        _out, err = server.stowage("run", status=2)
+        assert f"the holding disk {holding} {told}" in err
+        owner.write_text(mine)
+    assert "OK   holding: " in server.stowage("check")[0]
+
+
 def test_a_target_that_refuses_is_named_with_the_sources_and_the_dumps_are_made(server, tree, tmp_path):
     nas = tmp_path / "nas"
     nas.write_text("a file where a folder should be")
