@@ -8,7 +8,7 @@ knows coming nights.
 from __future__ import annotations
 
 import math
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from backupcore.schedule import believed
 from backupcore.schedule.items import Item
@@ -115,9 +115,11 @@ class _Meter:
 
 
 def risk(item: Item, night: int) -> Tuple:
-    """Sort key: what must not wait comes first."""
+    """Sort key: what must not wait comes first. Each whole cycle that a full is late counts as one step of priority:
+    else a source of low priority would starve where there is never room for all."""
     unprotected = item.first or item.broken
-    return (-item.unit.wish.priority, not unprotected, -(night - item.due), -item.size, item.place)
+    cycles = max(0, night - item.due) // max(1, item.unit.wish.cycle)
+    return (-item.unit.wish.priority - cycles, not unprotected, -(night - item.due), -item.size, item.place)
 
 
 def deeper(incrementals: Sequence[Item]) -> List[Tuple[float, int, Item, int]]:
@@ -179,7 +181,7 @@ def _squeeze(
             break
         put(small(item))
     # 4. incrementals are dropped, the least important first
-    for item in sorted(order, key=lambda item: (item.unit.wish.priority, -_age(item, night), -item.place)):
+    for item in sorted(order, key=lambda item: (*_need(item, night), -item.place)):
         if meter.holds(soft=False):
             break
         if item.rungs:
@@ -188,7 +190,7 @@ def _squeeze(
             put(nothing(item))
     # 5. what fits after all, most important first
     dropped = [item for item in order if got[item.id].level < 0 and item.rungs]
-    for item in sorted(dropped, key=lambda item: (-item.unit.wish.priority, _age(item, night), item.place)):
+    for item in sorted(dropped, key=lambda item: (*_need(item, night), -item.place), reverse=True):
         meter.swap(got, min((Pick(item, *rung) for rung in item.rungs), key=lambda pick: pick.size), soft=False)
     for item in urgent:
         if got[item.id].level:
@@ -201,6 +203,14 @@ def _squeeze(
     picks = [got[item.id] for item in order if got[item.id].level >= 0]
     picks.sort(key=lambda pick: pick.level == 0)
     return picks, _given(view, meter, incrementals, urgent, optional, got)
+
+
+def _need(item: Item, night: int) -> Tuple[int, int]:
+    """Sort key of incrementals, those that matter most last: by priority, and of one priority what nothing was dumped
+    of for longest. A whole cycle without any dump is a step of priority: where there is never room for all, all have
+    their turn."""
+    age = _age(item, night)
+    return item.unit.wish.priority + max(0, age - 1) // max(1, item.unit.wish.cycle), age
 
 
 def _age(item: Item, night: int) -> int:
@@ -216,11 +226,12 @@ def _given(
     optional: Sequence[Item],
     got: Dict[str, Pick],
 ) -> List[GivenUp]:
-    night, out = view.night, []
+    night = view.night
+    out: List[GivenUp] = []
     for item in fulls:
         if got[item.id].level:
             what = "first" if item.unit.last_full is None else "full"
-            out.append(GivenUp(item.id, what, _why(view, meter, item), night + 1))
+            out.append(GivenUp(item.id, what, *_why(view, meter, item)))
     for item in incrementals:
         best = item.rungs[item.rung][0]
         if 0 < best != got[item.id].level > 0:
@@ -228,16 +239,22 @@ def _given(
             out.append(GivenUp(item.id, "level", why))
     for item in optional:
         if item.first and got[item.id].level:
-            out.append(GivenUp(item.id, "first", _why(view, meter, item), night + 1))
+            out.append(GivenUp(item.id, "first", *_why(view, meter, item)))
     for item in [*incrementals, *fulls, *optional]:
         if item.rungs and got[item.id].level < 0:
-            out.append(GivenUp(item.id, "incremental", _why(view, meter, item), night + 1))
+            out.append(GivenUp(item.id, "incremental", _used_up(meter), night + 1))
     return out
 
 
-def _why(view: View, meter: _Meter, item: Item) -> str:
+def _why(view: View, meter: _Meter, item: Item) -> Tuple[str, Optional[int]]:
+    """(why a full is not made tonight, the night it is planned for now: None when no night has room for it)"""
     for name, amount in meter.amounts(Pick(item, 0, item.size)):
         limit = meter.limits[name]
         if amount > limit.amount and name != _BELIEVED:
-            return f"its full alone takes more {name} than a night's limit of {limit.amount:.4g}"
+            why = f"its full alone takes more {name} than a night's limit of {limit.amount:.4g}"
+            return why, None if limit.hard and name not in view.coming.get(view.night, {}) else view.night + 1
+    return _used_up(meter), view.night + 1
+
+
+def _used_up(meter: _Meter) -> str:
     return f"tonight's limit of {meter.limits[meter.short()].amount:.4g} {meter.short()} is used up"
