@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
 SMALLER = 0.9  # a dump in the place of another has at most so much of its bytes
 PER_CLIENT = 2  # as the driver does: so many dumps of a client are at work at once
+GUESS = 0.5  # of the smallest hard limit: what a source is taken for of which nobody knows how large it is
 LEAST_FOR = 7  # nights for which a dump that was ended says how large the next one is at least
 
 
@@ -70,13 +71,20 @@ def weighed(tonight: Any, planned: Sequence[Planned]) -> Tuple[Planned, ...]:
         told = size_of(unit, one.level)
         if choice is not None and choice.level == one.level and name not in tonight.kept.ended:
             told = choice.bytes  # as the planner believes
-        claim = _claim(unit, one.level, told, limits, may_wait, perhaps)
+        need = _need(unit, tonight.view.night) if one.level else unit.wish.priority
+        claim = replace(_claim(unit, one.level, told, limits, may_wait, perhaps), priority=need)
         one = replace(one, claim=claim, instead=_instead(tonight, one, unit, told, limits))
         began = tonight.ones[name].began
         # of changes those that nothing was dumped of for longest; of fulls the planner knows the order
-        found.append((perhaps, one.level == 0, may_wait, -unit.wish.priority, began if one.level else 0, place, one))
+        found.append((perhaps, one.level == 0, may_wait, -need, began if one.level else 0, place, one))
     found.sort(key=lambda each: each[:-1])
     return tuple(each[-1] for each in found)
+
+
+def _need(unit: Unit, night: int) -> int:
+    """How much tonight's changes matter: a cycle without any dump is a step of priority, so that all have a turn."""
+    age = night - max((base.night for base in unit.bases), default=night)
+    return unit.wish.priority + max(0, age - 1) // max(1, unit.wish.cycle)
 
 
 def _claim(
@@ -157,6 +165,16 @@ def ended(taken: "Budget") -> Dict[str, Tuple[int, int]]:
         unit_id(one.planned.client, one.planned.source, one.planned.segment): (one.planned.level, one.came)
         for one in taken.given_up if one.came
     }  # fmt: skip
+
+
+def at_most(expected: Any, limits: Mapping[str, Any]) -> Any:
+    """What is expected (an estimates.Expected); a guess never forbids to try, since what nobody dumps nobody learns the
+    size of: should it be larger, it is ended. limits: settings.NightLimit by resource."""
+    room = min((one.amount for name, one in limits.items() if one.hard and name != SECONDS), default=None)
+    if room is None or expected.how != "default" or expected.full <= GUESS * room:
+        return expected
+    full = GUESS * room
+    return replace(expected, full=full, levels={level: min(size, full) for level, size in expected.levels.items()})
 
 
 def at_least(expected: Any, known: Optional[Tuple[int, int, int]], night: int) -> Any:

@@ -298,6 +298,7 @@ class Planner:
             if seen is None and one.share is not None and one.share.size and not one.habits.fulls:
                 seen = estimates.Walked(one.share.size, 0)  # what the cut was made by
             made = estimates.expect(one.habits, now, levels, seen, defaults, compressed=compressed)
+            made = plan_room.at_most(made, self.settings.planning.limits)
             found[unit] = plan_room.at_least(made, self.kept.ended.get(unit), self.night)
         return found
 

@@ -310,3 +310,43 @@ def test_estimates_are_asked_for_only_where_they_are_wanted(server, tmp_path, mo
     assert {one["estimate"] for one in plan["sources"]} == {"history"} and plan["absent"] == []
     assert server.json("plan", "--estimate")["absent"] == ["web1"]
     assert not list((server.base / "state" / "forced").glob("*"))
+
+
+def test_what_nobody_knows_the_size_of_is_tried_under_a_hard_limit(server, tmp_path, moved):
+    small, large = trees(tmp_path, "a", files=10), trees(tmp_path, "b", files=100)
+    server.write(policies={"standard": {"rpo": "20 days"}}, limits={"bytes": "1 MB"})
+    server.client("web1", {"a": str(small["a"]), "b": str(large["b"])})
+    answer = server.json("run")
+    assert [one["source"] for one in answer["sources"] if one["dump"]] == ["a"] and answer["bytes"] < 1_000_000
+    (given,) = answer["plan"]["given_up"]
+    assert (given["source"], given["what"]) == ("b", "first") and "was reached: " in given["why"]
+    moved(24)
+    answer = server.json("run")  # it is known now to be no smaller than that
+    (given,) = answer["plan"]["given_up"]
+    assert given["source"] == "b" and "ended" not in given["why"]
+    server.write(limits={"bytes": "3 MB"})
+    moved(24)
+    server.stowage("run")
+    assert levels(server)["web1:b"] == [0]
+
+
+@pytest.mark.slow
+def test_nothing_begins_that_would_not_end_in_a_hard_window(server, tmp_path, moved):
+    made = trees(tmp_path, "a", "b", "c", "d", files=3)
+    server.write(policies={"standard": {"rpo": "20 days"}})
+    server.client("web1", {name: {"path": str(folder), "before": "sleep 3"} for name, folder in made.items()})
+    for _night in range(2):
+        server.stowage("run")
+        moved(24)
+    server.write(limits={"window": "5 s"})
+    seen = set()
+    for _night in range(2):
+        answer = server.json("run")
+        done = [one for one in answer["sources"] if one["dump"]]
+        assert len(done) == 2 and all(one["seconds"] > 3 for one in done)  # two at once, whatever is configured
+        seen |= {one["source"] for one in done}
+        given = {one["source"]: one["why"] for one in answer["plan"]["given_up"] if one["what"] == "incremental"}
+        assert set(given) == set(made) - {one["source"] for one in done}
+        assert all("of dumps is used up" in why or "the window has" in why for why in given.values())
+        moved(24)
+    assert seen == set(made)  # those that had nothing come first the next night

@@ -772,3 +772,27 @@ def test_a_dump_that_was_ended_is_walked_before_it_is_tried_again(world, monkeyp
     world.now += timedelta(days=8)
     again = Planner(world.settings, world, world.ns).plan(world.everyone())
     assert again.expected["c1:home"].levels[1] < 7 * GB
+
+
+def test_where_not_all_changes_ever_fit_all_have_their_turn(world):
+    slow = 60.0  # seconds that each dump takes, whatever is in it
+    for number in range(6):
+        world.source(f"c{number}", "home", size=50_000_000, priority=0 if number == 5 else 1)
+    world.set(dumps_at_once=1)
+    last = dict.fromkeys([f"c{number}:home" for number in range(6)], 0)
+    longest = dict(last)
+    for night in range(1, 50):
+        if night == 9:
+            world.plans(limits={"seconds": NightLimit(4.5 * slow)})
+        tonight, run = world.begin()
+        for one in tonight.planned:
+            world.make(one, run)
+            mine = world.past[one.client, one.source]
+            mine[-1] = replace(mine[-1], seconds=slow + mine[-1].archive / 1e8)
+            last[f"{one.client}:{one.source}"] = night
+        if night >= 9:
+            assert len(tonight.planned) == 4
+            longest = {unit: max(longest[unit], night - last[unit]) for unit in last}
+        world.next()
+    assert max(longest[unit] for unit in list(longest)[:5]) <= 3, longest
+    assert longest["c5:home"] <= 9, longest  # of low priority: after a cycle, and not never
