@@ -7,8 +7,8 @@ import os
 import signal
 import time
 
+import planned
 import pytest
-from cli_lab import Server
 
 from backupcore import clock
 
@@ -18,29 +18,13 @@ DAY = 24 * HOUR
 
 @pytest.fixture
 def server(tmp_path):
-    base = tmp_path / "server"
-    base.mkdir()
-    server = Server(base)
-    # only the server's clock is moved: to a client's agent nothing would be older than its last dump
-    server.write(planning={"estimate": "history"})
-    yield server
-    server.close()
+    yield from planned.server(tmp_path)
 
 
 @pytest.fixture
 def moved(monkeypatch):
     """A clock that can be moved: moved(hours) adds to it."""
-    shift = [0]
-    real = time.time_ns
-    monkeypatch.setattr(clock, "now_ns", lambda: real() + shift[0])
-
-    def move(hours):
-        shift[0] += int(hours * HOUR)
-
-    # begin in an evening: a night goes from noon to noon
-    local = time.localtime()
-    move((21 - local.tm_hour) % 24)
-    return move
+    return planned.moved(monkeypatch)
 
 
 def trees(tmp_path, *names, files=60):

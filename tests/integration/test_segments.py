@@ -15,9 +15,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import planned
 import pytest
 import sealed
-from cli_lab import Server
 from dump_lab import PORT, Lab, Sshd, forced
 
 from backupcore import clock
@@ -178,27 +178,14 @@ def test_every_moment_of_a_source_in_segments_comes_back_as_one(world):
 
 @pytest.fixture
 def server(tmp_path):
-    base = tmp_path / "server"
-    base.mkdir()
-    made = Server(base)
-    made.write(planning={"estimate": "history"})
-    yield made
-    made.close()
+    yield from planned.server(tmp_path)
 
 
 @pytest.fixture
 def moved(monkeypatch):
     """A clock that can be moved from night to night; trees above 3 MB are large."""
-    shift = [0]
-    real = time.time_ns
-    monkeypatch.setattr(clock, "now_ns", lambda: real() + shift[0])
     monkeypatch.setattr(segments, "WHOLE_LEAST", 3_000_000)
-
-    def move(hours):
-        shift[0] += int(hours * 3600 * clock.NS)
-
-    move((21 - time.localtime().tm_hour) % 24)
-    return move
+    return planned.moved(monkeypatch)
 
 
 def big(path, names=("a", "b", "c"), size=1_300_000):
