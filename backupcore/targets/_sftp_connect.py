@@ -30,7 +30,10 @@ _SECRET_LIMIT = 100_000
 
 
 class SftpOptions(BaseModel):
-    """Where and as whom. key: a private key file; credentials: a 0600 file with password, or the key's passphrase."""
+    """Where and as whom. key: a private key file; credentials: a 0600 file with password, or the key's passphrase.
+
+    The server is who known_hosts, or host_key (a line as of a .pub file), says.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +41,8 @@ class SftpOptions(BaseModel):
     port: int = Field(default=22, ge=1, le=65535)
     user: str = Field(pattern=r"^[^\s/:\x00-\x1f]{1,64}$")
     path: str = "."
-    known_hosts: Path
+    known_hosts: Optional[Path] = None
+    host_key: Optional[str] = Field(default=None, pattern=r"^[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{16,5000}( .*)?$")
     key: Optional[Path] = None
     credentials: Optional[Path] = None
     parallel: int = Field(default=4, ge=1, le=64)
@@ -57,6 +61,8 @@ class SftpOptions(BaseModel):
     def _some_way_in(self) -> "SftpOptions":
         if not self.key and not self.credentials:
             raise ValueError("key (a private key file) or credentials (a file with the password) is needed")
+        if bool(self.known_hosts) == bool(self.host_key):
+            raise ValueError("known_hosts (a file) or host_key (the server's public key) is needed, one of the two")
         return self
 
 
@@ -85,7 +91,8 @@ def _connect_once(options: SftpOptions, secrets: dict) -> Session:
     try:
         line = socket.create_connection((options.host, options.port), options.connect_timeout)
     except socket.gaierror:
-        raise TargetError(f"the name {options.host} cannot be resolved", "correct host:, or look at DNS", True) from None
+        hint = "correct host:, or look at DNS"
+        raise TargetError(f"the name {options.host} cannot be resolved", hint, True) from None
     except OSError as error:
         reason = "no answer in time" if isinstance(error, socket.timeout) else error.strerror or str(error)
         hint = "look at the network, the firewall, host: and port:"
@@ -169,35 +176,55 @@ def _sender(channel: Any) -> Callable[[bytes], None]:
 
 
 def pinned_keys(options: SftpOptions) -> List[Any]:
-    """The keys that known_hosts has for this server; at least one."""
+    """The keys that known_hosts or host_key have for this server; at least one."""
+    wanted = options.host if options.port == 22 else f"[{options.host}]:{options.port}"
+    if options.host_key:
+        found = _key_of(f"{wanted} {options.host_key}", wanted)
+        if not found:
+            raise TargetError(f"the host_key of {wanted} is no public key", "give it as: ssh-ed25519 AAAA...")
+    if options.known_hosts:
+        found = [key for line in _lines(options) for key in _key_of(line, wanted)]
+        if not found:
+            raise TargetError(f"{options.known_hosts} has no key of {wanted}", _scan(options))
+    return found
+
+
+def _key_of(line: str, wanted: str) -> List[Any]:
+    """The key in a line of known_hosts when it is that of wanted. Markers, such as of revoked keys, are no names."""
+    import paramiko
     from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 
-    wanted = options.host if options.port == 22 else f"[{options.host}]:{options.port}"
-    found = []
+    line = " ".join(line.split())
+    if not line or line.startswith(("#", "@")):
+        return []
+    try:
+        entry = HostKeyEntry.from_line(line)
+    except (InvalidHostKey, paramiko.SSHException, ValueError):
+        return []
+    names = entry.hostnames if entry else []
+    hashed = (name for name in names if name.startswith("|1|") and name.count("|") == 3)
+    return [entry.key] if wanted in names or any(_hash(HostKeys, wanted, name) == name for name in hashed) else []
+
+
+def _hash(keys: Any, wanted: str, name: str) -> str:
+    try:
+        return keys.hash_host(wanted, name)
+    except (ValueError, AssertionError):
+        return ""
+
+
+def _lines(options: SftpOptions) -> List[str]:
     try:
         with open(options.known_hosts, encoding="utf-8", errors="replace") as file:
-            lines = file.read(1_000_000).splitlines()
+            return file.read(1_000_000).splitlines()
     except OSError as error:
         raise TargetError(f"cannot read {options.known_hosts}: {error.strerror}", _scan(options)) from None
-    for line in lines:
-        line = " ".join(line.split())
-        if not line or line.startswith(("#", "@")):
-            continue
-        try:
-            entry = HostKeyEntry.from_line(line)
-        except (InvalidHostKey, ValueError):
-            continue
-        for name in entry.hostnames if entry else ():
-            if name == wanted or (name.startswith("|1|") and HostKeys.hash_host(wanted, name) == name):
-                found.append(entry.key)
-    if not found:
-        raise TargetError(f"{options.known_hosts} has no key of {wanted}", _scan(options))
-    return found
 
 
 def _scan(options: SftpOptions) -> str:
     port = "" if options.port == 22 else f"-p {options.port} "
-    return f"ssh-keyscan {port}{options.host} > {options.known_hosts}, and compare with what the server's owner says"
+    file = options.known_hosts or "known_hosts"
+    return f"ssh-keyscan {port}{options.host} > {file}, and compare with what the server's owner says"
 
 
 def _kinds(pinned: List[Any], known: Any, where: str) -> tuple:
@@ -213,8 +240,8 @@ def _kinds(pinned: List[Any], known: Any, where: str) -> tuple:
 
 def _check_host_key(key: Any, pinned: List[Any], options: SftpOptions) -> None:
     if not any(key.get_name() == known.get_name() and key.asbytes() == known.asbytes() for known in pinned):
-        told = f"{options.host} port {options.port} has another host key than {options.known_hosts} says"
-        hint = f"it shows {key.fingerprint}: ask its owner; if right, put it into that file; if not, somebody is between"
+        told = f"{options.host} port {options.port} has another host key than {options.known_hosts or 'host_key:'} says"
+        hint = f"it shows {key.fingerprint}: ask its owner; if right, put it there; else trust nobody"
         raise TargetError(told, hint)
 
 
@@ -254,10 +281,8 @@ def _private_key(path: Path, passphrase: Optional[str]) -> Any:
     private_file(path, path.name)
     try:
         return paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)
-    except paramiko.PasswordRequiredException:
-        raise TargetError(f"{path} has a passphrase", 'give credentials: a 0600 file with {"passphrase": "..."}') from None
     except (paramiko.SSHException, ValueError, TypeError, OSError, IndexError) as error:
-        if passphrase is None and "assword" in str(error):
+        if passphrase is None and "password" in str(error).lower():
             hint = 'give credentials: a 0600 file with {"passphrase": "..."}'
             raise TargetError(f"{path} has a passphrase", hint) from None
         why = "the passphrase is wrong, or it is no private key" if passphrase else "it is no private key"
@@ -277,7 +302,7 @@ def _explained(error: BaseException, where: str, options: SftpOptions) -> Target
     if isinstance(error, paramiko.ChannelException):
         return TargetError(f"{where} opens no channel: {error.text}", "look at MaxSessions and the server's log", True)
     if type(error).__name__ == "IncompatiblePeer":
-        hint = f"does {options.known_hosts} have the key that the server uses now? {_scan(options)}"
+        hint = f"is the pinned key one that the server uses now? {_scan(options)}"
         return TargetError(f"{where} and stowage have no algorithm or host key in common", hint)
     message = text.escape(" ".join(str(error).split()))[:200]
     if "Channel closed" in message or "subsystem" in message:

@@ -157,6 +157,12 @@ class Session:
     def close_handle(self, handle: bytes) -> None:
         self.ask(CLOSE, handle)
 
+    def drop(self, handle: bytes) -> None:
+        """Closes a file whatever came of it; not when the connection ends anyway."""
+        if not self.broken and not self.under_way:
+            with contextlib.suppress(Refused, Broken):
+                self.close_handle(handle)
+
     def fstat(self, handle: bytes) -> Attrs:
         with self.sense():
             return self.ask(FSTAT, handle, want=ATTRS).attrs()
@@ -195,8 +201,7 @@ class Session:
                         entries.append((name, reader.attrs()))
                 yield from entries
         finally:
-            if not self.broken and not self.under_way:
-                self.close_handle(handle)
+            self.drop(handle)
 
     def mkdir(self, path: str) -> None:
         self.ask(MKDIR, path, 4, 0o700)

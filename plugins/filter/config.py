@@ -20,6 +20,7 @@ from ansible.errors import AnsibleFilterError
 
 # what never stands in stowage.yml: it goes to a 0600 file that `credentials` or `password_file` names
 SECRET = ("access_key", "secret_key", "session_token")
+SECRET_OF_TYPE = {"sftp": ("password", "passphrase")}  # what else is, for a target of that type
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # options of a source that only the server reads; the rest is the agent's
 TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split", "interim")
@@ -58,11 +59,17 @@ def _merge(below: t.Any, above: t.Any) -> t.Any:
     return copy.copy(above)
 
 
+def _secrets(options: t.Any) -> tuple:
+    kind = options.get("type")
+    return SECRET + SECRET_OF_TYPE.get(kind if isinstance(kind, str) else "", ())
+
+
 def credentials(targets: t.Any, mail: t.Any = None) -> dict[str, str]:
     """File name -> content of every file of secrets: one for each target that has any, one for the mail server."""
     files = {}
     for name, options in _mapping(targets, "backup_server_targets").items():
-        found = {key: str(one) for key, one in _mapping(options, f"target {name}").items() if key in SECRET and one}
+        options = _mapping(options, f"target {name}")
+        found = {key: str(one) for key, one in options.items() if key in _secrets(options) and one}
         if found:
             if not NAME.match(name):
                 raise AnsibleFilterError(f"{name!r} cannot name a target")
@@ -101,7 +108,7 @@ def server_config(settings: t.Any) -> dict[str, t.Any]:
     config["targets"] = {}
     for name, options in _mapping(given["targets"], "backup_server_targets").items():
         options = _mapping(options, f"target {name}")
-        config["targets"][name] = {key: one for key, one in options.items() if key not in SECRET}
+        config["targets"][name] = {key: one for key, one in options.items() if key not in _secrets(options)}
         if f"{name}.json" in files:
             config["targets"][name]["credentials"] = f"{folder}/{name}.json"
     config["policies"] = _mapping(given["policies"], "backup_server_policies")

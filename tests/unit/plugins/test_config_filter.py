@@ -55,6 +55,18 @@ def test_the_engine_understands_what_the_role_writes(tmp_path):
     assert settings.connect_timeout == 10
 
 
+def test_the_password_of_an_sftp_target_is_a_secret_and_the_engine_finds_it(tmp_path):
+    box = {"type": "sftp", "host": "box", "user": "u1", "known_hosts": "/etc/stowage/box", "password": "hunter3"}
+    given = {**GIVEN, "targets": {"box": box}}
+    text = yaml.safe_dump(filters.server_config(given))
+    assert "hunter3" not in text
+    assert json.loads(filters.credentials(given["targets"])["box.json"]) == {"password": "hunter3"}
+    file = tmp_path / "stowage.yml"
+    file.write_text(text)
+    options = config.load(file, drivers.load()).settings.targets["box"].options
+    assert str(options["credentials"]) == "/etc/stowage/credentials/box.json"
+
+
 @pytest.mark.parametrize("nights, taken", [("", None), ("3", 3), (3, 3), ("all", 1)])
 def test_what_the_role_writes_of_planning_is_understood(tmp_path, nights, taken):
     given = {
