@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import clock, text
 from ..errors import RequestError
+from ..restore import recent
 from .engine import Engine, unknown
 from .restoring import images
 
@@ -41,13 +42,18 @@ def dumps(
         copies = engine.catalog.copies(dump=one.id)
         records.append({
             "dump": one.id, "client": one.client, "source": one.source, "segment": one.segment, "path": one.path,
-            "level": one.level,
+            "level": one.level, "newer": clock.iso(recent.newer_ns(one)) if recent.newer_ns(one) else None,
             "base": one.base, "begun": clock.iso(one.begun_ns), "begun_ns": one.begun_ns, "entries": one.entries,
             "files": one.files, "archive_size": one.archive_size, "stored_size": one.stored_size,
             "codec": one.codec, "holding": one.holding, "damaged": one.damaged, "warnings": one.warnings,
             "notes": [text.escape(note) for note in one.notes], "copies": {row.target: row.state for row in copies},
         })  # fmt: skip
     return records
+
+
+def only_recent(engine: Engine, client: Optional[str], source: Optional[str]) -> List[str]:
+    """What a person should know of sources that have interim dumps and no full."""
+    return recent.only_recent(engine.catalog, engine.catalog.dumps(client=client, source=source))
 
 
 def copies(
@@ -125,6 +131,9 @@ def find(engine: Engine, asked: Search, tell: Callable[[str], None]) -> Tuple[It
         _size("smaller", asked.smaller), _since(asked.newer), _since(asked.older, -1), asked.deleted, limit,
     )  # fmt: skip
     readable = images(engine)
+    client, _query = finding.compiled(wanted)
+    for told in recent.only_recent(engine.catalog, engine.catalog.dumps(client=client, source=asked.source)):
+        readable.note(told)
     return finding.find(engine.settings, engine.catalog, readable, wanted, tell), readable.notes
 
 

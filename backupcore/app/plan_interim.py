@@ -11,8 +11,8 @@ from typing import Any, Dict, List, Set, Tuple
 
 from .. import ids
 from ..schedule import interim, nights
-from ..schedule.bases import Planned
-from . import plan_ask
+from ..schedule.bases import Claim, Planned
+from . import plan_ask, plan_room
 
 
 def add(planner: Any, tonight: Any) -> Any:
@@ -70,6 +70,11 @@ def _planned(tonight: Any, one: interim.Interim, newer_ns: int) -> Planned:
     reason = f"what changed in the last {source.timing.interim:g} days, while it waits for its first full{until}"
     earliest = source.timing.earliest
     begin = 0 if earliest is None else nights.at(tonight.view.night, earliest)
+    unit, limits = tonight.units[one.unit], plan_room.hard(plan_room.of_night(tonight))
+    claim = None
+    if limits:  # after all that was planned, and the first to be ended
+        claim = Claim(interim.takes(unit, one.bytes or 0.0, limits), unit.full or 0.0, unit.wish.priority, True, True)
     return Planned(
-        source.client, source.name, 0, None, reason, begin if begin > tonight.now_ns else 0, ids.INTERIM, newer_ns
+        source.client, source.name, 0, None, reason, begin if begin > tonight.now_ns else 0, ids.INTERIM, newer_ns,
+        claim,
     )  # fmt: skip

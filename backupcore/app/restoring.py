@@ -152,9 +152,14 @@ def _to_client(engine: Engine, name: str) -> Callable[[], Any]:
 
 
 def files(
-    engine: Engine, words: Sequence[str], at: Optional[str], recursive: bool, ring: Any = None
-) -> Iterator[Any]:
-    """The entries at a path at a moment: restore.report.Listed. ring: as of images."""
-    from ..restore import find
+    engine: Engine, words: Sequence[str], at: Optional[str], recursive: bool, ring: Any = None,
+    notes: Optional[List[str]] = None,
+) -> Iterator[Any]:  # fmt: skip
+    """The entries at a path at a moment: restore.report.Listed. ring: as of images. notes: gets what a person should
+    know of a source that has no full yet."""
+    from ..restore import find, recent
 
-    return find.list_files(images(engine, ring=ring), wanted(engine, words, at), recursive=recursive)
+    asked = wanted(engine, words, at)
+    if notes is not None:
+        notes += recent.notes(engine.catalog, ((one.client, one.source, one.chain) for one in asked))
+    return recent.named(find.list_files(images(engine, ring=ring), asked, recursive=recursive), asked)

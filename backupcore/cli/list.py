@@ -56,7 +56,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         place, to = _place.again(args), " --to DIR" if args.place else ""
         after = [f"stowage list files CLIENT:/PATH --at DUMP{place}",
                  f"stowage restore CLIENT:/PATH --at DUMP{place}{to}"]  # fmt: skip
-        return _table("dumps", listing.dumps(engine, *chosen), _dump_row, head, after, limit)
+        answer = _table("dumps", listing.dumps(engine, *chosen), _dump_row, head, after, limit)
+        answer.notes = [text.escape(note) for note in listing.only_recent(engine, args.client, args.source)]
+        return answer
     head = ("dump", "source", "level", "target", "state", "bytes", "verified", "error")
     return _table("copies", listing.copies(engine, *chosen), _copy_row, head, ["stowage stage"], limit)
 
@@ -100,7 +102,7 @@ def _dump_row(one: Dict[str, Any]) -> List[str]:
         name if state == "verified" else f"{name} ({state})" for name, state in sorted(one["copies"].items())
     ]
     return [
-        one["dump"], _source(one), str(one["level"]), clock.local(one["begun_ns"]),
+        one["dump"], _source(one), "interim" if one["newer"] else str(one["level"]), clock.local(one["begun_ns"]),
         text.size(one["stored_size"]), str(one["files"]), ", ".join(where) + (" DAMAGED" if one["damaged"] else ""),
     ]  # fmt: skip
 
@@ -114,13 +116,16 @@ def _copy_row(one: Dict[str, Any]) -> List[str]:
 def _files(args: argparse.Namespace, engine: Any) -> _output.Answer:
     from ..app import restoring
 
-    found = restoring.files(engine, args.words, args.at, args.recursive, _keys.ring(args, engine.settings))
+    notes: List[str] = []
+    ring = _keys.ring(args, engine.settings)
+    found = restoring.files(engine, args.words, args.at, args.recursive, ring, notes)
     words = " ".join(map(shell_word, args.words))
     at = f" --at {shell_word(args.at)}" if args.at else ""
     return _output.Answer(
         items=("files", (one.as_dict() for one in found)),
         item_line=_file_line,
         next=[f"stowage restore {words}{at}{_place.again(args)}" + (" --to DIR" if args.place else "")],
+        notes=lambda: [text.escape(note) for note in notes],
     )
 
 

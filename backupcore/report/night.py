@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from .. import clock, text
+from .. import clock, ids, text
 from ..catalog import units
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
@@ -207,7 +207,8 @@ class _Past:
             if key not in self._last:
                 self._all[key] = list(results.values())
                 self._last[key] = _told(min(self._all[key], key=lambda one: (one.ok, not one.warning)))
-            self._first_ns[key] = run.begun_ns
+            if set(results) != {ids.INTERIM}:  # while it waits for its first full, that was not tried
+                self._first_ns[key] = run.begun_ns
         for one in (planning.of(run.summary) or {}).get("given_up", ()):
             if one["what"] == "first":
                 self._waits_ns[one["client"], one["source"]] = run.begun_ns
@@ -232,7 +233,8 @@ def _line(
     if result is not None and run is not None and result.run == run.id:
         results = past.all(client.name, source.name)
         dumps = [catalog.dump(one.dump) for one in results if one.dump]
-        facts.update(dump=result.dump, level=result.level, seconds=sum(one.seconds for one in results))
+        level = result.level if result.segment != ids.INTERIM else None
+        facts.update(dump=result.dump, level=level, seconds=sum(one.seconds for one in results))
         facts["bytes"] = sum(one.stored_size for one in dumps if one is not None)
     again = f"stowage run --client {client.name} --source {source.name}"
     failed = result is not None and not result.ok
@@ -262,7 +264,7 @@ def _line(
             why = _waits_why(plan, client.name, source.name)
             message = _join(f"was never dumped, and waits for its first full for {text.duration(waited)}", why)
             return SourceLine(status=FAIL, message=message, hint=again, code="past-rpo", **facts)
-        when = planning.waits(plan, client.name, source.name)
+        when = planning.waits(plan, client.name, source.name) + _interim(catalog, client.name, source.name)
         return SourceLine(
             status=WARN, message="waits for its first dump" + when, hint=again, code="never-dumped", **facts
         )
@@ -274,11 +276,19 @@ def _line(
     return SourceLine(status=OK, message=said, **facts)
 
 
+def _interim(catalog: Any, client: str, source: str) -> str:
+    """What interim dumps have of a source without a full, '' when there is none of them."""
+    row = catalog.newest(client, source).get(ids.INTERIM)
+    newer = row.options.get("newer_ns") if row is not None and not row.damaged else None
+    return f"; until then an interim dump has its files changed since {clock.local(newer)}" if newer else ""
+
+
 def _told(result: ResultRow) -> ResultRow:
     """A result that says of which segment it is, where it says anything."""
     if not result.segment or not result.message:
         return result
-    return replace(result, message=f"segment {result.segment}: {result.message}")
+    what = "interim dump" if result.segment == ids.INTERIM else f"segment {result.segment}"
+    return replace(result, message=f"{what}: {result.message}")
 
 
 def _stand(catalog: Any, source: Source, copies: "_Copies") -> Tuple[Optional[DumpRow], Optional[DumpRow]]:

@@ -6,8 +6,9 @@ counts only as long as no full had been begun.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from .. import clock, ids
 from ..catalog.records import DumpRow
@@ -35,6 +36,27 @@ def note(catalog: Any, client: str, source: str, dump: DumpRow) -> str:
 def notes(catalog: Any, chains: Iterable[tuple[str, str, Sequence[DumpRow]]]) -> list[str]:
     """The same of each chain, (client, source, its dumps), that is an interim dump."""
     return [note(catalog, client, source, chain[-1]) for client, source, chain in chains if newer_ns(chain[-1])]
+
+
+def only_recent(catalog: Any, rows: Iterable[DumpRow]) -> list[str]:
+    """The same of each source among rows that has interim dumps and no full."""
+    by_source: dict[tuple[str, str], list[DumpRow]] = {}
+    for row in rows:
+        by_source.setdefault((row.client, row.source), []).append(row)
+    found = []
+    for (client, source), of_one in sorted(by_source.items()):
+        newest = max((row for row in of_one if newer_ns(row)), key=lambda row: row.counter, default=None)
+        if newest is not None and not fulls(of_one):
+            found.append(note(catalog, client, source, newest))
+    return found
+
+
+def named(listed: Iterable[Any], wanted: Iterable[Any]) -> Iterator[Any]:
+    """Entries of a list (report.Listed), what an interim dump does not have since it is older named so."""
+    interim = {one.dump.id for one in wanted if newer_ns(one.dump)}
+    for one in listed:
+        older = one.kind == "n" and one.link == b"segment" and one.dump in interim
+        yield replace(one, link=b"older") if older else one
 
 
 def is_older(catalog: Any, client: str, source: str, dump: DumpRow, path: str) -> tuple[str, str]:

@@ -87,7 +87,7 @@ def takes(unit: Unit, size: float, limited: Iterable[str]) -> Dict[str, float]:
         if name == BYTES:
             found[name] = size
         elif name in unit.use:
-            found[name] = size * unit.use[name][1]
+            found[name] = unit.takes(name, False, size)
     return found
 
 
@@ -105,5 +105,5 @@ def _left(view: View, plan: Plan) -> Dict[str, float]:
             if name == BYTES:
                 left[name] -= size
             elif name in unit.use:
-                left[name] -= size * unit.use[name][choice.level > 0]
+                left[name] -= unit.takes(name, choice.level == 0, size)
     return left
