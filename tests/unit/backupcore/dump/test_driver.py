@@ -18,12 +18,13 @@ import pytest
 from backupcore import clock
 from backupcore.catalog import places
 from backupcore.dump import driver, runlock, statefile, status
+from backupcore.dump.budget import Budget
 from backupcore.errors import CatalogError, ConfigError
 from backupcore.image import codec as codecs
 from backupcore.image import frames
 from backupcore.image.folder import check_folder
 from backupcore.image.manifest import load_public_keys, verify
-from backupcore.schedule.bases import Planned
+from backupcore.schedule.bases import Claim, Planned
 from backupcore.settings import HoldingDisk, Policy
 
 DAY = 86_400 * clock.NS
@@ -546,3 +547,50 @@ def test_an_interrupt_ends_dumps_that_wait_for_their_time(server):
         made._stop()
         thread.join(10)
     assert not thread.is_alive() and made.done() == []
+
+
+LARGE = """
+request = greet()
+start()
+import os
+good(os.urandom(60_000))
+"""
+
+
+def test_real_bytes_never_go_over_a_hard_limit_whatever_was_expected(server):
+    """Six clients at once, each with thrice of what was expected: what does not fit is ended, given up, and named."""
+    planned = []
+    for number in range(6):
+        server.client(f"c{number}", "data", script=LARGE)
+        planned.append(Planned(f"c{number}", "data", 0, None, "", claim=Claim({"bytes": 20_000.0}, 20_000.0)))
+    taken = Budget({"bytes": 150_000.0})
+    with runlock.hold(server.settings):
+        run = server.catalog.begin_run("run")
+        results = driver.run_dumps(
+            server.settings, server.catalog, planned, run=run, progress=server.events.append, budget=taken
+        )  # fmt: skip
+    rows = server.catalog.dumps()
+    assert sum(row.stored_size for row in rows) <= 150_000
+    assert len(rows) == 2 and len(results) == 2 and all(result.ok for result in results)
+    named = [one.planned.client for one in taken.given_up]
+    assert sorted([*named, *(row.client for row in rows)]) == [f"c{number}" for number in range(6)]
+    assert any(one.came and "ended when the limit of tonight's bytes was reached" in one.why for one in taken.given_up)
+    assert server.left() == []
+    assert {row.client for row in server.catalog.results(run.id)} == {row.client for row in rows}
+
+
+def test_a_full_that_is_ended_leaves_its_place_to_its_changes(server):
+    server.client("web1", "data")
+    assert server.one().ok
+    (full,) = server.catalog.dumps()
+    server.say("web1", "import os\nrequest = greet()\nstart()\nif request['state']: state_in()\n"
+                       "good(os.urandom(100 if request['state'] else 60_000))\n")  # fmt: skip
+    small = Planned("web1", "data", 1, full.id, "instead", claim=Claim({"bytes": 200.0}, 9000.0))
+    planned = [Planned("web1", "data", 0, None, "", claim=Claim({"bytes": 9000.0}, 9000.0), instead=(small,))]
+    taken = Budget({"bytes": 10_000.0})
+    with runlock.hold(server.settings):
+        run = server.catalog.begin_run("run")
+        (result,) = driver.run_dumps(server.settings, server.catalog, planned, run=run, budget=taken)
+    assert (result.ok, result.level) == (True, 1)
+    assert [(one.planned.level, one.came > 9000) for one in taken.given_up] == [(0, True)]
+    assert [row.level for row in server.catalog.dumps()] == [0, 1] and server.left() == []
