@@ -159,8 +159,11 @@ class Engine:
         from .planning import Planner
 
         known = self.drivers.of("source")
+        settings = self.settings
+        if estimate == "new" and settings.planning.estimate == "history":  # who asks is answered
+            settings = replace(settings, planning=replace(settings.planning, estimate="auto"))
         planner = Planner(
-            self.settings, self.catalog, untold=frozenset(name for name, one in known.items() if not one.estimate)
+            settings, self.catalog, untold=frozenset(name for name, one in known.items() if not one.estimate)
         )
         if estimate and ready is None:
             from ..dump.warm import Warm

@@ -284,6 +284,9 @@ def test_estimates_are_asked_for_only_where_they_are_wanted(server, tmp_path, mo
     server.client("web1", {"a": made["a"], "b": made["b"]}, address="127.9.0.1")
     plan = server.json("plan")
     assert {one["estimate"] for one in plan["sources"]} == {"default"}
+    server.write(planning={"estimate": "history"})  # holds for nights: who asks is answered
+    assert {one["estimate"] for one in server.json("plan", "--estimate", "new")["sources"]} == {"walk"}
+    server.write(planning={})
     plan = server.json("plan", "--estimate", "new")
     assert {one["estimate"] for one in plan["sources"]} == {"walk"}
     assert all(200_000 < one["bytes"] < 600_000 for one in plan["sources"])
