@@ -1,6 +1,9 @@
 """`stowage simulate`: figures as table and JSON, the result in a file, one line for what is wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +110,16 @@ def test_what_is_wrong_is_one_line_and_status_2(capsys, given, tmp_path):
 def test_errors_of_the_request_are_json_too(capsys, tmp_path):
     status, out, _ = stowage(capsys, "simulate", tmp_path / "absent.json", "--json")
     assert status == 2 and json.loads(out)["error"]["code"] == "request"
+
+
+def test_the_same_scenario_gives_the_same_plans_in_any_process(tmp_path, given):
+    """Neither the order of sets nor what a process did before may choose."""
+    results = []
+    for seed in ("0", "1", "2"):
+        out = tmp_path / f"{seed}.json"
+        subprocess.run(
+            [sys.executable, "-m", "backupcore", "simulate", given[0], "--errors", "0.2", "--json", out], check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        results.append(json.loads(out.read_text())["nights"])
+    assert results[0] == results[1] == results[2] and any(results[0])
