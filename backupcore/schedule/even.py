@@ -1,9 +1,10 @@
 """Tonight's levels, chosen together so that the coming nights are alike.
 
 Several rungs of a ladder often cost nearly the same until the next full, and differ in the nights that pay for it. Here
-lives the choice among them: what a night has above the mean is worth the more the higher it stands out, what a rung
-costs more in the long run than the best one is a price. A level that gains nothing stays as it is best by itself, so
-that levels do not flap. Nothing here moves a full.
+lives the choice among them: what a night has above the mean is worth the more the higher it stands out, up to an edge;
+what a rung costs more in the long run than the best one is a price. A level that gains nothing stays as it is best by
+itself, so that levels do not flap. Nights that stand out for the largest full alone are left alone: no level helps
+there. Nothing here moves a full.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from backupcore.schedule.items import Item
 from backupcore.schedule.levels import climb, path
 
 WIDTH = 0.03  # of the mean: a byte of a night so far above it is worth a byte
+EDGE = 10.0  # and what stands out more is worth no more than this
 PRICE = 0.5  # of a byte that a rung costs more until the next full
 _GAIN = 0.1  # of a night's change of a source: what is not worth another level
 _MOST = 2000  # sources that are looked at, those with the largest incrementals
@@ -24,7 +26,7 @@ _ROUNDS = 2
 def levels(horizon: Horizon, items: Sequence[Item], load: List[float]) -> None:
     """Sets the rung of tonight's incrementals; load: of the coming nights, tonight's as chosen, changed with it."""
     choices = [item for item in items if len(item.rungs) > 1 and not item.flat and item.here]
-    if horizon.mean <= 0:
+    if horizon.floor <= 0:
         return
     if len(choices) > _MOST:
         choices = sorted(choices, key=lambda item: (-item.rate, item.place))[:_MOST]
@@ -33,9 +35,17 @@ def levels(horizon: Horizon, items: Sequence[Item], load: List[float]) -> None:
             break
 
 
+def cost(load: float, floor: float) -> float:
+    """What a night that stands out is worth, in bytes."""
+    over, width = max(0.0, load - floor), WIDTH * floor
+    if over <= EDGE * width:
+        return over * over / (2 * width)
+    return EDGE * (over - EDGE * width / 2)
+
+
 def _round(horizon: Horizon, choices: Sequence[Item], load: List[float]) -> int:
-    mean = horizon.mean
-    slopes = [max(0.0, one / mean - 1) / WIDTH for one in load]
+    floor = horizon.floor
+    slopes = [min(EDGE, max(0.0, one / floor - 1) / WIDTH) for one in load]
     known: Dict[Tuple, List[float]] = {}
     found = []
     for item in choices:
@@ -59,8 +69,7 @@ def _round(horizon: Horizon, choices: Sequence[Item], load: List[float]) -> int:
         gain = -PRICE * sum(change)
         for k, off in enumerate(change):
             if off:
-                before, after = max(0.0, load[k] - mean), max(0.0, load[k] + off - mean)
-                gain += (before * before - after * after) / (2 * WIDTH * mean)
+                gain += cost(load[k], floor) - cost(load[k] + off, floor)
         if gain > _GAIN * item.rate:
             item.rung = rung
             for k, off in enumerate(change):

@@ -48,7 +48,7 @@ class Horizon:
         self.caps = [cap(view, view.night + k, BYTES) for k in range(nights)]
         self.capped = min(self.caps) < float("inf")
         self.others = Tracked(view, items, nights)
-        self.mean = self.level = 0.0
+        self.mean = self.floor = self.level = 0.0  # floor: what tonight's levels aim at
         self.tops: List[float] = []
         self.unmoved: List[float] = []  # the nights' load, did each full wait for its last night
         self.moves = 0
@@ -166,7 +166,8 @@ class Horizon:
             sofar += self.unmoved[k]
             steepest = max(steepest, _fill(sofar, self.caps[: k + 1]) if self.capped else sofar / (k + 1))
         self.mean = mean
-        self.level = max(mean, steepest, biggest + min(self.base))
+        self.floor = max(mean, biggest + min(self.base))
+        self.level = max(self.floor, steepest)
         self.tops = [min(self.level * (1 + (TOLERANCE if k else TONIGHT)), cap) for k, cap in enumerate(self.caps)]
 
     def give_back(self) -> None:

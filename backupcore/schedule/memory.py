@@ -20,6 +20,7 @@ from backupcore.schedule.records import Done, Plan, View
 FORMAT = "stowage-planner/1"
 EVEN = (1.0,) * 7
 _KEEP = 0.7  # of what was believed of a unit's rate when a new night is seen
+_LOST = 1 / 3  # of a night's bytes: from there on it is the night that failed, and not its dumps
 _SEEN_AT_FIRST = (9.0, 9.5)  # a client nobody knows is taken to be there 95 nights in 100
 
 
@@ -28,8 +29,8 @@ class Trace(NamedTuple):
 
     planned: night of its next full (None: when it is due). rate: bytes of a night's change; nights: how often it was
     measured. full: bytes of a full as believed; doubt: variance of that, relative. missed: the night on which a full
-    was due and could not be made; back: the first night after it on which it could; why: client, server, failed or
-    cycle. cycle: as it was. place: of its saturation (believed.py), -1 when nothing tells.
+    was due and could not be made; back: the first night after it on which it could; why: client, server, failed, night
+    (that broke off) or cycle. cycle: as it was. place: of its saturation (believed.py), -1 when nothing tells.
     """
 
     planned: Optional[int] = None
@@ -137,6 +138,7 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
     chosen = {choice.unit: choice for choice in plan.choices}
     units: Dict[str, Trace] = {}
     off: List[float] = []
+    broke_off = _broke_off(view, plan, good)
     for unit in view.units:
         trace = seen.units[unit.id]
         trace = trace._replace(planned=planned.get(unit.id))
@@ -154,7 +156,7 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
                 trace = measure(trace, memory.units.get(unit.id), unit, view, seen.week, result)
         elif choice is not None and choice.level == 0 and choice.due is not None and choice.due <= view.night:
             if trace.missed is None:
-                trace = trace._replace(missed=view.night, back=view.night + 1, why="failed")
+                trace = trace._replace(missed=view.night, back=view.night + 1, why="night" if broke_off else "failed")
         units[unit.id] = trace
     error, measured = seen.error, seen.measured
     if off:
@@ -162,6 +164,14 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
         error = (1 - weight) * error + weight * sum(off) / len(off)
         measured += len(off)
     return replace(seen, units=units, error=error, measured=measured)
+
+
+def _broke_off(view: View, plan: Plan, good: Mapping[str, Done]) -> bool:
+    """Whether a night came to a large part to nothing, and not for one client alone: the server's fault."""
+    lost = [choice for choice in plan.choices if choice.unit not in good]
+    names = {choice.unit for choice in lost}
+    clients = {unit.client for unit in view.units if unit.id in names}
+    return len(clients) > 1 and sum(one.bytes for one in lost) >= _LOST * sum(one.bytes for one in plan.choices)
 
 
 def _whole(value: Any) -> Optional[int]:

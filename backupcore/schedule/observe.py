@@ -71,7 +71,7 @@ def grace(trace: Trace, unit: Unit, rules: Rules) -> int:
     whole = unit.wish.cycle - 1
     if trace.why == "cycle":
         return whole
-    if trace.why == "server":
+    if trace.why in ("server", "night"):
         return whole if rules.server_grace is None else rules.server_grace
     if trace.why == "failed":
         return min(unit.wish.grace, whole)
@@ -95,7 +95,7 @@ def _excused(trace: Trace, unit: Unit, view: View, last: Optional[int]) -> Trace
         if trace.missed is not None and trace.missed <= unit.last_full:
             trace = trace._replace(missed=None, back=None, why="")
     if night < due:
-        if trace.missed is not None and trace.missed != due and trace.why != "failed":
+        if trace.missed is not None and trace.missed != due and trace.why not in ("failed", "night"):
             trace = trace._replace(missed=None, back=None, why="")
         return trace
     if trace.missed is None:
