@@ -280,7 +280,7 @@ def why(
         told = f"Estimates of it were {off.used:.0%} off, the median of its newest dumps"
         lines.append(told + ("." if off.history is None else f"; by its history alone {off.history:.0%}."))
     lines += [f"Nothing can build on its newest full: {text.escape(unit.broken)}."] if unit.broken else []
-    lines.append(_wished(one, wish))
+    lines.append(_wished(one, wish, tonight.view.rules.server_grace))
     if choice is not None and choice.due is not None and choice.level:
         lines.append(f"Its next full is due by {day(choice.due, night)} at the latest.")
     planned_for = next((each.night for each in tonight.plan.outlook if name in each.fulls), None)
@@ -328,8 +328,12 @@ def _costs(tonight: Tonight, unit: Unit, one: One) -> str:
     return f"Expected {how}{because}: {'; '.join(told)}."
 
 
-def _wished(one: One, wish: Any) -> str:
-    told = [f"a full within {wish.cycle} night{'s' if wish.cycle > 1 else ''}"]
+def _wished(one: One, wish: Any, server_grace: Optional[int]) -> str:
+    told = [f"a full within {_nights(wish.cycle)}"]
+    if wish.strategy == "standard" and not wish.own:
+        of_server = wish.cycle - 1 if server_grace is None else server_grace
+        told.append(f"up to {_nights(wish.grace)} later after its client was away and {_nights(of_server)} after the "
+                    "server was")  # fmt: skip
     if wish.strategy != "standard":
         told.append(f"strategy {wish.strategy}")
     if wish.max_chain is not None:
@@ -344,6 +348,10 @@ def _wished(one: One, wish: Any) -> str:
     if timing.incremental:
         told.append(f"incrementals of its own {timing.incremental}")
     return f"It asks for {', '.join(told)}."
+
+
+def _nights(count: int) -> str:
+    return f"{count} night{'' if count == 1 else 's'}"
 
 
 def _moved(choice: Any, planned_for: int) -> str:

@@ -537,6 +537,7 @@ def test_why_tells_all_of_a_source_in_sentences(world):
                  "within 14 nights", "at most 4 dumps", "priority high", "mon-fri", "due by"):  # fmt: skip
         assert word in told, (word, told)
     assert all(line.endswith(".") for line in told.split("\n"))
+    assert "up to 3 nights later after its client was away and 13 nights after the server was" in told
     assert "strategy skip" in plan_told.why(world.plan(), "web1:skipped")[0]
     assert not any(str(world.night_number + ahead) in told for ahead in range(-30, 30))  # nobody knows nights by number
 
@@ -639,6 +640,28 @@ def test_segments_are_planned_one_by_one(world):
     assert {expected.how for expected in tonight.expected.values()} == {"walk"}  # what the cut was made by
     assert len(plan_told.as_dict(tonight, {})["sources"]) == 3
     assert all(plan_told.why(tonight, unit) for unit in tonight.ones)
+
+
+def test_first_fulls_of_segments_are_spread_while_their_source_goes_on(world):
+    from backupcore.dump import cut
+    from backupcore.schedule.segments import Segment
+
+    world.source("web1", "data", size=30 * GB)
+    for _day in range(3):  # half of it is left by compression
+        world.night()
+        key = ("web1", "data")
+        world.past[key] = [replace(one, stored=one.archive // 2) for one in world.past[key]]
+        world.next()
+    parts = [*(Segment(name, (name.encode(),), 5 * GB) for name in "abcde"), Segment("rest", (), 5 * GB)]
+    made = cut.make(parts, world.night_number, 1e9)
+    cut.keep(world.settings, "web1", "data", made)
+    tonight = world.plan()
+    nights_ = plan_told.as_dict(tonight, {})["forecast"]
+    fulls = [len(one["fulls"]) for one in nights_[:7]]
+    assert max(fulls) <= 3 and sum(fulls) >= 6, fulls
+    assert [one.level for one in tonight.planned if not one.segment] == [1]
+    for name in made.names:  # as what they are parts of
+        assert tonight.expected[f"web1:data/{name}"].full == pytest.approx(2.5 * GB, rel=0.05)
 
 
 def test_a_fault_of_the_planner_costs_no_night(world, monkeypatch):
