@@ -152,7 +152,7 @@ class Planner:
         limits = self._limits(beside, [one.key for one in ones.values()])
         left = self._left(ones, limits)
         coming = {self.night: left} if left != limits else {}
-        view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units))
+        view = View(self.night, nights.weekday_of(self.night), units, limits, coming, self._rules(units, ones))
         made, fault = plan_plain.plan(make_plan, view, self.kept.memory)
         tonight = Tonight(
             self.now_ns, not named, view, made, ones, expected, (), self.kept, notes,
@@ -290,6 +290,10 @@ class Planner:
     def _expect(self, ones: Mapping[str, One], walked: Mapping[str, Any]) -> Dict[str, Expected]:
         defaults = estimates.fleet(one.habits for one in ones.values())
         now = (self.night, self.now_ns)
+        leaving: Dict[Tuple[str, str], List[Habits]] = {}
+        for one in ones.values():
+            if one.leaving:
+                leaving.setdefault(one.key, []).append(one.habits)
         found = {}
         for unit, one in ones.items():
             compressed = one.source.policy.compress != "none"
@@ -297,7 +301,10 @@ class Planner:
             seen = walked.get(unit)
             if seen is None and one.share is not None and one.share.size and not one.habits.fulls:
                 seen = estimates.Walked(one.share.size, 0)  # what the cut was made by
-            made = estimates.expect(one.habits, now, levels, seen, defaults, compressed=compressed)
+            known = defaults
+            if one.share is not None and not one.leaving:  # a segment is like what it is a part of
+                known = estimates.like(leaving.get(one.key, ()), defaults)
+            made = estimates.expect(one.habits, now, levels, seen, known, compressed=compressed)
             made = plan_room.at_most(made, self.settings.planning.limits)
             found[unit] = plan_room.at_least(made, self.kept.ended.get(unit), self.night)
         return found
@@ -360,14 +367,18 @@ class Planner:
                         taken[name] += dump.stored
         return {name: Limit(max(0.0, one.amount - taken[name]), one.hard) for name, one in limits.items()}
 
-    def _rules(self, units: Sequence[Unit]) -> Rules:
+    def _rules(self, units: Sequence[Unit], ones: Mapping[str, One]) -> Rules:
         planning = self.settings.planning
         spread = planning.first_nights
         if spread is None:
-            seconds = sum(unit.takes(SECONDS, True, unit.full or 0.0) for unit in units if unit.last_full is None)
+            fresh = [unit for unit in units if unit.last_full is None]
+            seconds = sum(unit.takes(SECONDS, True, unit.full or 0.0) for unit in fresh)
             window = planning.limits.get(SECONDS)
             at_once = self.settings.dumps_at_once
-            if seconds <= min(CALM * at_once, window.amount if window else CALM * at_once):
+            # nobody waits for the fulls of segments: until they are there, what they are parts of goes on
+            goes_on = {one.key for one in ones.values() if one.leaving}
+            parts = bool(fresh) and all(ones[unit.id].key in goes_on for unit in fresh)
+            if not parts and seconds <= min(CALM * at_once, window.amount if window else CALM * at_once):
                 spread = 1
         return Rules(spread, planning.server_grace)
 

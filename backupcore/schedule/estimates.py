@@ -104,6 +104,23 @@ def fleet(habits: Iterable[Habits], known: Defaults = DEFAULTS) -> Defaults:
     return found if found == known else replace(found, why="taken from the other sources")
 
 
+def like(habits: Iterable[Habits], known: Defaults) -> Defaults:
+    """Defaults of what has been dumped as a part of others, by these: all but the size."""
+    every = list(habits)
+
+    def middle(values: Iterable[Optional[float]], default: float) -> float:
+        told = [value for value in values if value is not None]
+        return median(told) if told else default
+
+    return replace(
+        known,
+        change=middle((one.daily_change for one in every), known.change),
+        ratio=middle((one.ratio[0] for one in every), known.ratio),
+        speed=middle((one.speed for one in every), known.speed),
+        fixed=middle((one.fixed for one in every), known.fixed),
+    )
+
+
 # tonight
 
 
