@@ -11,6 +11,8 @@ from .. import text
 from ..errors import RequestError
 from . import _output, _progress
 
+SHOWN = 10
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """--why, --estimate, --force, and the selection of run."""
@@ -68,8 +70,11 @@ def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
     ) or ["nothing is dumped tonight"]  # fmt: skip
     from ..report import planned
 
-    given = planned.given_up_lines(data["given_up"])
-    given += [planned.interim_line(one) for one in data["interim"] if not one["dumped"]]
+    given = planned.given_up_lines(one for one in data["given_up"] if one["what"] != "first")
+    given += folded(planned.given_up_lines(one for one in data["given_up"] if one["what"] == "first"),
+                    "that wait for their first full")  # fmt: skip
+    given += folded([planned.interim_line(one) for one in data["interim"] if not one["dumped"]],
+                    "that get no interim dump")  # fmt: skip
     lines += ["", *given] if given else []
     before = planned.given_up_lines(one for one in data["gave_up"] if one["what"] in planned.TROUBLE)
     lines += ["", "the last run gave up:", *before[: planned.SHOWN]] if before else []
@@ -80,6 +85,12 @@ def _tables(tonight: Any, data: Any, plan_told: Any) -> List[str]:
     if data["estimates"]["error"] is not None:
         lines += ["", f"estimates were {data['estimates']['error']:.0%} off so far"]
     return lines
+
+
+def folded(lines: List[str], what: str) -> List[str]:
+    """The first of many lines that say nearly the same: hundreds of new sources are not to push the chart away."""
+    more = len(lines) - SHOWN
+    return lines if more <= 1 else [*lines[:SHOWN], f"and {more} more {what}: stowage --json plan names them"]
 
 
 def _blocks() -> bool:
