@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import sealed
 from cli_lab import Server
 
 from backupcore import clock
 from backupcore.app import plan_ask
+from backupcore.dump import transport, warm
+from backupcore.keys import store
 
 HOUR = 3600 * clock.NS
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="sshd and owners need root")
@@ -157,3 +162,79 @@ def test_a_rebuild_knows_them(world, tmp_path):
     assert "only files changed since" in told and "is not planned yet" in told
     server.stowage("run", "--source", name)
     assert [row["level"] for row in world.rows() if row["source"] == name and not row["segment"]] == [0]
+
+
+
+def by_hand(holding, dest, key):
+    """What the commands of RESTORE.txt beside a dump make."""
+    blocks = [[]]
+    for line in (Path(holding) / "RESTORE.txt").read_text().splitlines():
+        blocks[-1].append(line) if line.startswith("    ") else blocks.append([])
+    texts = ["\n".join(block) for block in blocks]
+    script = [one for one in texts if "export LC_ALL=C; tab" in one]
+    script += [one for one in texts if 'mkdir -p "$DEST"' in one and "FILE" not in one]
+    done = subprocess.run(
+        ["sh", "-c", "\n".join(script)], cwd=holding, capture_output=True, text=True, check=False,
+        env={**os.environ, "DEST": str(dest), "KEY": str(key)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "restored to" in done.stdout, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("world", [{}, {"policy": {"encrypt": "server"}}], indirect=True, ids=["plain", "sealed"])
+def test_one_opens_by_its_own_text_and_by_stowage(world, tmp_path):
+    server, keys = world.server, world.server.base / "state" / "keys"
+    sealed.prove(keys)
+    server.stowage("run")
+    row = next(row for row in world.rows() if row["newer"])
+    name, tree = row["source"], world.trees[row["source"]]
+    told, _err = server.stowage("restore", f"c{name}:{tree}", "--to", tmp_path / "out")
+    assert "only files changed since" in told
+    by_hand(row["holding"], tmp_path / "hand", store.private_file(keys, "operations"))
+    for found in (tmp_path / "out" / str(tree)[1:], tmp_path / "hand"):
+        there = {str(path.relative_to(found)) for path in found.rglob("*")}
+        assert there == {"old", "old/deep", "old/a copy", "recent", "recent/letter"}
+        assert (found / "recent/letter").read_text() == f"dear {name}"
+    assert server.json("verify", "--full")["status"] == "ok"
+
+
+def test_an_agent_that_knows_none_of_it_makes_no_full_in_its_place(world, monkeypatch):
+    greet = transport.AgentConnection._check
+
+    def older(self, hello):
+        hello.pop("interim")
+        greet(self, hello)
+
+    monkeypatch.setattr(transport.AgentConnection, "_check", older)
+    answer = world.server.json("run")
+    assert len(world.rows()) == 1 and not world.rows()[0]["newer"] and answer["status"] == "warn"
+    told, _err = world.server.stowage("report")
+    assert told.count("gets no interim dump while it waits") == 2 and "too old for interim dumps" in told
+
+
+def test_a_dump_that_was_planned_is_refused_by_an_older_agent(world, monkeypatch):
+    greet = transport.AgentConnection._check
+
+    def older(self, hello):
+        if threading.current_thread().name.startswith("dump"):
+            hello.pop("interim")  # it was exchanged since it was asked for sizes
+        greet(self, hello)
+
+    monkeypatch.setattr(transport.AgentConnection, "_check", older)
+    monkeypatch.setattr(warm.Warm, "keep", lambda self, settings, client, agent: agent.close(clean=True))
+    world.server.stowage("run", status=1)
+    assert len(world.rows()) == 1 and not world.rows()[0]["newer"]
+    told, _err = world.server.stowage("report", status=1)
+    assert told.count("is too old for interim dumps -> run the playbook site again") >= 2
+
+
+def test_where_nothing_is_wanted_or_no_room_is_left_there_is_none(world):
+    server = world.server
+    server.write(cycle={"days": 3, "first_nights": 3, "interim": "off"})
+    plan = server.json("plan", "--estimate", "new")
+    assert plan["interim"] == [] and len(plan["sources"]) == 1
+    only = round(plan["sources"][0]["bytes"] * 1.001)
+    server.write(cycle={"days": 3, "first_nights": 3}, limits={"bytes": f"{only} B"})
+    plan = server.json("plan", "--estimate", "new")
+    assert len(plan["interim"]) == 2 and not any(one["dumped"] for one in plan["interim"])
+    assert all("leave no room for its recent files" in one["why"] for one in plan["interim"])
+    assert server.json("plan")["interim"][0]["why"].startswith("how much of it is recent is asked when")
