@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable, Iterator
@@ -302,7 +303,7 @@ class Selection:
         batch: list[Entry] = []
         level = 0
         first_names: dict[bytes, bytes] = {}
-        plainly = not self.surveyed and not self.exact and not self.wanted.shares and not self._lost
+        plainly = not self.surveyed and not self.exact and not self.wanted.shares
         for row in self._blocks_and_rows() if plainly else self.rows():
             entry = row.entry
             if isinstance(entry, view.Block):
@@ -339,10 +340,18 @@ class Selection:
         yield from self._jobs_of(level, batch, plain)
 
     def _blocks_and_rows(self) -> Iterator[view.Row]:
-        """All of the view; what no later dump touches of the full as blocks of lines, which nobody parses."""
+        """All of the view; what no later dump touches of the full as blocks of lines, which nobody parses. A block with
+        a hard link that lost its first name comes line by line: all names of such a file do."""
         full, *others = self.wanted.chain
         streams = [indexes.entries(self.images.chunks(dump)) for dump in others]
-        return view.merge([view.blocks(self.images.chunks(full), BLOCK), *streams])
+        lost = sorted(order.key(path, False) for path, level in self._lost if not level)
+        for row in view.merge([view.blocks(self.images.chunks(full), BLOCK), *streams]):
+            block = row.entry
+            at = bisect_left(lost, block.first) if lost and isinstance(block, view.Block) else len(lost)
+            if at < len(lost) and lost[at] <= block.last:
+                yield from (view.Row(entry, row.level) for entry in block.entries())
+            else:
+                yield row
 
     def _block_jobs(self, lines: bytes, plain: Callable[[str], bool]) -> Iterator[Job]:
         found = indexes.columns(lines)

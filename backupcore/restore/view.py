@@ -39,6 +39,10 @@ class Block(NamedTuple):
         """The place of its first line."""
         return self.first
 
+    def entries(self) -> Iterator[index.Entry]:
+        """Its lines, parsed."""
+        return map(index.parse, self.lines[:-1].split(b"\n"))
+
 
 def blocks(chunks: Iterable[bytes], count: int) -> Iterator[Block]:
     """The lines of chunks in blocks of count."""
@@ -78,7 +82,7 @@ def merge(streams: Sequence[Iterable[index.Entry]]) -> Iterator[Row]:
             others = min((head[0] for level, head in heads.items() if level), default=None)
             if shadows or (others is not None and others <= block.last):
                 # somebody else has a word here: the block's lines one by one, then the blocks behind it
-                iterators[0] = itertools.chain(_entries(block), iterators[0])
+                iterators[0] = itertools.chain(block.entries(), iterators[0])
             else:
                 yield Row(block, 0)
             del heads[0]
@@ -113,10 +117,6 @@ def merge(streams: Sequence[Iterable[index.Entry]]) -> Iterator[Row]:
             break
         if unreadable:
             yield unreadable
-
-
-def _entries(block: Block) -> Iterator[index.Entry]:
-    return map(index.parse, block.lines[:-1].split(b"\n"))
 
 
 def _hides(entry: index.Entry) -> bool:
