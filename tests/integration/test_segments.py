@@ -9,6 +9,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -240,6 +241,65 @@ def test_a_big_source_is_cut_after_its_full_and_its_segments_get_nights_of_their
     assert whole[0] == 0 and 0 not in whole[1:] and len(whole) < 8  # it ended when all segments had a full
     assert len(found) == 4 and all(levels[0] == 0 for levels in found.values())
     assert max(loads[5:]) < 3_500_000, loads  # a full of all of it would be 4 MB
+    assert server.stowage("report")[0].startswith("OK")
+
+
+def killed_after(server, count):
+    """A run that is killed as soon as so many dumps of it are in the catalog; a process of its own, with this clock."""
+    child = os.fork()
+    if not child:
+        try:
+            add, made = Catalog.add_dump, []
+
+            def add_dump(catalog, row, *words, **more):
+                add(catalog, row, *words, **more)
+                made.append(row)
+                if len(made) == count:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            Catalog.add_dump = add_dump
+            server.stowage("run")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_night_of_segments_that_was_killed_is_made_good_without_a_jump(server, tmp_path, moved):
+    tree = big(tmp_path / "tree")
+    server.write(cycle={"days": 4})
+    server.client("web1", {"data": tree}, address="127.9.0.1")
+    server.stowage("run")
+    loads, killed = [], 0
+    for turn in range(12):
+        moved(24)
+        for name in "abc":
+            (tree / name / "d0" / f"new{turn}").write_bytes(os.urandom(2000))
+        time.sleep(2.2)
+        before = {unit: len(levels) for unit, levels in units(server).items()}
+        plan = server.json("plan")
+        if turn in (2, 6):  # in the morning the timer's next run is a night away
+            killed_after(server, 2)
+            assert sum(map(len, units(server).values())) == sum(before.values()) + 2
+            continue
+        answer = server.json("run")
+        killed = killed + 1 if turn in (3, 7) else killed
+        assert answer["headline"].startswith("OK"), answer
+        made = {unit: levels[before.get(unit, 0) :] for unit, levels in units(server).items()}
+        planned = {one["segment"] or "whole": [one["level"]] for one in plan["sources"]}
+        assert {unit: levels for unit, levels in made.items() if levels} == planned
+        expected = sum(one["bytes"] for one in plan["sources"])
+        assert answer["bytes"] <= expected * 1.1 + 50_000, (turn, answer["bytes"], expected)
+        loads.append((turn, answer["bytes"]))
+    assert killed == 2
+    # a night has a full or two of the four; that of all of them would be 4 MB
+    late = [size for turn, size in loads if turn >= 3]
+    assert max(late) < 3_000_000, loads
+    for levels in units(server).values():
+        assert levels[0] == 0
+    out = tmp_path / "out"
+    server.stowage("restore", "web1", "data", "--to", out)
+    assert not judge.differences(judge.snapshot(tree), judge.snapshot(out / str(tree)[1:]))
     assert server.stowage("report")[0].startswith("OK")
 
 
