@@ -105,6 +105,13 @@ class Loose(Engine):
         except TargetError as error:
             raise TargetRefused(f"{self.place.url}: {error.message}", error.hint) from None
 
+    def _has(self, client: str) -> bool:
+        """Whether anything lies there under the name of that client, readable or not."""
+        try:
+            return next(iter(self.target(self.name).list(f"{client}/")), None) is not None
+        except TargetError as error:
+            raise TargetRefused(f"{self.place.url}: {error.message}", error.hint) from None
+
     def _find(self, clients: Tuple[str, ...]) -> Any:
         from ..rebuild import merge
 
@@ -113,8 +120,14 @@ class Loose(Engine):
         asked = merge.Request(self.name, "the same with", signers, given, clients=clients, bare=True)
         try:
             return merge.rebuild(self.settings, self.catalog, self.target(self.name), {}, asked)
-        except NothingThatOld:
+        except (NothingThatOld, RequestError) as error:
             whose = f" of {', '.join(clients)}" if clients else ""
+            if clients and not any(self._has(client) for client in clients):
+                raise RequestError(
+                    f"{self.place.url} has nothing{whose}", f"stowage list dumps --from {self.place.url}"
+                ) from None
+            if isinstance(error, RequestError):
+                raise
             raise NothingThatOld(
                 f"{self.place.url} holds no dump{whose} that can be read",
                 f"stowage list dumps --from {self.place.url}",

@@ -31,10 +31,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def ring(args: argparse.Namespace, settings: Any) -> Any:
-    """The keys.ring.KeyRing of a command with these options."""
+    """The keys.ring.KeyRing of a command with these options. Raises ConfigError."""
     from ..keys import store
 
+    check_files(args)
     return store.private_keys(settings.keys, args.key, asker(args))
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raises ConfigError for a key file that cannot be read, before anything is done: else a rebuild would only tell it
+    of each dump, and go on without."""
+    from ..keys import ring as rings
+
+    for name in args.key:
+        if name != STDIN and not os.access(name, os.R_OK):  # not opened: a pipe is read once only
+            rings.read_file(name)
 
 
 def asker(args: argparse.Namespace) -> Optional[Any]:

@@ -77,6 +77,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         with opener:
             return _output.give(verb.run(args, opener), args.json, args.strict)
     except StowageError as error:
+        if opener.place:
+            from . import _place
+
+            error.hint = _place.hint(error.hint, opener.place)
         return _quietly(_output.tell_error, error, as_json)
     except BrokenPipeError:
         return _nobody_reads()
@@ -141,6 +145,7 @@ class _Opener:
         self.file = CONFIG
         self.engine: Any = None
         self.lasting = True
+        self.place = ""  # options of a place without a server, as a next command needs them
         self._written: Any = None
 
     @property

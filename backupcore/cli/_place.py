@@ -14,6 +14,7 @@ from ..restore.report import shell_word
 from . import _output
 
 HINT = "stowage restore --from s3://BUCKET/PREFIX CLIENT:/PATH --to DIR"
+_KNOWN = ("stowage list dumps", "stowage list copies", "stowage list files")  # what asks such a place
 _OPTIONS = ("endpoint", "region", "credentials", "profile", "signer", "signer_key")
 
 
@@ -52,6 +53,12 @@ def again(args: argparse.Namespace) -> str:
     return "".join(" " + shell_word(word) for word in words)
 
 
+def hint(told: str, words: str) -> str:
+    """The next step after an error, as it must be typed where there is no server. words: of again()."""
+    steps = [one.partition(" --from ")[0] for one in told.split("   or   ") if not one.startswith("stowage find ")]
+    return "   or   ".join(one + words if one.startswith(_KNOWN) else one for one in steps)
+
+
 def is_given(args: argparse.Namespace) -> bool:
     """Whether --from is such a place."""
     from ..app.serverless import is_place
@@ -70,6 +77,7 @@ def open_loose(args: argparse.Namespace, opener: Any, clients: Tuple[str, ...]) 
     from ..app.serverless import Loose, Place
 
     place = Place(args.place, args.endpoint, args.region, args.credentials, args.profile, args.signer, args.signer_key)
+    opener.place = again(args)
     engine = opener.take(Loose(place, clients))
     report = engine.report
     for name in report.signers:

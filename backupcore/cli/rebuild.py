@@ -34,6 +34,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Rebuilds."""
     from ..app import rebuilding
 
+    _keys.check_files(args)
     asked = rebuilding.Request(
         args.place, args.signer, args.signer_key, args.server, args.witness, args.last_run, args.key, _keys.asker(args)
     )

@@ -258,7 +258,8 @@ def load_private(
             raise KeyLocked("%s is protected by a passphrase" % what, "give it by --passphrase-file FILE") from None
         if locked:
             raise KeyLocked("%s does not open with this passphrase" % what, "try again") from None
-        raise ConfigError("%s cannot be read: %s" % (what, type(error).__name__), "it must be PKCS#8 PEM") from None
+        detail = "" if isinstance(error, ValueError) else " (%s)" % type(error).__name__
+        raise ConfigError("%s holds no private key%s" % (what, detail), "it must be PKCS#8 PEM") from None
     if not isinstance(key, RSAPrivateKey) or key.key_size < LEAST_BITS:
         raise ConfigError("%s is no RSA key of %d bits or more" % (what, LEAST_BITS))
     return PrivateKey(key, name)

@@ -72,7 +72,10 @@ def read_credentials(path: Path, name: str) -> dict:
                 raise TargetError(f"{path} can be read by others", f"chmod 600 {path}")
             content = file.read(100_000)
     except OSError as error:
-        raise TargetError(f"cannot read the credentials of target {name}: {error.strerror}: {path}") from None
+        raise TargetError(
+            f"cannot read the credentials of target {name}: {error.strerror}: {path}",
+            "write access_key and secret_key into it, chmod 600",
+        ) from None
     try:
         found = _section(content, name)
         keys = {key: found.get(key) or found.get("aws_" + long) for key, long in _KEYS.items()}

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from stage_world import World
 
+from backupcore import cli
 from backupcore.app.serverless import Loose, Place, is_place, settings_of
+from backupcore.cli import _place
 from backupcore.errors import NothingThatOld, RequestError
 from backupcore.settings import CopyRule
 
@@ -84,9 +86,39 @@ def test_only_the_client_that_was_asked_for_is_read_and_nothing_is_left(world, s
 
 
 @pytest.mark.parametrize(
-    ("client", "signers", "error"), [("web9", (), NothingThatOld), ("web1", ("0" * 64,), RequestError)]
+    ("client", "signers", "told"),
+    [("web9", (), "has nothing of web9"), ("web1", ("0" * 64,), "no dump on nas is signed by")],
 )
-def test_a_refusal_leaves_nothing_either(world, scratch, client, signers, error):
-    with pytest.raises(error):
+def test_a_refusal_leaves_nothing_either(world, scratch, client, signers, told):
+    with pytest.raises(RequestError, match=told):
         Loose(Place(str(world.root / "nas"), signers=signers), (client,))
     assert list(scratch.iterdir()) == []
+
+
+def test_a_client_whose_dumps_cannot_be_read_is_no_unknown_one(world, scratch):
+    for path in (world.root / "nas" / "web2").rglob("manifest.json"):
+        path.write_bytes(b"{}")
+    with pytest.raises(NothingThatOld, match="holds no dump of web2 that can be read"):
+        Loose(Place(str(world.root / "nas")), ("web2",))
+
+
+def test_the_next_step_names_the_place_again(world, capsys):
+    """Without a server `stowage find` knows nothing, and `stowage list` needs to be told where to look."""
+    words = f" --from {world.root / 'nas'} --signer {world.signer.fingerprint}"
+    assert cli.main(["list", "files", "web9:/etc", *words.split()]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "has nothing of web9" in last and last.endswith(f" -> stowage list dumps{words}")
+
+
+@pytest.mark.parametrize(
+    ("told", "hint"),
+    [
+        ("stowage find none   or   stowage list files web1:/etc", "stowage list files web1:/etc WORDS"),
+        ("stowage list dumps --from s3://b/p", "stowage list dumps WORDS"),
+        ("stowage list copies --client web1 --source etc", "stowage list copies --client web1 --source etc WORDS"),
+        ("give one by --key FILE", "give one by --key FILE"),
+        ("", ""),
+    ],
+)
+def test_a_hint_without_a_server(told, hint):
+    assert _place.hint(told, " WORDS") == hint
