@@ -18,6 +18,12 @@ HOUR = 3600 * 10**9
 NOW = clock.now_ns()  # the catalog ends runs at the true time
 
 
+@pytest.fixture(autouse=True)
+def now(monkeypatch):
+    """The time at which the test begins, not at which its file was read."""
+    monkeypatch.setitem(globals(), "NOW", clock.now_ns())
+
+
 def policy(*targets, rpo=26.0):
     return s.Policy("standard", copies=tuple(s.CopyRule(name) for name in targets), rpo=rpo * 3600)
 

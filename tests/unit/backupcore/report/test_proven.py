@@ -17,6 +17,12 @@ NOW = clock.now_ns()
 DAY = 86400 * 10**9
 
 
+@pytest.fixture(autouse=True)
+def now(monkeypatch):
+    """The time at which the test begins, not at which its file was read."""
+    monkeypatch.setitem(globals(), "NOW", clock.now_ns())
+
+
 @pytest.fixture
 def catalog(tmp_path):
     with Catalog(tmp_path / "catalog.sqlite") as catalog:
