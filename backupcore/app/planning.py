@@ -371,7 +371,7 @@ class Planner:
         planning = self.settings.planning
         spread = planning.first_nights
         if spread is None:
-            fresh = [unit for unit in units if unit.last_full is None]
+            fresh = [unit for unit in units if unit.last_full is None or unit.broken]
             seconds = sum(unit.takes(SECONDS, True, unit.full or 0.0) for unit in fresh)
             window = planning.limits.get(SECONDS)
             at_once = self.settings.dumps_at_once

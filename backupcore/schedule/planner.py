@@ -151,7 +151,12 @@ def _first_window(items: Sequence[Item], view: View, daily: float) -> None:
 
 
 def _ease_broken(horizon: Horizon, items: Sequence[Item], view: View) -> None:
-    """Units whose full is no base any more need one tonight; when a target with many is lost, some must wait."""
+    """Units whose full is no base any more need one tonight; when a target with many is lost, some must wait.
+
+    Not where there is room for all first fulls in one night: after a rebuild every source is such a one.
+    """
+    if view.rules.first_nights == 1:
+        return
     broken = [item for item in items if item.broken and item.kind == "placed" and item.tonight]
     share = sum(item.size / item.unit.wish.cycle for item in items) + sum(horizon.base) / horizon.nights
     share = max(share, sum(item.size for item in broken) / FIRST_NIGHTS)

@@ -60,6 +60,8 @@ def of_level(item: Item, level: int, taken: float, best: int, view: View) -> str
 
 def waiting(item: Item) -> str:
     """Why a first or late full is not tonight."""
+    if item.unit.broken:
+        return f"{item.unit.broken}: new fulls of all such sources are spread so that no night stands out"
     if item.first:
         return "first fulls are spread so that no night stands out"
     return f"was due on night {item.due}, {_excuse(item)}; tonight has no room for it beside what must be"

@@ -305,6 +305,27 @@ def test_a_lost_server_with_sealed_dumps(server, sealing, tree, tmp_path):
     assert content(tmp_path / "out" / str(tree)[1:]) == content(tree)
 
 
+def test_after_a_rebuild_without_the_private_key_the_next_night_dumps_everything(server, sealing, tmp_path):
+    trees = {}
+    for name in "abcde":
+        trees[name] = tmp_path / name
+        trees[name].mkdir()
+        (trees[name] / "file").write_bytes(os.urandom(200_000))
+    server.client("web2", {name: str(tree) for name, tree in trees.items()})
+    server.stowage("run")
+    public = tmp_path / "public"
+    shutil.copytree(server.base / "state/keys", public, ignore=shutil.ignore_patterns("private"))
+    lose(server)
+    told = server.json("rebuild", "--from", "cloud")
+    assert told["indexes"]["closed"] == told["sealed"] > 0
+    shutil.copytree(public, server.base / "state/keys", dirs_exist_ok=True)
+    before = {row["id"] for row in _rows(server)}
+    server.stowage("run")
+    # no index, no state: fulls, all of them, since all are small
+    made = {(one["client"], one["source"]): one["level"] for one in _rows(server) if one["id"] not in before}
+    assert made == {("web1", "etc"): 0, **{("web2", name): 0 for name in trees}}
+
+
 def test_no_server_at_all_and_sealed_dumps(server, s3, sealing, tree, tmp_path):
     lose(server)
     refused = alone(s3, server, "restore", f"web1:{tree}", "--to", tmp_path / "out", status=1)

@@ -386,6 +386,16 @@ def test_a_lost_target_is_made_up_for_without_a_flood():
     assert len(made.given_up) == 70 - len(made.choices)
 
 
+def test_after_a_rebuild_all_fulls_are_made_at_once_where_there_is_room():
+    fleet = Fleet(70)
+    fleet.nights(10)
+    fleet.rules = Rules(first_nights=1)
+    view = fleet.view()
+    units = [dataclasses.replace(unit, bases=(), levels={}, broken="lost") for unit in view.units]
+    made = plan(dataclasses.replace(view, units=tuple(units)), fleet.memory)
+    assert [choice.level for choice in made.choices] == [0] * 70 and not made.given_up
+
+
 def test_a_full_of_the_future_is_no_reason_to_wait():
     fleet = Fleet(3)
     fleet.nights(7)
