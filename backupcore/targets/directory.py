@@ -27,10 +27,10 @@ from backupcore.hookspecs import (
     safe_name,
 )
 
+from . import _filesystem as filesystem
 from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, odd, read_at, told
+from ._prove import INCOMING, MARK, proven
 
-MARK = ".stowage"
-INCOMING = MARK + "/incoming"
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -57,8 +57,9 @@ class DirectoryTarget:
         self._root = os.fspath(options.path)
         self._mount = options.mount
         self._server = context.server_id
-        self._folder = context.folder
-        self._seen = context.folder / "used"  # there once this server has used the target
+        self._context = context
+        self._seen = context.folder / "used"  # there once this server has used the target: which file system it was
+        self._known = (-1, -1)  # device and identity that were found to be that one
         self._hard_links = True
 
     @property
@@ -171,39 +172,10 @@ class DirectoryTarget:
         if not self._mount and os.path.isdir(self._root) and os.stat(self._root).st_dev == os.stat("/").st_dev:
             message = f"{self._root} lies on the system's own file system"
             yield Finding(True, "mount", message, "if a NAS or disk belongs there, mount it and set mount: true", True)
-        content = secrets.token_bytes(4096)
-        name = f"{MARK}/probe-{self._server}-{secrets.token_hex(4)}"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._folder / f"probe-{secrets.token_hex(4)}"
-        try:
-            path.write_bytes(content)
-            yield from self._probe_with(name, path, content)
-        except TargetError as error:
-            yield Finding(False, "write", error.message, error.hint)
-            return
-        finally:
-            path.unlink(missing_ok=True)
-        free = os.statvfs(self._root)
-        yield Finding(True, "space", text.size(free.f_bavail * free.f_frsize) + " free")
-
-    def _probe_with(self, name: str, path: Path, content: bytes) -> Iterator[Finding]:
-        self.put(name, path, if_absent=True)
-        try:
-            yield Finding(True, "write", f"{self._root} takes files")
-            right = b"".join(self.read(name)) == content and b"".join(self.read(name, 1000, 100)) == content[1000:1100]
-            yield Finding(right, "read", "files and ranges come back" if right else "other bytes came back")
-            listed = [found.name for found in self.list(name)] == [name]
-            yield Finding(listed, "list", "files are listed" if listed else "a file that was written is not listed")
-            try:
-                self.put(name, path, if_absent=True)
-                yield Finding(False, "overwrite", "a file that exists was overwritten")
-            except TargetError:
-                kind = "by the file system" if self._hard_links else "only by a look before (no hard links here)"
-                yield Finding(True, "overwrite", f"files are protected {kind}", warning=not self._hard_links)
-        finally:
-            self.delete(name)
-        gone = self.stat(name) is None
-        yield Finding(gone, "delete", "files are removed" if gone else "a removed file is still there")
+        yield from proven(self, self._context, self._root)
+        with contextlib.suppress(OSError):
+            free = os.statvfs(self._root)
+            yield Finding(True, "space", text.size(free.f_bavail * free.f_frsize) + " free")
 
     def clean(self, older_than_ns) -> int:
         """Removes this server's files in `incoming` that were last written before that time."""
@@ -260,13 +232,29 @@ class DirectoryTarget:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(MARK, 0o700, dir_fd=root)
                     os.fsync(root)
-            if first_use and not used:
-                self._seen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._seen.touch(0o600)
+            self._recognise(root, used, first_use)
         except BaseException:
             os.close(root)
             raise
         return root
+
+    def _recognise(self, root: int, used: bool, first_use: bool) -> None:
+        """Whether this is the file system of the first use, which is remembered."""
+        # a disk that takes the place of another often gets its device number
+        found = (os.fstat(root).st_dev, os.fstatvfs(root).f_fsid)
+        if found == self._known and used:
+            return
+        now = filesystem.of(root, self._root)
+        before = filesystem.load(self._seen)
+        wrong = filesystem.differs(before, now) if before else ""
+        if wrong:
+            hint = f"mount the right one; if this is the place from now on: rm {self._seen}"
+            raise TargetError(f"{self._root} {wrong}", hint)
+        if before is None and not first_use:
+            return
+        if before is None:
+            filesystem.save(self._seen, now)
+        self._known = found
 
     def _place(self, root, incoming, temporary, folders, last, if_absent, name) -> None:
         """The finished file under its name. Folders may be removed by a delete() beside us: made again."""
