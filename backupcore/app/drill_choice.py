@@ -16,7 +16,7 @@ from ..catalog import drills
 from ..catalog.drills import PROVEN, Drilled
 from ..errors import NothingThatOld, RequestError, StowageError
 from ..image import index
-from ..restore import choose, request
+from ..restore import choose, recent, request
 from ..settings import Settings
 from ..verify import drill as reckon
 from .engine import Engine
@@ -88,7 +88,7 @@ def standing(engine: Engine, client: str, places: Sequence[str]) -> Dict[str, Tu
         except (NothingThatOld, RequestError):
             continue
         for one in rows:
-            if one.source in own:
+            if one.source in own and not recent.newer_ns(one.dump):  # an interim dump proves nothing of a source
                 found.setdefault(one.source, (place, replace(one, without=(), notes=())))
     return found
 

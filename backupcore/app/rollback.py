@@ -111,7 +111,8 @@ def _belongs(engine: Engine, made: Made, target: str) -> bool:
     client = engine.settings.clients.get(made.client)
     source = client.sources.get(made.source) if client is not None else None
     rules = source.policy.copies if source is not None else ()
-    kind = "incremental" if ids.parse_dump_name(made.dump).level else "full"
+    changes = ids.parse_dump_name(made.dump).level or made.segment == ids.INTERIM
+    kind = "incremental" if changes else "full"
     return any(rule.target == target and rule.dumps in ("all", kind) for rule in rules)
 
 

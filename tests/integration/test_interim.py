@@ -13,7 +13,7 @@ import sealed
 from cli_lab import Server
 
 from backupcore import clock
-from backupcore.app import plan_ask
+from backupcore.app import drill_choice, engine, plan_ask
 from backupcore.dump import transport, warm
 from backupcore.keys import store
 
@@ -117,6 +117,10 @@ def test_three_nights(world, moved, tmp_path):
     dumps, _err = server.stowage("list", "dumps")
     assert dumps.count(" interim ") == 2 and dumps.count("only files changed since") == 2
     assert server.json("verify")["status"] == "ok"
+    with engine.Engine(server.base / "stowage.yml") as opened:  # a drill proves nothing of who has no full
+        assert drill_choice.standing(opened, f"c{name}", ["nas"]) == {}
+        first = next(iter(fulls))
+        assert list(drill_choice.standing(opened, f"c{first}", ["nas"])) == [first]
     # the second night: another full, and one of the two waits on; what it has is told again, nothing is gone
     moved(24)
     (world.trees[name] / "recent/second").write_text("of the second day")
