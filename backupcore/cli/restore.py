@@ -12,6 +12,8 @@ from ..report.night import count
 from ..restore.report import shell_word
 from . import _keys, _output, _place, _progress
 
+EXISTS = "exists: not restored"  # what the agent says of a name that is taken (agent/writers.py)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """What, of which moment, from where, to where, and how."""
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         return _plan(restoring.plan(engine, asked), args)
     with _progress.progress(args.json) as progress:
         report = restoring.restore(engine, asked, progress)
-    return _answer(report)
+    return _answer(report, args)
 
 
 def _plan(plan: Any, args: argparse.Namespace) -> _output.Answer:
@@ -77,8 +79,9 @@ def _plan(plan: Any, args: argparse.Namespace) -> _output.Answer:
     return _output.Answer(plan.as_dict(), lines, [_again(args)])
 
 
-def _again(args: argparse.Namespace) -> str:
-    """The command that does what was planned."""
+def _again(args: argparse.Namespace, **other: Any) -> str:
+    """The command once more, as it was given; other: but with these options."""
+    args = argparse.Namespace(**{**vars(args), **other})
     words = ["stowage", "restore", *args.words]
     loose = _place.again(args)
     place = None if loose else args.place
@@ -93,7 +96,16 @@ def _again(args: argparse.Namespace) -> str:
     return " ".join(shell_word(word) for word in words) + loose
 
 
-def _answer(report: Any) -> _output.Answer:
+def _taken(report: Any, args: argparse.Namespace) -> List[str]:
+    """What to type when something was not restored because it is there already."""
+    if args.existing != "refuse" or not any(why == EXISTS for _path, why in report.failed):
+        return []
+    elsewhere = "DIR" if _place.is_folder(args.to) else None  # None: the client's scratch folder, a new one each time
+    beside = _again(args, to=elsewhere, in_place=False, permit=None, exact=False)
+    return [_again(args, existing="overwrite"), _again(args, existing="keep"), beside]
+
+
+def _answer(report: Any, args: argparse.Namespace) -> _output.Answer:
     lines: List[str] = [f"FAIL {path}: {why}" for path, why in report.failed[:50]]
     if report.failed_count > len(lines):
         lines.append(f"FAIL and {report.failed_count - len(lines)} more (--json lists up to {report.FAILED_LIMIT})")
@@ -108,4 +120,7 @@ def _answer(report: Any) -> _output.Answer:
     data = report.as_dict()
     data.pop("next", None)
     warnings = len(report.notes) + len(report.not_kept)
-    return _output.Answer(data, lines, report.next or ["stowage status"], status, warnings)
+    taken = _taken(report, args)
+    # where nothing else is wrong, a list of dumps helps nobody
+    after = taken if taken and all(why == EXISTS for _path, why in report.failed) else [*taken, *report.next]
+    return _output.Answer(data, lines, after or ["stowage status"], status, warnings)

@@ -133,6 +133,9 @@ def test_what_exists_is_left_alone_and_reported(server, tree, tmp_path):
     assert there.read_text() == "mine"
     assert [one["path"].endswith("/sub/file1") for one in answer["failed"]] == [True]
     assert (there.parent / "file2").exists()
+    again = f"stowage restore web1:{tree}/sub --to"
+    ways = [f"{again} {out} --existing overwrite", f"{again} {out} --existing keep", f"{again} DIR"]
+    assert answer["next"] == ways
     server.stowage("restore", f"web1:{tree}/sub", "--to", out, "--existing", "keep")
     assert there.read_text() == "mine"
     server.stowage("restore", f"web1:{tree}/sub", "--to", out, "--existing", "overwrite")
