@@ -19,7 +19,7 @@ WIDTH = 0.03  # of the mean: a byte of a night so far above it is worth a byte
 EDGE = 10.0  # and what stands out more is worth no more than this
 PRICE = 0.5  # of a byte that a rung costs more until the next full
 _GAIN = 0.1  # of a night's change of a source: what is not worth another level
-_MOST = 2000  # sources that are looked at, those with the largest incrementals
+_MOST = 600  # sources that are looked at, those with the largest incrementals
 _ROUNDS = 2
 
 
