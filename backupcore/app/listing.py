@@ -44,7 +44,8 @@ def dumps(
             "dump": one.id, "client": one.client, "source": one.source, "segment": one.segment, "path": one.path,
             "level": one.level, "newer": clock.iso(recent.newer_ns(one)) if recent.newer_ns(one) else None,
             "base": one.base, "begun": clock.iso(one.begun_ns), "begun_ns": one.begun_ns, "entries": one.entries,
-            "files": one.files, "archive_size": one.archive_size, "stored_size": one.stored_size,
+            "files": None if one.files < 0 else one.files,  # its index is unknown
+            "archive_size": one.archive_size, "stored_size": one.stored_size,
             "codec": one.codec, "holding": one.holding, "damaged": one.damaged, "warnings": one.warnings,
             "notes": [text.escape(note) for note in one.notes], "copies": {row.target: row.state for row in copies},
         })  # fmt: skip

@@ -16,6 +16,9 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 # The life of a copy (design, "Staging").
 COPY_STATES = ("wanted", "copying", "done", "verified", "failed", "expired", "damaged")
 
+# How many regular files a dump holds of which only the manifest is known, until its index is read.
+UNKNOWN = -1
+
 # In the place of a target's name: the image on the holding disk. It has a row of a copy only while it is damaged.
 HOLDING = "holding"
 
@@ -28,7 +31,8 @@ class DumpRow:
     """A dump whose image is whole, synced and signed.
 
     id: its name. segment: "" for a whole source. base: the dump it holds the changes since, None for a full.
-    previous: the source's dump before it. holding: absolute folder on a holding disk, None when it left it.
+    previous: the source's dump before it. files: regular ones, or UNKNOWN.
+    holding: absolute folder on a holding disk, None when it left it.
     state: file name of its state blocks below <state>/state/<client>/<source>/, None when there are none.
     options: what decided its content on the client (path, include, exclude, one_file_system; of a segment folders: its
     own, or of the last one those of the others); empty: unknown.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Tuple
 
 from ..image.manifest import Manifest
-from .records import DumpRow
+from .records import UNKNOWN, DumpRow
 
 
 def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> DumpRow:
@@ -26,7 +26,7 @@ def row_of(manifest: Manifest, sha256: str, notes: Tuple[str, ...] = ()) -> Dump
         begun_ns=manifest.begun_ns, ended_ns=manifest.ended_ns,
         base=manifest.base.dump if manifest.base else None,
         previous=manifest.previous.dump if manifest.previous else None, run="", codec=manifest.codec,
-        archive_size=manifest.archive_size, stored_size=manifest.stored_size, entries=manifest.entries, files=0,
-        holding=None, manifest_sha256=sha256, warnings=manifest.warnings, suspects=manifest.suspects, notes=notes,
-        options=options,
+        archive_size=manifest.archive_size, stored_size=manifest.stored_size, entries=manifest.entries,
+        files=UNKNOWN, holding=None, manifest_sha256=sha256, warnings=manifest.warnings, suspects=manifest.suspects,
+        notes=notes, options=options,
     )  # fmt: skip

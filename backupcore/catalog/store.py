@@ -445,7 +445,7 @@ class Catalog:
         if counts:
             with self._write() as connection:
                 for dump, count in counts.items():
-                    which = dumps.c.id == dump, dumps.c.files == 0
+                    which = dumps.c.id == dump, dumps.c.files <= 0  # 0: unknown to an older catalog
                     connection.execute(sa.update(dumps).where(*which).values(files=count))
 
     def _update_dump(self, dump: str, **values: Any) -> None:

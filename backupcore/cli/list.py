@@ -103,7 +103,8 @@ def _dump_row(one: Dict[str, Any]) -> List[str]:
     ]
     return [
         one["dump"], _source(one), "interim" if one["newer"] else str(one["level"]), clock.local(one["begun_ns"]),
-        text.size(one["stored_size"]), str(one["files"]), ", ".join(where) + (" DAMAGED" if one["damaged"] else ""),
+        text.size(one["stored_size"]), "-" if one["files"] is None else str(one["files"]),
+        ", ".join(where) + (" DAMAGED" if one["damaged"] else ""),
     ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def remake(settings: Settings, catalog: Catalog, chain: Sequence[DumpRow]) -> Pa
     finally:
         shutil.rmtree(work, ignore_errors=True)
     catalog.keep_state(base.id, place.name)
-    catalog.set_files({row.id: found.files for row, found in zip(chain, counts) if not row.files})
+    catalog.set_files({row.id: found.files for row, found in zip(chain, counts) if row.files <= 0})
     return place
 
 

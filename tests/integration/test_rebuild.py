@@ -295,11 +295,14 @@ def test_a_lost_server_with_sealed_dumps(server, sealing, tree, tmp_path):
     lose(server)
     told = server.json("rebuild", "--from", "cloud")
     assert (told["added"], told["sealed"], told["indexes"]["closed"], told["status"]) == (2, 2, 2, "ok")
+    assert [one["files"] for one in server.json("list", "dumps")["dumps"]] == [None, None]  # not 0: nobody counted
+    assert server.stowage("list", "dumps")[0].count("  -  ") == 2
     assert "--key" in server.stowage("restore", f"web1:{tree}", "--to", tmp_path / "no", status=1)[1]
     _out, err = server.stowage("rebuild", "--from", "cloud", "--key", tmp_path / "nowhere.pem", status=2)
     assert err.startswith(f"stowage: {tmp_path}/nowhere.pem: No such file") and len(err.splitlines()) == 1
     told = server.json("rebuild", "--from", "cloud", "--key", sealing)
     assert (told["added"], told["indexes"]["fetched"]) == (0, 2)
+    assert [one["files"] for one in server.json("list", "dumps")["dumps"]] == [20, 21]
     assert "sub/file7" in server.stowage("find", "file7")[0]
     server.stowage("restore", f"web1:{tree}", "--to", tmp_path / "out", "--key", sealing)
     assert content(tmp_path / "out" / str(tree)[1:]) == content(tree)
