@@ -258,13 +258,21 @@ class CommandTarget:
         used = "folder" in _PLACEHOLDER.findall(" ".join(self._options.list))
         above = folder + "/" if used and folder else ""
         found: Dict[str, Stored] = {}
+        good, wrong = 0, None
         try:
             for line in self._lines("list", f"cannot list {self.place}", {"prefix": prefix, "folder": folder}):
-                stored = _stored(line, above)
+                try:
+                    stored = _stored(line, above)
+                    good += 1
+                except TargetError as error:  # a name with a line's end or tab in it, that somebody planted there
+                    wrong = wrong or error
+                    continue
                 if stored is not None and stored.name.startswith(prefix):
                     found[stored.name] = stored
         except Gone:
             return {}
+        if wrong and not good:
+            raise wrong
         return found
 
     def _lines(self, verb: str, what: str, values: Dict[str, str]) -> Iterator[str]:

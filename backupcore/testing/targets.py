@@ -9,12 +9,17 @@ Subclass TargetConformance in a test module and give it a fixture `target` that 
 
         driver = DRIVER  # the TargetDriver that the package's hook returns
 
+        @pytest.fixture
+        def plant(self, ...):  # if the place can be reached behind the target's back
+            return lambda name, content: ...  # puts content there under a name in bytes, also a hostile one
+
 Here live the behaviours the engine builds on; not how a driver tells its own place's errors.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import time
@@ -28,6 +33,8 @@ from backupcore.hookspecs import Stored, TargetCapabilities, TargetDriver, Targe
 UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
 UNSAFE += ["a/" * 500 + "b", "half\ud800"]
 NAMES = [".stowage/0123456789abcdef", "a/b/c/d/e/f", "with space", "plus+and%25&=?#", "ümläut/日本", "~-_.!*'()"]
+NAMES += ["a/-rf", "a/...", "a/..b", "a/b..", "a/$HOME", "a/`x`", "a/'\"", "a/*?[x]", "a/ lead", "a/trail ", "a/{name}"]
+HOSTILE = [b"p/back\\slash", b"p/new\nline", b"p/\xff\xfe", b"p/\x1b[31m", b"p/tab\t1\t2"]
 RANGES = [(0, 1), (0, 10_000), (1, 9_999), (5_000, 100), (9_999, 1), (777, None), (0, 0), (10_000, 0)]
 
 
@@ -54,6 +61,11 @@ class TargetConformance:
             return path
 
         return make
+
+    @pytest.fixture
+    def plant(self):
+        """plant(name in bytes, content): a file at the place that came there by another way."""
+        pytest.skip("give the suite a fixture named plant")
 
     # -- what goes in comes out
 
@@ -202,6 +214,49 @@ class TargetConformance:
         target.put("name", file(content), resume=stale)
         assert b"".join(target.read("name")) == content
 
+    def test_a_put_that_broke_off_late_is_taken_up_and_every_byte_is_told(self, target, file):
+        content = os.urandom(self.big)
+        path = file(content)
+        states, sent = [], []
+
+        def stop(count):
+            sent.append(count)
+            if sum(sent) * 2 > self.big:
+                raise KeyboardInterrupt
+
+        digest = hashlib.sha256(content).hexdigest()
+        with pytest.raises(KeyboardInterrupt):
+            target.put("name", path, sha256=digest, checkpoint=states.append, progress=stop)
+        assert target.stat("name") is None
+        state = json.loads(json.dumps(states[-1])) if states else None  # as it comes back from the catalog
+        sent.clear()
+        target.put("name", path, sha256=digest, resume=state, checkpoint=states.append, progress=sent.append)
+        assert sum(sent) == self.big
+        assert b"".join(target.read("name")) == content
+
+    @pytest.mark.parametrize("size", ["same size", "longer", "shorter"])
+    def test_a_state_of_another_content_is_no_harm(self, target, file, size):
+        states = []
+
+        def stop(_count):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            target.put("name", file(os.urandom(self.big)), checkpoint=states.append, progress=stop)
+        content = os.urandom(self.big + {"same size": 0, "longer": 1000, "shorter": -1000}[size])
+        target.put("name", file(content), resume=states[-1] if states else None)
+        assert b"".join(target.read("name")) == content
+
+    def test_progress_and_checkpoint_come_in_the_callers_thread(self, target, file):
+        threads = set()
+        target.put(
+            "name",
+            file(os.urandom(self.big)),
+            checkpoint=lambda state: threads.add(threading.get_ident()),
+            progress=lambda count: threads.add(threading.get_ident()),
+        )
+        assert threads == {threading.get_ident()}
+
     def test_clean_removes_nothing_that_is_whole(self, target, file):
         target.put("name", file(b"x"))
         assert target.clean(time.time_ns()) >= 0
@@ -220,6 +275,13 @@ class TargetConformance:
             with pytest.raises(TargetError):
                 action()
 
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_a_hostile_name_at_the_place_is_passed_over(self, target, file, plant, name):
+        target.put("p/good", file(b"x"))
+        plant(name, b"hostile")
+        assert [found.name for found in target.list("p/")] == ["p/good"]
+        assert [found.name for found in target.list() if not found.name.startswith(".stowage/")] == ["p/good"]
+
     # -- threads
 
     def test_many_threads_at_once(self, target, file):
@@ -232,6 +294,35 @@ class TargetConformance:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, contents))
         assert sorted(found.name for found in target.list("t/")) == sorted(contents)
+
+    def test_many_threads_go_on_when_some_fail(self, target, file, tmp_path):
+        contents = {f"t/{index}": os.urandom(20_000 + index) for index in range(16)}
+
+        def work(name):
+            index = int(name[2:])
+            if index % 4 == 1:
+                with pytest.raises(TargetError):
+                    target.put(name, tmp_path / "does-not-exist")
+                return True
+            if index % 4 == 2:
+                with pytest.raises(WrongDigest):
+                    target.put(name, file(contents[name]), sha256="0" * 64)
+                with pytest.raises(TargetError):
+                    b"".join(target.read(name))
+            if index % 4 == 3:
+                with pytest.raises(TargetError):
+                    b"".join(target.read("no/such/file", 5, 10))
+                with pytest.raises(TargetError):
+                    target.stat("../up")
+            target.put(name, file(contents[name]))
+            pieces = target.read(name)
+            next(pieces)
+            pieces.close()  # a reader that ends early must not spoil the next one's connection
+            return b"".join(target.read(name)) == contents[name]
+
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(work, contents))
+        assert {found.name for found in target.list("t/")} == {name for name in contents if int(name[2:]) % 4 != 1}
 
     def test_only_one_of_two_puts_if_absent_wins(self, target, file):
         if not target.capabilities.overwrite_protection:

@@ -27,7 +27,7 @@ put)    mkdir -p "$(dirname "./$1")"; cat > "./$1" ;;
 putfile) mkdir -p "$(dirname "./$1")"; cp -- "$2" "./$1" ;;
 get)    exec cat "./$1" ;;
 range)  exec dd status=none iflag=skip_bytes,count_bytes,fullblock bs=64k skip="$2" count="$3" if="./$1" ;;
-list)   find . -type f -printf '%s\t%T@\t%P\n' ;;
+list)   find . -type f ! -path '*[[:cntrl:]]*' -printf '%s\t%T@\t%P\n' ;;
 stat)   [ -f "./$1" ] || exit 44; stat -c '%s' "./$1" ;;
 delete) rm "./$1" ;;
 move)   mkdir -p "$(dirname "./$2")"; mv -- "./$1" "./$2" ;;
@@ -85,12 +85,21 @@ def local(tmp_path):
     return path
 
 
+def planted(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+
+
 class TestFull(TargetConformance):
     driver = command.DRIVER
 
     @pytest.fixture
     def target(self, opened, script, place):
         return opened(full(script, place))
+
+    @pytest.fixture
+    def plant(self, place):
+        return lambda name, content: planted(os.fsencode(place) + b"/" + name, content)
 
 
 class TestLeast(TargetConformance):
@@ -99,6 +108,10 @@ class TestLeast(TargetConformance):
     @pytest.fixture
     def target(self, opened, script, place):
         return opened(least(script, place))
+
+    @pytest.fixture
+    def plant(self, place):
+        return lambda name, content: planted(os.fsencode(place) + b"/" + name, content)
 
 
 def test_what_it_can_do_is_what_its_arguments_say(opened, script, place):
@@ -220,6 +233,11 @@ def test_hostile_names_in_a_listing_are_passed_over(opened, script, place):
     text = r"printf '1\t../up\n1\t/abs\n1\ta//b\n1\t\377\n1\tgood\n1\t5\tgood2\n2\tgood\n1\ta\\b\n'"
     found = list(opened(full(script, place, list=["sh", "-c", text])).list())
     assert [(one.name, one.size) for one in found] == [("good", 2), ("good2", 1)]
+
+
+def test_lines_that_are_none_do_not_hide_the_others(opened, script, place):
+    text = r"printf '1\tgood\nline\n7\tforged\tby\ta\tname\n2\tgood2'"
+    assert [one.name for one in opened(full(script, place, list=["sh", "-c", text])).list()] == ["good", "good2"]
 
 
 def test_a_listing_of_a_folder_names_what_lies_below_it(opened, script, place, local):

@@ -49,6 +49,15 @@ class TestDirectory(TargetConformance):
     def target(self, place, tmp_path):
         return opened(place, tmp_path / "state")
 
+    @pytest.fixture
+    def plant(self, place):
+        return lambda name, content: planted(os.fsencode(place) + b"/" + name, content)
+
+
+def planted(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+
 
 def everything_below(root):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
