@@ -37,6 +37,7 @@ class RunAnswer:
     released: tuple = ()
     notes: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
+    unsearched: tuple = ()  # records of the dumps that are not in the search
 
 
 @dataclass(frozen=True)
@@ -269,10 +270,12 @@ class Engine:
         warnings += [*strange, *unkept, *([tonight.fault] if tonight.fault else [])]
         # nobody wants a mail an hour of what went well
         warnings += self._tell(report) if everything or due and report.status == "FAIL" else []
-        warnings += listing.refresh_search(self)
+        told, unsearched = listing.refresh_search(self)
+        warnings += told
         status = "WARN" if warnings and report.status == "OK" else report.status
         return RunAnswer(
-            report, status, tuple(results), staged.copies, staged.released, tuple(notes), tuple(warnings)
+            report, status, tuple(results), staged.copies, staged.released, tuple(notes), tuple(warnings),
+            tuple(unsearched),
         )  # fmt: skip
 
     @property

@@ -121,9 +121,9 @@ class Search:
     limit: Optional[int] = None
 
 
-def find(engine: Engine, asked: Search, tell: Callable[[str], None]) -> Tuple[Iterator[Any], List[str]]:
-    """All versions of what matches (restore.report.Version), and what a person should know, which is complete when
-    the last version is out."""
+def find(engine: Engine, asked: Search, tell: Callable[[str], None]) -> Tuple[Iterator[Any], List[str], List[Any]]:
+    """All versions of what matches (restore.report.Version); what a person should know, and records of the dumps that
+    were not searched, both complete when the last version is out."""
     from ..restore import find as finding
 
     limit = finding.LIMIT if asked.limit is None else check_limit(asked.limit)
@@ -135,7 +135,7 @@ def find(engine: Engine, asked: Search, tell: Callable[[str], None]) -> Tuple[It
     client, _query = finding.compiled(wanted)
     for told in recent.only_recent(engine.catalog, engine.catalog.dumps(client=client, source=asked.source)):
         readable.note(told)
-    return finding.find(engine.settings, engine.catalog, readable, wanted, tell), readable.notes
+    return finding.find(engine.settings, engine.catalog, readable, wanted, tell), readable.notes, readable.unsearched
 
 
 def _size(option: str, value: Optional[str]) -> Optional[int]:
@@ -155,17 +155,14 @@ def _since(value: Optional[str], shift: int = 0) -> Optional[int]:
     return (moment + 1 - 86400 * clock.NS if _DAY.match(value) else moment) + shift
 
 
-def refresh_search(engine: Engine) -> List[str]:
-    """Brings the search up to date with the catalog, so that find need not; what it could not read, as warnings."""
+def refresh_search(engine: Engine) -> Tuple[List[str], List[Any]]:
+    """Brings the search up to date with the catalog, so that find need not; what it could not read, as warnings that
+    stay few and as records of all dumps."""
     from ..restore import histories
 
     rows = engine.catalog.dumps()
     try:
         done = histories.bring(engine.settings.state, images(engine), rows)
     except OSError as error:
-        return [f"find was not brought up to date: {error.strerror}"]
-    by_id = {row.id: row for row in rows}
-    return [
-        f"{by_id[dump].client}:{by_id[dump].source} {dump} is not in find: {text.escape(why)}"
-        for dump, why in done.failed
-    ]
+        return [f"find was not brought up to date: {error.strerror}"], []
+    return histories.untold(done, rows, engine.catalog, "is not in find")

@@ -26,7 +26,8 @@ class Answer:
 
     lines: for people. data: for programs. items: a long list that is written as it comes, under a name in JSON and
     by item_line as text. status: OK, WARN, FAIL; warnings: --strict makes them count. notes: what could not be done,
-    told as warnings. status, next and notes may be callables, asked when the last item is out.
+    told as warnings. status, next and notes may be callables, asked when the last item is out; tail: one that gives
+    what else JSON has behind the items.
     """
 
     data: Dict[str, Any] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Answer:
     items: Optional[Tuple[str, Iterable[Dict[str, Any]]]] = None
     item_line: Optional[Callable[[Dict[str, Any]], str]] = None
     notes: Any = ()
+    tail: Any = None
 
 
 def give(answer: Answer, as_json: bool, strict: bool) -> int:
@@ -74,7 +76,8 @@ def _give_json(answer: Answer) -> str:
             out.write("\n], " + json.dumps({"status": "fail", "error": error.as_dict()})[1:] + "\n")
             return "FAIL"
         tail = {
-            "status": _WORDS[_now(answer.status)], "notes": list(_now(answer.notes)), "next": list(_now(answer.next)),
+            **(_now(answer.tail) or {}), "status": _WORDS[_now(answer.status)], "notes": list(_now(answer.notes)),
+            "next": list(_now(answer.next)),
         }  # fmt: skip
         out.write("\n], " + json.dumps(tail)[1:] + "\n")
         return _now(answer.status)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     )  # fmt: skip
     newest: List[str] = []
     count = [0]
-    found, notes = listing.find(open_engine(), asked, _output.say)
+    found, notes, unsearched = listing.find(open_engine(), asked, _output.say)
 
     def items() -> Iterator[Dict[str, Any]]:
         for one in found:
@@ -50,6 +50,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         next=lambda: newest or ["stowage list files CLIENT:/PATH"],
         status=lambda: ("WARN" if notes else "OK") if count[0] else "FAIL",
         notes=lambda: [text.escape(note) for note in notes],
+        tail=lambda: {"unsearched": unsearched},
     )
 
 

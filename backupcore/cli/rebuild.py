@@ -12,6 +12,7 @@ from ..report.night import count
 from . import _keys, _output
 
 SHOWN = 20  # lines of one kind; --json has more
+FEW = 3  # dumps without an index that are told one by one
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -79,8 +80,12 @@ def _findings(report: Any) -> List[str]:
                      + text.escape(", ".join(report.seen.examples[:3])))  # fmt: skip
     if report.seen.unfinished:
         lines.append(f"note {count(report.seen.unfinished, 'folder')} without a manifest: never finished, no dumps")
-    for dump, why in report.indexes.failures[:SHOWN]:
+    failed = report.indexes.failed
+    for dump, why in report.indexes.failures[: FEW if failed <= FEW else 1]:
         lines.append(text.escape(f"WARN the index of {dump} was not fetched, find will try again: {why}"))
+    if failed > FEW:  # mostly for one reason
+        lines.append(f"WARN and those of {failed - 1} more dumps (--json lists them) "
+                     f"-> stowage rebuild --from {report.place}")  # fmt: skip
     if report.indexes.closed:
         closed = count(report.indexes.closed, "dump")
         lines.append(text.escape(

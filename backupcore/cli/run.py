@@ -64,6 +64,7 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
             "notes": [*report.notes, *map(text.escape, (*done.warnings, *done.notes))],
             "copies": [one.as_dict() for one in done.copies],
             "released": list(done.released),
+            "unsearched": list(done.unsearched),
         },
         lines=lines,
         next=report.next or ["stowage report"],

@@ -26,6 +26,7 @@ from ..image.manifest import Manifest
 from ..image.seal import INDEX, Opener
 from .scan import WORKERS
 
+LISTED = 1000  # dumps whose names are kept for who asks for all
 BATCH = 200  # numbers in one transaction of the catalog
 SPARE = 256 << 20  # bytes that indexes leave free on the disk of the catalog
 
@@ -42,6 +43,7 @@ class Indexes:
     bytes: int = 0
     files: Dict[str, int] = field(default_factory=dict)  # dump -> regular files, until they are told
     why_closed: str = ""
+    closed_dumps: List[str] = field(default_factory=list)
     failures: List[Tuple[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict:
@@ -49,6 +51,7 @@ class Indexes:
         return {
             "fetched": self.fetched, "there": self.there, "closed": self.closed, "failed": self.failed,
             "bytes": self.bytes, "why_closed": self.why_closed,
+            "closed_dumps": self.closed_dumps,
             "failures": [{"dump": dump, "message": why} for dump, why in self.failures],
         }  # fmt: skip
 
@@ -93,9 +96,11 @@ def _note(
     except (KeyMissing, KeyLocked) as error:
         found.closed += 1
         found.why_closed = found.why_closed or error.message
+        if len(found.closed_dumps) < LISTED:
+            found.closed_dumps.append(manifest.dump)
     except StowageError as error:
         found.failed += 1
-        if len(found.failures) < 20:
+        if len(found.failures) < LISTED:
             found.failures.append((manifest.dump, error.message))
     told(found.fetched + found.closed + found.failed)
 

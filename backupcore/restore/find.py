@@ -26,7 +26,7 @@ from ..settings import Settings
 from ..text import escape as shown
 from . import found, shares, view
 from .choose import Selection, check_matched
-from .histories import bring
+from .histories import bring, untold
 from .images import Images
 from .report import Listed, Version
 from .request import ROOT, Wanted, glob_regex, parse_pattern, unknown
@@ -145,10 +145,11 @@ def _up_to_date(
             opened = sorted(opened + more, key=lambda one: one.key)
         else:
             opened, absent = store.open_all(state, rows)
-        by_id = {row.id: row for row in rows}
-        for dump, why in done.failed:
-            row = by_id[dump]
-            images.note(f"{row.client}:{row.source} {dump} was not searched: {why}")
+        lines, records = untold(done, rows, images.catalog, "was not searched")
+        for line in lines:
+            images.note(line)
+        known = {one["dump"] for one in images.unsearched}  # a search may be brought up to date twice
+        images.unsearched += [one for one in records if one["dump"] not in known]
     stack.callback(_close, opened)
     return opened
 

@@ -44,6 +44,7 @@ class Images:
         self.catalog = catalog
         self.only = only
         self.notes: list[str] = []
+        self.unsearched: list[dict[str, str]] = []  # records of dumps that a search could not look into
         self.ring = ring or store.private_keys(settings.keys)
         self._open_target = open_target
         self._keys: Mapping[str, bytes] | None = None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Iterable, Iterator, NamedTuple, Sequence
 
 from .. import files
-from ..errors import StowageError
+from ..errors import KeyLocked, KeyMissing, StowageError
 from . import compact, merge
 from .history import History, HistoryDamaged, Writer
 from .lineage import Lineage, Member
@@ -41,13 +41,22 @@ class Key(NamedTuple):
 
 @dataclass
 class Updated:
-    """What an update did. failed: (dump, why). busy: another process is at it, nothing was done."""
+    """What an update did. failed: (dump, why). closed: those of them that are sealed and that no key opens, or whose
+    base is. busy: another process is at it, nothing was done."""
 
     dumps: int = 0
     entries: int = 0
     removed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
     busy: bool = False
+
+    def fail(self, row: Any, error: StowageError | None) -> None:
+        """This one did not go in; error: why, None: since its base did not."""
+        told = f"its base {row.base} could not be searched" if error is None else error.message
+        self.failed.append((row.id, told))
+        if row.base in self.closed if error is None else isinstance(error, (KeyMissing, KeyLocked)):
+            self.closed.add(row.id)
 
     def count(self, rows: Sequence[Any]) -> None:
         """These went in."""
@@ -59,6 +68,7 @@ class Updated:
         self.dumps += other.dumps
         self.entries += other.entries
         self.failed += other.failed
+        self.closed |= other.closed
 
 
 @dataclass
@@ -231,11 +241,11 @@ def _fill(build: _Build, rows: Sequence[Any], chunks: Chunks) -> Updated:
                 raise
             except StowageError as error:
                 if len(step) == 1:
-                    done.failed.append((step[0].id, error.message))
+                    done.fail(step[0], error)
                     continue
             for row in step:  # one of several is bad: the others are done alone
                 if row.base not in build.lineage.numbers:
-                    done.failed.append((row.id, f"its base {row.base} could not be searched"))
+                    done.fail(row, None)
                     continue
                 try:
                     build.add([row], chunks)
@@ -243,7 +253,7 @@ def _fill(build: _Build, rows: Sequence[Any], chunks: Chunks) -> Updated:
                 except HistoryDamaged:
                     raise
                 except StowageError as error:
-                    done.failed.append((row.id, error.message))
+                    done.fail(row, error)
         live = {row.id for row in rows}
         dead = sum(member.id not in live for member in build.lineage.members)
         if dead >= DEAD and dead > len(live):
@@ -262,13 +272,13 @@ def _steps(absent: Sequence[Any], lineage: Lineage, done: Updated) -> Iterator[l
         if row.base is not None:
             bad = {name for name, _why in done.failed}
             if row.base not in known or row.base in bad:
-                done.failed.append((row.id, f"its base {row.base} could not be searched"))
+                done.fail(row, None)
                 continue
         if step and (row.base is None or len(step) == TOGETHER):
             yield step
             step = []
             if row.base in {name for name, _why in done.failed}:
-                done.failed.append((row.id, f"its base {row.base} could not be searched"))
+                done.fail(row, None)
                 continue
         known.add(row.id)
         if row.base is None:

@@ -323,10 +323,22 @@ def test_after_a_rebuild_without_the_private_key_the_next_night_dumps_everything
     assert told["indexes"]["closed"] == told["sealed"] > 0
     shutil.copytree(public, server.base / "state/keys", dirs_exist_ok=True)
     before = {row["id"] for row in _rows(server)}
-    server.stowage("run")
+    told = "8 dumps of 6 sources are not in find: sealed, and no private key here opens their index"
+    out, _err = server.stowage("run")
+    key = "-> stowage rebuild --from cloud --key FILE"
+    assert out.count("not in find") == 1 and f"WARN {told} {key}\n" in out and "its base" not in out
     # no index, no state: fulls, all of them, since all are small
     made = {(one["client"], one["source"]): one["level"] for one in _rows(server) if one["id"] not in before}
     assert made == {("web1", "etc"): 0, **{("web2", name): 0 for name in trees}}
+    answer = server.json("run")
+    closed = [one["dump"] for one in answer["unsearched"]]
+    assert before <= set(closed) and len(closed) == len(set(closed))
+    assert sum("not in find" in note for note in answer["notes"]) == 1
+    shutil.rmtree(server.base / "state/search")
+    out, _err = server.stowage("find", "nowhere", status=1)
+    assert out.count("not searched") == 1 and key in out and "its base" not in out
+    answer = server.json("find", "file")
+    assert before <= {one["dump"] for one in answer["unsearched"]} and len(answer["notes"]) == 1
 
 
 def test_no_server_at_all_and_sealed_dumps(server, s3, sealing, tree, tmp_path):
