@@ -31,7 +31,8 @@ from backupcore.schedule.records import BYTES, Choice, GivenUp, Outlook, Plan, V
 
 FEWEST, MOST = 7, 60  # nights that are looked ahead
 BIG = 0.3  # of what is free tonight: a flaky client's full above it is made
-SELDOM = 0.55  # a client here less often: two nights before it is due, else one
+SELDOM = 0.55  # a client here less often gets its full up to EARLY nights before it is due
+EARLY = 2
 
 
 def plan(view: View, memory: Memory) -> Plan:
@@ -170,29 +171,27 @@ def _ease_broken(horizon: Horizon, items: Sequence[Item], view: View) -> None:
 
 
 def _hurry(horizon: Horizon, items: Sequence[Item], view: View) -> None:
-    """Large late fulls of flaky clients are made on the first night they can be, where tonight has room for them.
+    """Late and large fulls of flaky clients are made on the first night they can be, where tonight has room for them.
 
-    Such a one that comes back on the last night of its grace, or meets another, is what makes a night stand out.
+    A large one that comes back on the last night of its grace, or meets another, is what makes a night stand out. Of
+    clients that are seldom here, small ones too, and some nights early: who waits for a better night meets nobody.
     """
     night = view.night
     must = [item for item in items if item.tonight and item.deadline <= night]
     room = sum(item.size / item.unit.wish.cycle for item in items) + sum(horizon.base) / horizon.nights
     room -= horizon.base[0] + sum(item.now for item in must)
-    large = [
-        item
-        for item in items
-        if item.tonight and not item.steady and not item.first and item.now > horizon.risky and item.deadline > night
-    ]
-    large = [item for item in large if item.waits or (item.now > BIG * room and item.deadline <= night + _early(item))]
-    large.sort(key=lambda item: (not item.waits, -item.now, item.place))
-    for item in large:
+    flaky = [item for item in items if item.tonight and not item.steady and not item.first and item.deadline > night]
+    hurried = []
+    for item in flaky:
+        seldom = item.presence.share() < SELDOM
+        soon = item.deadline <= night + (EARLY if seldom else 1)
+        if (seldom or item.now > horizon.risky) and (item.waits or soon and (seldom or item.now > BIG * room)):
+            hurried.append(item)
+    hurried.sort(key=lambda item: (not item.waits, -item.now, item.place))
+    for item in hurried:
         if item.now <= room:
             room -= item.now
             item.before, item.kept, item.pinned = item.kept, 0, True
-
-
-def _early(item: Item) -> int:
-    return 2 if item.presence.share() < SELDOM else 1
 
 
 def _calm(horizon: Horizon, items: Sequence[Item], view: View) -> None:

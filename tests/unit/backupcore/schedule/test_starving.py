@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from test_planner_life import GB, Fleet
 
@@ -40,3 +42,21 @@ def test_a_full_above_every_nights_limit_is_planned_for_no_night():
         made = fleet.run()
     (given,) = [one for one in made.given_up if one.unit == "c1:s" and one.what == "first"]
     assert given.until is None and "alone takes more bytes" in given.why
+
+
+def test_clients_here_on_two_nights_of_five_get_their_fulls_early_or_soon():
+    fleet = Fleet(50, size=2 * GB, change=0.02, cycle=7)
+    laptops = list(fleet.wishes)[20:]
+    rng = random.Random(7)
+    last, gaps = {}, []
+    for n in range(240):
+        night = fleet.night
+        made = fleet.run(away={name for name in laptops if rng.random() >= 0.4})
+        for one in made.choices:
+            if one.level == 0 and one.unit in laptops:
+                if n > 60:
+                    gaps.append(night - last[one.unit])
+                last[one.unit] = night
+    # a full on its due night or the first night after it that the client is here would be 8.5 on average
+    assert sum(gaps) / len(gaps) <= 7.7
+    assert sum(gap <= 7 for gap in gaps) >= 0.6 * len(gaps)
