@@ -21,6 +21,7 @@ from backupcore.testing.targets import TargetConformance
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
 import sftpserver  # noqa: E402
+import stage_world  # noqa: E402
 
 MIB = 1 << 20
 SERVER = "0123456789abcdef"
@@ -426,3 +427,26 @@ def test_nothing_is_told_twice_by_the_library(box, tmp_path):
     command = [sys.executable, "-c", KILLED, given, tmp_path / "state", written(tmp_path / "x", b"x")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.count("Traceback") == 1 and "paramiko" not in done.stderr.splitlines()[-1]
+
+
+# -- with the stager
+
+
+def test_staging_over_a_line_that_is_cut_goes_on_where_it_was(opened, line, box, tmp_path, monkeypatch):
+    """The catalog's note, not only the driver's own state: the second night sends what the first did not."""
+    world = stage_world.World(tmp_path)
+    target = opened(port=line.port)
+    world.opened["nas"] = target
+    dump = world.dump(parts=(12 * MIB, 12 * MIB))
+    line.cuts = [20 * MIB, 0, 0, 0, 0, 0, 0]
+    monkeypatch.setattr(_sftp_put, "ATTEMPTS", 2)
+    results = {one.target: one for one in world.stage()}
+    assert results["disk"].ok and not results["nas"].ok
+    line.cuts = []
+    before = sum(line.sent)
+    results = world.stage()
+    assert [(one.target, one.ok) for one in results] == [("nas", True)]
+    assert sum(line.sent) - before < 10 * MIB, "only the rest of the second part, index and small files"
+    (row,) = world.catalog.copies(dump=dump.id, target="nas")
+    assert row.state == "verified"
+    assert world.files(tmp_path / "disk") == world.files(box.disk / "stowage")
