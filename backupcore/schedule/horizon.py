@@ -57,6 +57,8 @@ class Horizon:
         groups: Dict[Tuple, float] = {}
         flat = 0.0
         for item in self.items:
+            if item.unit.wish.strategy == "full":
+                continue
             if item.flat or item.first or not item.ladder:
                 flat += item.rate
             else:
@@ -92,6 +94,8 @@ class Horizon:
     def shares(self, item: Item, k: int) -> Sequence[Tuple[int, float]]:
         """(night, expected net bytes) of a full planned for a night."""
         cycle = item.unit.wish.cycle
+        if item.unit.wish.strategy == "full":
+            return ((k, item.size),)
         if item.steady and item.days is None:
             if k + cycle >= self.nights:
                 return ((k, item.net if k else item.now),)

@@ -141,7 +141,9 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
     broke_off = _broke_off(view, plan, good)
     for unit in view.units:
         trace = seen.units[unit.id]
-        trace = trace._replace(planned=planned.get(unit.id))
+        # a full every night is no plan for when the strategy is another
+        next_full = None if unit.wish.strategy == "full" else planned.get(unit.id)
+        trace = trace._replace(planned=next_full)
         result = good.get(unit.id)
         choice = chosen.get(unit.id)
         if result is not None:
@@ -150,7 +152,7 @@ def remember(memory: Memory, view: View, plan: Plan, done: Sequence[Done]) -> Me
                 off.append(min(2.0, abs(result.bytes / estimate - 1)) ** 2 * (1 if result.level == 0 else 0.5))
             if result.level == 0:
                 trace = trace._replace(
-                    full=float(result.bytes), doubt=0.0, missed=None, back=None, why="", planned=planned.get(unit.id)
+                    full=float(result.bytes), doubt=0.0, missed=None, back=None, why="", planned=next_full
                 )
             elif seen.error >= SURE:
                 trace = measure(trace, memory.units.get(unit.id), unit, view, seen.week, result)

@@ -90,9 +90,14 @@ def _own(item: Item) -> bool:
     return item.unit.wish.own and item.unit.wish.strategy != "skip"
 
 
+def _always(item: Item) -> bool:
+    """Whether each of its dumps is a full; of such one that was asked for tonight, too."""
+    return item.kind == "full" or (item.kind == "asked" and item.unit.wish.strategy == "full")
+
+
 def _full_on(item: Item, view: View, k: int) -> bool:
     """Whether a full that nobody moves falls on that coming night."""
-    if item.kind == "full":
+    if _always(item):
         return item.days is None or (view.weekday + k) % 7 in item.days
     return view.night + k in item.unit.wish.own_fulls
 
@@ -101,8 +106,8 @@ def _fixed(items: Sequence[Item], view: View, nights: int) -> List[float]:
     """What nobody moves: units with a schedule of their own, or of one kind of dump only."""
     out = [0.0] * nights
     for item in items:
-        if item.kind == "full":
-            out[0] += item.size if item.here else 0.0
+        if _always(item):
+            out[0] += item.size if item.here and item.kind == "full" else 0.0
             for k in range(1, nights):
                 out[k] += item.size if _full_on(item, view, k) else 0.0
         elif item.kind == "incremental" or _own(item):
@@ -277,7 +282,7 @@ def _answer(
             reason = reasons.of_level(item, pick.level, pick.size, best, view)
         choices.append(Choice(item.id, pick.level, pick.size, reason, _due(item), _next_full(item, pick, night)))
     at = [[]] + [[one for _, _, one in row if one.id not in full_tonight] for row in horizon.at[1:]]
-    fixed = [item for item in items if item.kind == "full" or _own(item)]
+    fixed = [item for item in items if _always(item) or _own(item)]
     for k in range(1, horizon.nights):
         at[k] += [item for item in fixed if _full_on(item, view, k)]
     dumped = [item for item in items if item.kind != "idle" or _own(item)]

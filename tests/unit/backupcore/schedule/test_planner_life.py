@@ -414,3 +414,20 @@ def test_fulls_that_nobody_moves_stand_in_the_outlook_with_all_they_take():
     assert [told[k].fulls for k in range(4)] == [(), ("a:daily",), ("a:own",), ("a:daily",)]
     assert told[1].load["seconds"] == pytest.approx(5000, rel=0.05) and told[1].load[BYTES] >= 5e9
     assert told[2].load["seconds"] == pytest.approx(2000, rel=0.05)
+
+
+def test_a_source_of_fulls_only_that_was_asked_for_is_in_the_outlook_of_each_night():
+    fleet = Fleet(3)
+    fleet.wishes["c1:s"] = Wish(strategy="full", forced=0)
+    fleet.nights(3)
+    made = fleet.run()
+    assert all("c1:s" in night.fulls for night in made.outlook)
+    assert min(night.load[BYTES] for night in made.outlook) >= fleet.sizes["c1:s"]
+
+
+def test_a_source_that_leaves_fulls_only_behind_is_planned_anew():
+    fleet = Fleet(3, cycle=14)
+    fleet.wishes["c1:s"] = Wish(cycle=14, strategy="full")
+    fleet.nights(10)
+    fleet.wishes["c1:s"] = Wish(cycle=14)
+    assert "c1:s" not in fulls(fleet.run())
