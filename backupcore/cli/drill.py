@@ -78,11 +78,20 @@ def _answer(done: Any, state: proven.Proven) -> _output.Answer:
     good = sum(one.status == "proven" for one in done.results)
     files = count(sum(one.files for one in done.results), "file")
     size = text.size(sum(one.bytes for one in done.results))
-    status = "WARN" if done.status == "OK" and done.without else done.status
-    lines.append(f"{status:4s} {good} of {count(len(done.results), 'restore')} proven: {files}, {size} in "
-                 f"{text.duration(done.seconds)}{cost}")  # fmt: skip
-    lines += [state.line] if state.line else []
+    sealed = [one for one in done.results if one.status == "sealed"]
+    status = "WARN" if done.status == "OK" and (done.without or sealed) else done.status
     again = [one.hint for one in done.results if one.status != "proven" and one.hint.startswith("stowage ")]
+    if sealed and len({one.client for one in sealed}) > 1:
+        again = ["stowage drill --key FILE", *(hint for hint in again if "--key" not in hint)]
+    all_of_them = count(len(done.results), "restore")
+    if sealed and len(sealed) == len(done.results):  # whoever reads only the last line must not take it for a proof
+        lines.append(f"{status:4s} nothing could be proven: {all_of_them} of sealed dumps, and no private key at hand "
+                     f"opens them -> {again[0]}")  # fmt: skip
+    else:
+        unopened = f" ({len(sealed)} sealed, no private key at hand)" if sealed else ""
+        lines.append(f"{status:4s} {good} of {all_of_them} proven{unopened}: {files}, {size} in "
+                     f"{text.duration(done.seconds)}{cost}")  # fmt: skip
+    lines += [state.line] if state.line else []
     return _output.Answer(
         data={
             "results": [one.as_dict() for one in done.results], "estimates": done.estimates, "money": done.money,

@@ -269,9 +269,21 @@ def test_sealed_dumps_are_proven_with_a_key_and_say_so_without(server, tmp_path)
     away = key.rename(tmp_path / "operations.pem")
     answer = server.json("drill")
     (result,) = answer["results"]
-    assert answer["status"] == "ok" and result["status"] == "sealed" and result["read"] > 30_000
+    assert answer["status"] == "warn" and result["status"] == "sealed" and result["read"] > 30_000
     assert "sealed files of" in result["message"] and result["hint"] == "stowage drill --client web1 --key FILE"
     assert answer["next"] == ["stowage drill --client web1 --key FILE"]
+    assert "OK " not in "".join(answer["lines"]) and answer["lines"][-2] == (
+        "WARN nothing could be proven: 1 restore of sealed dumps, and no private key at hand opens them "
+        "-> stowage drill --client web1 --key FILE"
+    )
+    server.client("web2", {"etc": grow(tmp_path / "etc2", 1)})
+    key = away.rename(key)
+    server.stowage("run")
+    away = key.rename(away)
+    answer = server.json("drill")
+    assert answer["status"] == "warn" and answer["next"] == ["stowage drill --key FILE"]
+    assert "nothing could be proven: 2 restores" in answer["lines"][-2]
+    (server.base / "clients.d/web2.yml").unlink()
     (result,) = server.json("drill", "--key", away)["results"]
     assert result["status"] == "proven" and result["place"] == "nas" and left(server, "web1") == []
     damage(tmp_path / "nas")
