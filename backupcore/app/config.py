@@ -11,7 +11,7 @@ import json
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union, get_args, get_origin
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -144,11 +144,14 @@ class _Builder:
         incremental = schedule.incremental if schedule else None
         if schedule and not full and not incremental:
             self._wrong((*loc, "schedule"), f"{_path((*loc, 'schedule'))}: says neither full nor incremental")
+        strategy = pick("strategy", "standard")
+        if full and (strategy == "incremental" or strategy == "full" and incremental):
+            self._contradicts(loc, said, strategy)
         return s.Timing(
             cycle=cycle,
             grace=pick("grace", self.root.cycle.grace),
             priority=pick("priority", 1),
-            strategy=pick("strategy", "standard"),
+            strategy=strategy,
             split=pick("split", ""),
             interim=pick("interim", self.root.cycle.interim),
             days=pick("days", nights.ALL),
@@ -156,6 +159,21 @@ class _Builder:
             max_chain=pick("max_chain", None if cycle <= 7 else 4),
             full=full,
             incremental=incremental,
+        )
+
+    def _contradicts(self, loc: Loc, said: Sequence[schema.Timing], strategy: str) -> None:
+        """A strategy beside a schedule that says otherwise: one of the two would win in silence."""
+        policy = ("policies", said[2].policy)
+        by_strategy, by_schedule = (
+            next(place for place, one in zip((loc, loc[:2], policy), reversed(said)) if getattr(one, key) is not None)
+            for key in ("strategy", "schedule")
+        )
+        other = "schedule.full" if strategy == "incremental" else "schedule.incremental"
+        where = "" if by_schedule == by_strategy else f" of {_path(by_schedule)}"
+        self._wrong(
+            (*by_strategy, "strategy"),
+            f"{_path((*by_strategy, 'strategy'))}: {strategy} contradicts {other}{where}: keep one of the two",
+            "strategy: standard goes with every schedule",
         )
 
     def _look_at_rpo(self, loc: Loc, source: s.Source) -> None:
@@ -281,7 +299,7 @@ def _add_all(wrong: Wrong, error: ValidationError, model: type, base: Loc, secre
             wrong.add(place, f"{place}: {_path(loc)} is missing")
         elif kind == "value_error":
             reason = str(one["ctx"]["error"])
-            told = "" if reason.startswith(("'", '"')) or loc[-1] in secrets else _shown(value) + " "
+            told = "" if reason.startswith(("'", '"', f"{value!r} ")) or loc[-1] in secrets else _shown(value) + " "
             wrong.add(place, f"{place}: {_path(loc)}: {told}{reason}")
         else:
             told = "the value" if loc and loc[-1] in secrets else _shown(value)

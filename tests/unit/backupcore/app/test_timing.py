@@ -81,6 +81,10 @@ def test_everything_that_a_source_may_say(read):
     own = source(read(one("{path: /etc, schedule: {full: 'sun 20:00', incremental: 'mon-sat 21:00'}}")))
     assert (own.full, own.incremental, own.own) == ("sun 20:00", "mon-sat 21:00", True)
     assert not source(read(one("{path: /etc, schedule: {incremental: hourly}}"))).own
+    # a strategy that says the same as the schedule, or that takes a source out, contradicts nothing
+    assert source(read(one("{path: /etc, strategy: full, schedule: {full: 'sun 20:00'}}"))).strategy == "full"
+    assert source(read(one("{path: /etc, strategy: skip, schedule: {full: 'sun 20:00'}}"))).strategy == "skip"
+    assert source(read(one("{path: /etc, strategy: incremental, schedule: {incremental: hourly}}"))).full is None
 
 
 @pytest.mark.parametrize("text, nights", [
@@ -116,6 +120,15 @@ def test_limits_hard_and_soft(read):
     (one("{path: /etc, days: weekdays}"), "mon-fri"),
     (one("{path: /etc, earliest: 22}"), "write '22:00'"),
     (one("{path: /etc, earliest: '25:00'}"), "write '22:00'"),
+    (one("{path: /etc, earliest: 2200}"), "earliest: 2200 is no time of day: write '22:00'"),
+    (one("{path: /etc, strategy: incremental, schedule: {full: 'sun 20:00'}}"),
+     "web1.sources.etc.strategy: incremental contradicts schedule.full: keep one"),
+    (one("{path: /etc, strategy: full, schedule: {full: 'sun 20:00', incremental: hourly}}"),
+     "web1.sources.etc.strategy: full contradicts schedule.incremental: keep one"),
+    (one("{path: /etc, strategy: incremental, policy: p}") + "policies: {p: {schedule: {full: 'sun 20:00'}}}\n",
+     "web1.sources.etc.strategy: incremental contradicts schedule.full of policies.p: keep one"),
+    (one("{path: /etc, policy: p}") + "policies: {p: {strategy: incremental, schedule: {full: 'sun 20:00'}}}\n",
+     "policies.p.strategy: incremental contradicts schedule.full: keep one"),
     (one("{path: /etc, priority: urgent}"), "low, normal, high"),
     (one("{path: /etc, strategy: none}"), "is none of standard, full, incremental, skip"),
     (one("{path: /etc, cycle: weekly}"), "number of days"),
