@@ -98,9 +98,12 @@ class _Stager:
         self.telling = threading.Lock()
         self.stopping = threading.Event()
         self.bad: Dict[Tuple[str, str], str] = {}  # (dump, place) found damaged, and what is wrong
+        # damaged copies of one dump are put together from each other: one at a time, or each reads what the other writes
+        self.mending: Dict[str, threading.Lock] = {}
 
     def work(self, jobs: List[Due]) -> List[CopyResult]:
         """All jobs, in their order as threads become free."""
+        self.mending = {job.dump.id: threading.Lock() for job in jobs if job.dump.id in self.repair}
         with ThreadPoolExecutor(min(len(jobs), self.settings.copies_at_once), "copy") as pool:
             futures = [pool.submit(self._one, job) for job in jobs]
             try:
@@ -125,7 +128,8 @@ class _Stager:
         try:
             if self.stopping.is_set():
                 raise _Stopped
-            count = self._copy(job, place, told)
+            with self.mending.get(job.dump.id) or contextlib.nullcontext():
+                count = self._copy(job, place, told)
         except StowageError as failure:
             error = failure
         except TargetError as failure:
