@@ -98,7 +98,7 @@ class _Stager:
         self.telling = threading.Lock()
         self.stopping = threading.Event()
         self.bad: Dict[Tuple[str, str], str] = {}  # (dump, place) found damaged, and what is wrong
-        # damaged copies of one dump are put together from each other: one at a time, or each reads what the other writes
+        # damaged copies of a dump are put together one at a time: each takes what the others have
         self.mending: Dict[str, threading.Lock] = {}
 
     def work(self, jobs: List[Due]) -> List[CopyResult]:
