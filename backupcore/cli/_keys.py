@@ -56,7 +56,7 @@ def asker(args: argparse.Namespace) -> Optional[Any]:
     if args.passphrase_file:
         passphrase = _first_line(args.passphrase_file)
         return lambda what, wrong: None if wrong else passphrase
-    if _terminal():
+    if _terminal(STDIN in getattr(args, "key", ())):
         return _Prompt()
     return None
 
@@ -79,11 +79,26 @@ class _Prompt:
             return None
 
 
-def _terminal() -> bool:
+def _terminal(key_on_stdin: bool) -> bool:
+    """Whether somebody sits there. key_on_stdin: then the passphrase is typed on the terminal all the same."""
     try:
-        return sys.stdin.isatty() and sys.stderr.isatty()
+        return sys.stderr.isatty() and (sys.stdin.isatty() or key_on_stdin and _in_front())
     except (AttributeError, ValueError):
         return False
+
+
+def _in_front() -> bool:
+    """Whether this process may read from its terminal: in the background, that would stop it."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _first_line(name: str) -> bytes:

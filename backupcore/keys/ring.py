@@ -6,6 +6,10 @@ are image.recipients. A ring is made for one command and used by many threads.
 
 from __future__ import annotations
 
+import os
+import pwd
+import shlex
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -189,12 +193,35 @@ def read_file(path: Union[Path, str]) -> bytes:
         else:
             with open(path, "rb") as stream:
                 data = stream.read(store.FILE_LIMIT + 1)
+    except PermissionError as error:
+        raise ConfigError(*_forbidden(Path(path), str(error.strerror))) from None
     except OSError as error:
-        hint = f"stowage ... --key - < {path}" if isinstance(error, PermissionError) else ""
-        raise ConfigError(f"{path}: {error.strerror}", hint) from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
     if len(data) > store.FILE_LIMIT:
         raise ConfigError(f"{path}: this is no key file")
     return data
+
+
+def _forbidden(path: Path, why: str) -> Tuple[str, str]:
+    """Message and hint: mostly the key is root's, and the command runs as the server's own user."""
+    me = _user(os.geteuid())
+    try:
+        owner = f"; it is of {_user(path.stat().st_uid)}, mode {stat.S_IMODE(path.stat().st_mode):04o}"
+    except OSError:
+        owner = "; not even its folder may be entered"
+    copy = Path("/run") / path.name  # gone with the next boot, which is right for a key that is only lent
+    give = f"sudo install -m 0600 -o {me} {shlex.quote(str(path))} {shlex.quote(str(copy))}"
+    return (
+        f"{path}: {why}: this command runs as {me}{owner}",
+        f"{give} and --key {copy}, or as who may read it: stowage ... --key - < {shlex.quote(str(path))}",
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _texts(read_small: Callable[[str, int], bytes]) -> Iterator[bytes]:

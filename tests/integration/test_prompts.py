@@ -38,13 +38,13 @@ def server(tmp_path):
         yield server
 
 
-def on_terminal(server, words, at_question):
+def on_terminal(server, words, at_question, question=QUESTION, more=""):
     """What stands on a terminal when the command, its status and the terminal's settings were shown there.
 
     at_question(master, pid): called when the question stands there. The shell outlives ^C, as the one of a person does.
     """
     command = [sys.executable, "-m", "backupcore", "--config", str(server.base / "stowage.yml"), *words]
-    script = f"trap : INT; {shlex.join(command)}; echo status=$?; stty -a"
+    script = f"trap : INT; {shlex.join(command)} {more}; echo status=$?; stty -a"
     master, slave = pty.openpty()
     shell = subprocess.Popen(
         ["sh", "-c", script], stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
@@ -59,7 +59,7 @@ def on_terminal(server, words, at_question):
                     screen += os.read(master, 4096)
                 except OSError:
                     break
-            elif not asked and screen.endswith(QUESTION):
+            elif not asked and screen.endswith(question):
                 asked = True
                 children = subprocess.run(["pgrep", "-P", str(shell.pid)], capture_output=True, text=True).stdout
                 at_question(master, int(children.split()[0]))
@@ -107,3 +107,21 @@ def test_an_end_of_file_is_no_passphrase(server):
         server, ["verify", "--full", "--target", "nas"], lambda master, _pid: os.write(master, b"\x04")
     )
     assert (status, echoes) == (0, True) and "sealed, checked by SHA256SUMS only" in screen
+
+
+def test_a_key_on_standard_input_still_asks_on_the_terminal(server, tmp_path):
+    key = (server.base / "state/keys/private/operations.pem").rename(tmp_path / "away.pem")
+    words = ["restore", "web1:/", "--to", str(tmp_path / "out"), "--key", "-"]
+    status, echoes, screen = on_terminal(
+        server, words, lambda master, _pid: os.write(master, PASSPHRASE + b"\n"),
+        question=b"passphrase of the key given: ", more=f"< {key}",
+    )  # fmt: skip
+    assert (status, echoes) == (0, True) and PASSPHRASE.decode() not in screen, screen
+    assert (tmp_path / "out" / str(tmp_path)[1:] / "tree/secret").exists()
+    # where there is no terminal, one line says what to do
+    words[3] = str(tmp_path / "other")
+    with open(key, "rb") as stdin:
+        process = server.start(*words, stdin=stdin, start_new_session=True)
+        err = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 1 and len(err.splitlines()) == 1, err
+    assert "is protected by a passphrase -> give it by --passphrase-file FILE" in err

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from passphrases import PASSPHRASE, Asked
 
-from backupcore.errors import ImageDamaged, KeyLocked, KeyMissing, TargetRefused
+from backupcore.errors import ConfigError, ImageDamaged, KeyLocked, KeyMissing, TargetRefused
 from backupcore.image import recipients, seal
-from backupcore.keys import store
+from backupcore.keys import ring, store
 
 PREFIX = "web1/etc/20261122T183514Z-L0-914b8a4b"
 
@@ -172,3 +177,29 @@ def test_what_is_offered_is_any_bytes(pairs):
     for cut in (0, 1, 2, 5, 60, len(good) - 1):
         assert not recipients._is_modest(good[:cut])
     assert not recipients._is_modest(good + b"x")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user for a moment")
+def test_a_key_that_only_root_reads_is_told_with_its_reader_and_a_way(tmp_path):
+    key = Path(tempfile.mkdtemp(prefix="stowage-key-")) / "escrow key.pem"
+    key.parent.chmod(0o755)
+    key.write_bytes(b"key")
+    key.chmod(0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            ring.read_file(key)
+        os.seteuid(0)
+        key.parent.chmod(0o700)
+        os.seteuid(65534)
+        with pytest.raises(ConfigError) as closed:
+            ring.read_file(key)
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(key.parent)
+    me = pwd.getpwuid(65534).pw_name
+    told = f"{key}: Permission denied: this command runs as {me}"
+    assert caught.value.message == f"{told}; it is of root, mode 0600"
+    install = f"sudo install -m 0600 -o {me} '{key}' '/run/escrow key.pem' and --key"
+    assert caught.value.hint.startswith(install) and f"--key - < '{key}'" in caught.value.hint
+    assert closed.value.message == f"{told}; not even its folder may be entered"
