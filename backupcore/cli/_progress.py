@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Dict, List, Optional
 
-from .. import text
+from .. import clock, text
 from . import _output, _prompt
 
 HEARTBEAT = 60.0
@@ -31,6 +31,11 @@ def _name(event: Dict[str, Any]) -> str:
     if event.get("target"):
         name += f" -> {event['target']}"
     return text.escape(name or str(event.get("dump", "")))
+
+
+def begins(event: Dict[str, Any]) -> str:
+    """The time of day at which what waits for its time begins."""
+    return clock.local(int(event["not_before_ns"]))[-5:]
 
 
 class _Silent:
@@ -58,6 +63,9 @@ class _Lines:
         name, phase = _name(event), str(event.get("phase", ""))
         now = time.monotonic()
         ended = phase in _ENDS
+        if event.get("not_before_ns"):
+            _output.say(f"{name} begins at {begins(event)}, as its earliest says; a run that names it begins at once")
+            return
         if phase in _QUIET or not ended and now - self.told.get(name, -HEARTBEAT) < HEARTBEAT:
             return
         level = event.get("level")
@@ -129,6 +137,8 @@ class _Bars:
                     self.bars.console.print(line, soft_wrap=True)
             return
         told = text.escape(phase) + (f" {text.size(count)}" if count else "")
+        if event.get("not_before_ns"):
+            told = f"begins at {begins(event)}"
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task("", total=total, name=name, told=told)
         self.bars.update(self.tasks[name], completed=count, total=_known(total, count), told=told)

@@ -7,7 +7,7 @@ import time
 from typing import Any, Dict, List
 
 from .. import text
-from . import _output
+from . import _output, _progress
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -43,5 +43,7 @@ def _running(now: Dict[str, Any]) -> List[str]:
     for one in dumps:
         count, total = int(one.get("bytes") or 0), one.get("total")
         share = f"{min(99, 100 * count // total)} %" if total and one.get("phase") == "dumping" else ""
-        rows.append([f"{one.get('client')}:{one.get('source')}", one.get("phase", ""), text.size(count), share])
+        begins = one.get("not_before_ns")
+        phase = f"begins at {_progress.begins(one)}" if isinstance(begins, int) else one.get("phase", "")
+        rows.append([f"{one.get('client')}:{one.get('source')}", phase, text.size(count), share])
     return [text.escape(line) for line in lines + _output.table(("source", "phase", "size", ""), rows)]

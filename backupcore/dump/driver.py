@@ -72,6 +72,7 @@ def run_dumps(
             settings, catalog, run.id, server, signer, Space(usable), connect, driver.event, driver.track, recipients
         )  # fmt: skip
         try:
+            driver.tell_later()
             driver.work()
         finally:
             write_record(settings, catalog, run, server, signer, driver.done())
@@ -167,6 +168,14 @@ class _Driver:
             raise
         if self._broken is not None:
             raise self._broken
+
+    def tell_later(self) -> None:
+        """Says what begins only hours from now: else a run by hand looks as if it hung."""
+        now = clock.now_ns()
+        later = {(one.client, one.source): one for one in self._order if one.not_before_ns > now}
+        for one in later.values():
+            self.tell({"client": one.client, "source": one.source, "phase": "waiting", "bytes": 0,
+                       "not_before_ns": one.not_before_ns})  # fmt: skip
 
     def _wait(self) -> None:
         with self._changed:

@@ -6,8 +6,9 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
-from backupcore.cli import _progress
+from backupcore.cli import _progress, status
 
 EVENTS = [
     {"client": "web1", "source": "etc", "phase": "waiting"},
@@ -31,6 +32,19 @@ def test_lines_tell_begin_and_end_and_are_escaped(capsys):
         "stowage: web1:etc -> nas: copying, 10 B",
         "stowage: web\\x1b[31m:[bold]x[/bold]: failed, 0 B",
     ]
+
+
+LATER = {"client": "web1", "source": "db", "phase": "waiting", "bytes": 0, "not_before_ns": 1_795_476_600 * 10**9}
+
+
+def test_what_waits_for_its_time_is_told_with_the_time_and_the_way_out(capsys):
+    at = time.strftime("%H:%M", time.localtime(LATER["not_before_ns"] // 10**9))
+    with _progress.progress(False) as event:
+        event(LATER)
+    told = f"stowage: web1:db begins at {at}, as its earliest says; a run that names it begins at once\n"
+    assert capsys.readouterr().err == told
+    lines = status._running({"run": "r", "pid": 1, "begun_ns": time.time_ns(), "dumps": [LATER]})
+    assert f"web1:db   begins at {at}" in lines[2], lines
 
 
 def test_a_long_work_shows_a_sign_of_life(capsys, monkeypatch):

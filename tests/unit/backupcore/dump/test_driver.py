@@ -428,6 +428,24 @@ def test_progress_is_told_while_it_happens(server):
     assert status.read(server.settings) is None
 
 
+def test_what_begins_later_is_told_at_once_with_its_time(server):
+    server.client("web1", "db")
+    server.client("web2", "data")
+    later = clock.now_ns() + 2 * clock.NS
+    planned = [Planned("web1", "db", 0, None, "", later), Planned("web2", "data", 0, None, "")]
+    with runlock.hold(server.settings):
+        run = server.catalog.begin_run("run")
+        results = driver.run_dumps(
+            server.settings, server.catalog, planned, run=run, progress=server.events.append
+        )  # fmt: skip
+    assert all(one.ok for one in results)
+    first = server.events[0]
+    assert (first["client"], first["source"], first["phase"]) == ("web1", "db", "waiting")
+    assert first["not_before_ns"] == later
+    assert [one["client"] for one in server.events if one.get("not_before_ns")] == ["web1"]
+    assert server.events[-1]["phase"] == "done" and server.events[-1]["client"] == "web1"
+
+
 def test_a_watcher_that_goes_away_costs_nothing(server):
     server.client("web1")
     server.client("web2")
