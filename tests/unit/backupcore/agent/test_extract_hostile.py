@@ -391,8 +391,7 @@ def test_nothing_here_opens_a_path_with_a_slash(place):
         "import sys; sys.path[:0] = sys.argv[1:3]; import packing\n"
         "print(packing.restore(open(sys.argv[3] + '/sent', 'rb').read(), {'to': sys.argv[3] + '/to'}, 0)[0]['failed'])"
     )
-    if not shutil.which("strace"):
-        pytest.skip("strace is not here")
+    assert shutil.which("strace"), "strace is not here: tests/lab/packages.sh"
     log = place[0] / "log"
     argv = ["strace", "-f", "-o", log, "-e", "trace=%file", sys.executable, "-c", code]
     argv += [str(ROOT), str(ROOT / "tests/lab"), str(place[0])]
