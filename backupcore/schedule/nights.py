@@ -11,22 +11,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from typing import FrozenSet, Iterator, List, Optional, Tuple
+from typing import FrozenSet, Iterator, Optional, Tuple
 
-NS = 1_000_000_000
+from ..hours import ALL, NS, parse_days, parse_time, shown_days, wall
+
+__all__ = [
+    "ALL", "NS", "Own", "Times", "at", "begin_of", "day_of", "longest_gap", "moment", "night_of", "parse_days",
+    "parse_own", "parse_time", "parse_times", "shown_days", "wall", "weekday_of",
+]  # fmt: skip
+
 DAY_NS = 86_400 * NS
 HALF = timedelta(hours=12)
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-ALL = frozenset(range(7))
 LOOK_BACK = 400  # days: who was away longer is due whatever the schedule says
-_TIME = re.compile(r"([01]?\d|2[0-4]):([0-5]\d)\Z")
-_LONG = {"monday": "mon", "tuesday": "tue", "wednesday": "wed", "thursday": "thu", "friday": "fri", "saturday": "sat",
-         "sunday": "sun", "tues": "tue", "thur": "thu", "thurs": "thu"}  # fmt: skip
-
-
-def wall(ns: int, zone: Optional[tzinfo] = None) -> datetime:
-    """What a clock on the wall showed at that moment, naive."""
-    return datetime.fromtimestamp(ns // NS, zone).replace(tzinfo=None)
 
 
 def moment(shown: datetime, zone: Optional[tzinfo] = None) -> int:
@@ -60,37 +56,6 @@ def at(night: int, minutes: int, zone: Optional[tzinfo] = None) -> int:
     """When the clock shows that many minutes after midnight in a night, in ns: 22:00 is before 03:00."""
     day = day_of(night) + timedelta(days=minutes < 12 * 60)
     return moment(datetime.combine(day, time()) + timedelta(minutes=minutes), zone)
-
-
-def parse_days(text: str) -> FrozenSet[int]:
-    """Weekdays (0 is Monday) of `mon-fri`, `sat,sun`, `fri-mon`, `daily`. Raises ValueError."""
-    found: set = set()
-    for part in str(text).lower().split(","):
-        part = part.strip()
-        if part in ("daily", "all"):
-            found |= ALL
-            continue
-        first, dash, last = part.partition("-")
-        one, two = _day(first, text), _day(last if dash else first, text)
-        found |= {day % 7 for day in range(one, two + 1 if two >= one else two + 8)}
-    return frozenset(found)
-
-
-def _day(word: str, text: str) -> int:
-    word = word.strip()
-    word = _LONG.get(word, word)
-    if word not in DAYS:
-        raise ValueError(f"{text!r} names no weekdays: write mon-fri, or sat,sun, or daily")
-    return DAYS.index(word)
-
-
-def parse_time(text: str) -> int:
-    """Minutes after midnight of `22:00`. Raises ValueError."""
-    match = _TIME.match(str(text).strip())
-    minutes = int(match.group(1)) * 60 + int(match.group(2)) if match else -1
-    if not 0 <= minutes < 24 * 60:
-        raise ValueError(f"{text!r} is no time of day: write '22:00', in quotes")
-    return minutes
 
 
 @dataclass(frozen=True)
@@ -192,18 +157,3 @@ def longest_gap(own: Own) -> int:
 def parse_own(full: Optional[str], incremental: Optional[str]) -> Own:
     """A schedule from its two texts. Raises ValueError."""
     return Own(parse_times(incremental) if incremental else None, parse_times(full) if full else None)
-
-
-def shown_days(days: FrozenSet[int]) -> str:
-    """`mon-fri`, `sat, sun`, `daily`"""
-    if days == ALL:
-        return "daily"
-    listed = sorted(days)
-    runs: List[List[int]] = []
-    for day in listed:
-        if runs and runs[-1][-1] == day - 1:
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    words = [DAYS[run[0]] if len(run) == 1 else f"{DAYS[run[0]]}-{DAYS[run[-1]]}" for run in runs]
-    return ", ".join(words)
