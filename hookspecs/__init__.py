@@ -17,6 +17,7 @@ from .sources import SourceDriver, SourceError  # noqa: E402
 from .spec import StowageSpec  # noqa: E402
 from .targets import (  # noqa: E402
     Finding,
+    Paused,
     Stored,
     Target,
     TargetCapabilities,
@@ -26,10 +27,11 @@ from .targets import (  # noqa: E402
     Unreadable,
     WrongDigest,
     safe_name,
+    to_the_end,
 )
 
 __all__ = [
-    "PROJECT", "Event", "EventDriver", "EventError", "Finding", "SourceDriver", "SourceError", "Stored",
-    "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
-    "Unreadable", "WrongDigest", "hookimpl", "hookspec", "safe_name",
+    "PROJECT", "Event", "EventDriver", "EventError", "Finding", "Paused", "SourceDriver", "SourceError",
+    "Stored", "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
+    "Unreadable", "WrongDigest", "hookimpl", "hookspec", "safe_name", "to_the_end",
 ]  # fmt: skip

@@ -31,6 +31,30 @@ class Unreadable(TargetError):
     """The place answers and has the file, but cannot give its bytes (a bad sector): that copy of it is lost."""
 
 
+class Paused(TargetError):
+    """It is not the time to send any more: what is under way ends where a later try can go on. No failure."""
+
+
+Pace = Callable[[int], None]
+
+
+def to_the_end(pace: Optional[Pace]) -> Optional[Pace]:
+    """pace for the bytes of what cannot be taken up in its middle, an upload part or a file: waits, never pauses.
+
+    Call pace(0) before the first of them: that pauses, and waits for nothing.
+    """
+    if pace is None:
+        return None
+
+    def wait(count: int) -> None:
+        try:
+            pace(count)
+        except Paused:
+            pass
+
+    return wait
+
+
 _PART_OF_NAME = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}\Z")
 
 
@@ -126,6 +150,7 @@ class Target(Protocol):
         resume: Optional[Mapping[str, Any]] = None,
         checkpoint: Optional[Callable[[Mapping[str, Any]], None]] = None,
         progress: Optional[Callable[[int], None]] = None,
+        pace: Optional[Callable[[int], None]] = None,
     ) -> Stored:
         """Stores the file at path as name, whole or not at all, durable when it returns.
 
@@ -134,6 +159,11 @@ class Target(Protocol):
         file in an earlier try (may be stale: then start anew). checkpoint(state): called whenever a piece
         of work is safe that a later try can use; state is JSON-ready; without it a failed try leaves
         nothing to use. progress(n): n more bytes are at the place. Both are called in the caller's thread.
+        pace(n): called, from any thread, before the next n bytes are sent; it sleeps as long as the rate asks for, and
+        then raises Paused when no more may be sent now: leave a checkpoint and raise it. pace(0) does not sleep. A
+        driver that cannot go on in the middle of what it is sending asks with pace(0) before it begins that, and
+        uses to_the_end(pace) within. Optional: without it in the signature nothing is begun out of time, but a file
+        is sent as fast as it goes, and waited for afterwards.
         """
         ...
 

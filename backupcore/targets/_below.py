@@ -76,7 +76,7 @@ def odd(folder: int, prefix: str) -> Iterator[str]:
             yield name + "/" if entry.is_dir(follow_symlinks=False) else name
 
 
-def copy_into(path, folder: int, name: str, sha256: Optional[str], progress) -> int:
+def copy_into(path, folder: int, name: str, sha256: Optional[str], progress, pace=None) -> int:
     """A synced copy of path as name in folder; its pages are dropped, so that reading it back asks the disk."""
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -87,6 +87,8 @@ def copy_into(path, folder: int, name: str, sha256: Optional[str], progress) -> 
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
         size, done, found = os.fstat(source).st_size, 0, hashlib.sha256()
         while done <= size and (data := os.read(source, PIECE)):
+            if pace:
+                pace(len(data))
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]

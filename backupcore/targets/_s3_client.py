@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import io
 import json
 import os
 import re
 import stat
+import threading
 from pathlib import Path
-from typing import Iterator, Literal, Optional
+from typing import Any, Callable, Iterator, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -23,6 +25,7 @@ from backupcore.hookspecs import TargetError
 MIB = 1 << 20
 SMALLEST_PART = 5 * MIB
 LARGEST_PART = 5 << 30
+PACED = 16 << 10  # bytes of an upload that wait for their turn together
 ATTEMPTS = 5  # of each request, with growing pauses (0.5 to 20 s)
 
 
@@ -116,7 +119,7 @@ def make_client(options: S3Options, name: str):
         )
         if options.ca and not options.ca.is_file():
             raise TargetError(f"the certificate file of target {name} is not there: {options.ca}")
-        return session.client(
+        client = session.client(
             "s3",
             region_name=options.region or session.region_name or "us-east-1",
             endpoint_url=options.endpoint,
@@ -133,6 +136,49 @@ def make_client(options: S3Options, name: str):
                 tcp_keepalive=True,
             ),
         )
+        client.meta.events.register("before-send.s3.UploadPart", _slow_down)
+        client.meta.events.register("before-send.s3.PutObject", _slow_down)
+        return client
+
+
+_sending = threading.local()
+
+
+@contextlib.contextmanager
+def paced(pace: Optional[Callable[[int], None]]) -> Iterator[None]:
+    """What this thread uploads inside goes no faster than pace lets it."""
+    _sending.pace = pace
+    try:
+        yield
+    finally:
+        _sending.pace = None
+
+
+def _slow_down(request: Any, **_more: Any) -> None:
+    # signed and measured by now: only the sending itself is slowed, each try of it
+    pace = getattr(_sending, "pace", None)
+    if pace is not None and request.body:
+        request.body = _Paced(request.body, pace)
+
+
+class _Paced:
+    """The body of a request, given piece by piece as pace lets it go."""
+
+    def __init__(self, body: Any, pace: Callable[[int], None]):
+        self._body = body if hasattr(body, "read") else io.BytesIO(body)
+        self._pace = pace
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._body.read(min(size, PACED) if size and size > 0 else PACED)
+        if data:
+            self._pace(len(data))
+        return data
+
+    def tell(self) -> int:
+        return self._body.tell()
+
+    def seek(self, *where: int) -> int:
+        return self._body.seek(*where)
 
 
 # code of an answer: (what it means, next step)

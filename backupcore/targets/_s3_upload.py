@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from backupcore import files
-from backupcore.hookspecs import TargetError, WrongDigest
+from backupcore.hookspecs import TargetError, WrongDigest, to_the_end
 
 from . import _s3_probe as probing
-from ._s3_client import LARGEST_PART, MIB, SMALLEST_PART, code_of, told
+from ._s3_client import LARGEST_PART, MIB, SMALLEST_PART, code_of, paced, told
 
 MOST_PARTS = 10_000
 _MD5_TAG = re.compile(r'"?([0-9a-f]{32})"?\Z')
@@ -37,9 +37,10 @@ class Part(NamedTuple):
 class Upload:
     """One put under way."""
 
-    def __init__(self, target, name, path, fd, facts, if_absent, sha256, checkpoint, progress):
+    def __init__(self, target, name, path, fd, facts, if_absent, sha256, checkpoint, progress, pace=None):
         self.target, self.name, self.path, self.fd, self.facts = target, name, path, fd, facts
         self.if_absent, self.sha256, self.checkpoint, self.progress = if_absent, sha256, checkpoint, progress
+        self.pace = pace
         self.client = target.client()
         self.where = {"Bucket": target.bucket, "Key": target.prefix + name}
         self.size = os.fstat(fd).st_size
@@ -49,11 +50,12 @@ class Upload:
 
     def in_one(self) -> Tuple[dict, bool]:
         """The whole file in one request."""
+        self._may_begin()
         with self.target.room:
             content = self._next(self.size + 1)
             self._check_digest()
             protect = {"IfNoneMatch": "*"} if self.if_absent and self.facts.if_none_match != "refused" else {}
-            with told(self.what):
+            with told(self.what), paced(to_the_end(self.pace)):
                 self.client.put_object(
                     **self.where,
                     Body=content,
@@ -135,6 +137,8 @@ class Upload:
                 while not self.target.room.acquire(timeout=0.2):
                     self._gather(under_way, parts, where["UploadId"], part_size)
                 try:
+                    if number not in there:
+                        self._may_begin()
                     content = self._next(part_size)
                     under_way[number] = senders.submit(self._send, where, number, content, there.get(number))
                 except BaseException:
@@ -175,7 +179,7 @@ class Upload:
             if there and there.get("Size") == len(content) and _same(there, content, sha256):
                 return Part(number, there["ETag"], sha256)
             given = {"ChecksumSHA256": sha256} if self.facts.sha256 else {}
-            with told(f"{self.what} (upload part {number})"):
+            with told(f"{self.what} (upload part {number})"), paced(to_the_end(self.pace)):
                 answer = self.client.upload_part(
                     **where,
                     PartNumber=number,
@@ -211,6 +215,11 @@ class Upload:
             sent = f"{self.size} bytes were sent"
             raise TargetError(f"{self.name} is {size} in {self.target.place} after it was written: {sent}")
         return found
+
+    def _may_begin(self) -> None:
+        """Raises Paused when no more may be sent now; what is under way is sent to its end."""
+        if self.pace:
+            self.pace(0)
 
     def _next(self, most: int) -> bytes:
         pieces = []

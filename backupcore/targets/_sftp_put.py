@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Deque, Mapping, Optional, Set, Tuple
 
-from backupcore.hookspecs import Stored, TargetError, WrongDigest
+from backupcore.hookspecs import Paused, Stored, TargetError, WrongDigest
 
 from . import _sftp_wire as wire
 
@@ -28,9 +28,10 @@ _TEMPORARY = re.compile(r"[0-9a-f]{16}\Z")
 class Put:
     """One put under way."""
 
-    def __init__(self, target, name, path, fd, if_absent, sha256, checkpoint, progress):
+    def __init__(self, target, name, path, fd, if_absent, sha256, checkpoint, progress, pace=None):
         self.target, self.name, self.path, self.fd = target, name, path, fd
         self.if_absent, self.sha256, self.checkpoint, self.progress = if_absent, sha256, checkpoint, progress
+        self.pace = pace or (lambda _count: None)
         facts = os.fstat(fd)
         self.size, self.modified_ns = facts.st_size, facts.st_mtime_ns
         self.temporary = secrets.token_hex(8)
@@ -42,6 +43,7 @@ class Put:
     def run(self, resume: Optional[Mapping[str, Any]]) -> Stored:
         """The whole way; a broken line is made again as long as that brings bytes over."""
         self._take_up(resume)
+        self.pace(0)
         failures = 0
         try:
             while True:
@@ -180,9 +182,10 @@ class Put:
         answered: Set[int] = set()
         sent = self.acked
         data = memoryview(b"")
+        paused: Optional[Paused] = None
         while sent < self.size or under_way:
             # before a checkpoint all must be there, then synced
-            pause = self.checkpoint is not None and sent - self.saved >= CHECKPOINT
+            pause = paused is not None or self.checkpoint is not None and sent - self.saved >= CHECKPOINT
             if sent < self.size and not pause and len(under_way) < wire.WINDOW:
                 if not data:
                     data = memoryview(self._read(sent, min(wire.CHUNK * 32, self.size - sent)))
@@ -190,6 +193,11 @@ class Put:
                     if not data:
                         raise self._changed()
                 piece, data = data[: wire.CHUNK], data[wire.CHUNK :]
+                try:
+                    self.pace(len(piece))
+                except Paused as error:
+                    paused = error
+                    continue
                 number = session.send(wire.WRITE, handle, ("Q", sent), bytes(piece))
                 sent += len(piece)
                 under_way.append((number, sent))
@@ -206,6 +214,8 @@ class Put:
             elif pause:
                 self._sync(session, handle)
                 self._save()
+                if paused is not None:
+                    raise paused
         self._tell()
         if self._read(self.size, 1):
             raise self._changed()

@@ -30,6 +30,7 @@ from backupcore.hookspecs import (
     TargetError,
     WrongDigest,
     safe_name,
+    to_the_end,
 )
 
 from ._command_run import PIECE, Gone, Run, environment
@@ -107,10 +108,13 @@ class CommandTarget:
 
     # -- the contract
 
-    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
-        """Stores the file, with `move` by way of `.stowage/incoming`; begins anew after a failure."""
+    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None,
+            pace=None) -> Stored:  # fmt: skip
+        """Stores the file, with `move` by way of `.stowage/incoming`; begins anew after a failure, so never pauses."""
         safe_name(name)
         with self._putting:
+            if pace:
+                pace(0)
             before = None if self._options.move and not if_absent else self._find(name)
             if if_absent and before is not None:
                 raise self._exists(name)
@@ -118,7 +122,7 @@ class CommandTarget:
             temporary = f"{self._incoming}{time.time_ns():016x}-{secrets.token_hex(4)}"
             at = temporary if self._options.move else name
             try:
-                self._send(name, at, Path(path), size, progress)
+                self._send(name, at, Path(path), size, progress, pace)
                 found = self._find(at)
                 if found is None or found.size != size:
                     told = "nothing" if found is None else f"{found.size} bytes"
@@ -220,13 +224,18 @@ class CommandTarget:
     def _exists(self, name: str) -> TargetError:
         return TargetError(f"{name} is already in {self.place}", "another server or an earlier run put it there")
 
-    def _send(self, name: str, at: str, path: Path, size: int, progress) -> None:
+    def _send(self, name: str, at: str, path: Path, size: int, progress, pace) -> None:
         values = {"name": at, "path": str(path), "size": str(size)}
+        if pace and self._by_path:
+            pace(size)  # the program reads the file itself, as fast as it likes: on the whole the rate holds
+        pace = to_the_end(pace)
         with self._run("put", f"cannot write {name} to {self.place}", values, feed=not self._by_path) as run:
             if not self._by_path:
                 sent = 0
                 with open(path, "rb", buffering=0) as file:
                     while data := file.read(PIECE):
+                        if pace:
+                            pace(len(data))
                         run.feed(data, self._options.timeout)
                         sent += len(data)
                         if progress:

@@ -25,6 +25,7 @@ from backupcore.hookspecs import (
     TargetDriver,
     TargetError,
     safe_name,
+    to_the_end,
 )
 
 from . import _filesystem as filesystem
@@ -71,16 +72,19 @@ class DirectoryTarget:
 
     # -- the contract
 
-    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
-        """Copies the file; resume and checkpoint are not used: a cut file is copied anew."""
+    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None,
+            pace=None) -> Stored:  # fmt: skip
+        """Copies the file; resume and checkpoint are not used: a cut file is copied anew, so a begun one is ended."""
         folders, last = _split(name)
+        if pace:
+            pace(0)
         with told(f"cannot write {name} in {self._root}"), self._opened(first_use=True) as root:
             if if_absent and self._stat(root, name) is not None:
                 raise _exists(name, self._root)
             with below(root, [*INCOMING.split("/"), self._server], make=True) as incoming:
                 temporary = secrets.token_hex(8)
                 try:
-                    size = copy_into(path, incoming, temporary, sha256, progress)
+                    size = copy_into(path, incoming, temporary, sha256, progress, to_the_end(pace))
                     self._place(root, incoming, temporary, folders, last, if_absent, name)
                 except BaseException:
                     with contextlib.suppress(OSError):

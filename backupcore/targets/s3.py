@@ -85,7 +85,8 @@ class S3Target:
 
     # -- the contract
 
-    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
+    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None,
+            pace=None) -> Stored:  # fmt: skip
         """One request for a small file, upload parts for others."""
         safe_name(name)
         facts = self.facts()
@@ -96,7 +97,8 @@ class S3Target:
         except OSError as error:
             raise TargetError(f"cannot read {path}: {error.strerror}") from None
         with file:
-            upload = Upload(self, name, Path(path), file.fileno(), facts, if_absent, sha256, checkpoint, progress)
+            upload = Upload(self, name, Path(path), file.fileno(), facts, if_absent, sha256, checkpoint, progress,
+                            pace)  # fmt: skip
             found, proven = upload.in_parts(resume) if upload.size > self.part_size else upload.in_one()
         return _stored(found, name, proven)
 

@@ -58,7 +58,8 @@ class SftpTarget:
 
     # -- the contract
 
-    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None) -> Stored:
+    def put(self, name, path, *, if_absent=False, sha256=None, resume=None, checkpoint=None, progress=None,
+            pace=None) -> Stored:  # fmt: skip
         """Sends the file to `.stowage/incoming`, then puts it in its place; goes on where an earlier try stopped."""
         safe_name(name)
         try:
@@ -66,7 +67,8 @@ class SftpTarget:
         except OSError as error:
             raise TargetError(f"cannot read {path}: {error.strerror}") from None
         with file, self._putting, self._told(f"cannot write {name} to {self.place}"):
-            return Put(self, name, Path(path), file.fileno(), if_absent, sha256, checkpoint, progress).run(resume)
+            return Put(self, name, Path(path), file.fileno(), if_absent, sha256, checkpoint, progress,
+                       pace).run(resume)  # fmt: skip
 
     def read(self, name, offset=0, length=None) -> Iterator[bytes]:
         """The bytes, asked for ahead in bounded memory; when the line breaks, goes on behind what came."""

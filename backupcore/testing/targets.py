@@ -19,6 +19,7 @@ Here live the behaviours the engine builds on; not how a driver tells its own pl
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import threading
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import pytest
 
-from backupcore.hookspecs import Stored, TargetCapabilities, TargetDriver, TargetError, WrongDigest
+from backupcore.hookspecs import Paused, Stored, TargetCapabilities, TargetDriver, TargetError, WrongDigest
 
 UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
 UNSAFE += ["a/" * 500 + "b", "half\ud800"]
@@ -256,6 +257,50 @@ class TargetConformance:
             progress=lambda count: threads.add(threading.get_ident()),
         )
         assert threads == {threading.get_ident()}
+
+    # -- pace; a driver that has none is not begun out of time, see the contract
+
+    @pytest.fixture
+    def paced(self, target):
+        """The target, when its put knows a pace."""
+        known = inspect.signature(target.put).parameters.values()
+        if not any(one.name == "pace" or one.kind is one.VAR_KEYWORD for one in known):
+            pytest.skip("its put knows no pace")
+        return target
+
+    def test_every_byte_asks_its_pace(self, paced, file):
+        content, asked = os.urandom(self.big), []
+        paced.put("name", file(content), pace=asked.append)
+        assert sum(asked) >= self.big
+        assert b"".join(paced.read("name")) == content
+
+    @pytest.mark.parametrize("size", [1, None])
+    def test_a_put_out_of_time_is_not_begun(self, paced, file, size):
+        def over(_count):
+            raise Paused("not now")
+
+        with pytest.raises(Paused):
+            paced.put("name", file(os.urandom(size or self.big)), checkpoint=lambda state: None, pace=over)
+        assert paced.stat("name") is None and list(paced.list("name")) == []
+
+    def test_a_put_whose_time_is_over_is_ended_or_taken_up_where_it_was(self, paced, file):
+        content = os.urandom(self.big)
+        path, digest = file(content), hashlib.sha256(content).hexdigest()
+        states, first, second = [], [], []
+
+        def over(count):
+            first.append(count)
+            if sum(first) * 2 > self.big:
+                raise Paused("not now")
+
+        try:
+            paced.put("name", path, sha256=digest, checkpoint=states.append, pace=over)
+        except Paused:  # else it cannot be taken up in its middle, and was ended
+            assert paced.stat("name") is None
+            state = json.loads(json.dumps(states[-1])) if states else None
+            paced.put("name", path, sha256=digest, resume=state, checkpoint=states.append, pace=second.append)
+            assert 0 < sum(second) < self.big or sum(first) >= self.big
+        assert b"".join(paced.read("name")) == content
 
     def test_clean_removes_nothing_that_is_whole(self, target, file):
         target.put("name", file(b"x"))
