@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, FrozenSet, Mapping, Optional, Tuple
 
+from .hours import Rates, Windows
+
 
 @dataclass(frozen=True)
 class HoldingDisk:
@@ -21,13 +23,14 @@ class HoldingDisk:
 
 @dataclass(frozen=True)
 class CopyRule:
-    """One copy a policy asks for. dumps: all, full or incremental. keep is read by retention."""
+    """One copy a policy asks for. dumps: all, full or incremental. keep is read by retention. windows: when it may be
+    made, None: always; rate: how fast, over all copies of this rule."""
 
     target: str
     dumps: str = "all"
     every: Optional[str] = None
-    window: Optional[str] = None
-    rate: Optional[str] = None
+    windows: Optional[Windows] = None
+    rate: Optional[Rates] = None
     keep: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,13 +125,14 @@ class Price:
 @dataclass(frozen=True)
 class TargetSettings:
     """A place that keeps images; options are those its target driver declares. price: None when nobody said it.
-    remote: its driver says that it outlives this machine."""
+    remote: its driver says that it outlives this machine. rate: how fast, over all uploads to it."""
 
     name: str
     type: str
     options: Mapping[str, Any]
     price: Optional[Price] = None
     remote: bool = False
+    rate: Optional[Rates] = None
 
 
 @dataclass(frozen=True)

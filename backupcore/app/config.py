@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from pydantic import BaseModel, ValidationError
 
+from .. import hours
 from .. import settings as s
 from ..agent import patterns
 from ..ids import is_name
@@ -76,7 +77,7 @@ class _Builder:
         targets = {
             name: s.TargetSettings(
                 name, one.type, self._options("target", ("targets", name), one),
-                one.price and s.Price(**one.price.model_dump()), self._is_remote(one.type),
+                one.price and s.Price(**one.price.model_dump()), self._is_remote(one.type), one.rate,
             )
             for name, one in root.targets.items()
         }  # fmt: skip
@@ -203,7 +204,8 @@ class _Builder:
                 self._missing((*loc, "copies", number, "target"), "target", copy.target, self.root.targets)
             if any(copy.target == rule.target for rule in rules):
                 self._wrong((*loc, "copies", number, "target"), f'policies.{name}: target "{copy.target}" stands twice')
-            rules.append(s.CopyRule(copy.target, copy.dumps, keep=copy.keep.model_dump(exclude_none=True)))
+            rules.append(s.CopyRule(copy.target, copy.dumps, windows=self._windows((*loc, "copies", number), copy),
+                                    rate=copy.rate, keep=copy.keep.model_dump(exclude_none=True)))  # fmt: skip
         if one.copies is None:
             rules = [s.CopyRule(target) for target in self.root.targets]
         return s.Policy(
@@ -216,6 +218,15 @@ class _Builder:
             keep_on_holding=one.keep_on_holding,
             part_size=one.part_size,
         )
+
+    def _windows(self, loc: Loc, copy: schema.Copy) -> Optional[hours.Windows]:
+        """When a copy may be made: in its window, where that begins on its days; None: always."""
+        if copy.window is None and copy.days is None:
+            return None
+        found = (copy.window or hours.ALWAYS).on(copy.days or hours.ALL)
+        if not found.spans:
+            self._wrong((*loc, "days"), f"{_path((*loc, 'days'))}: on none of these days a window begins")
+        return found
 
     def _client(self, name: str, one: schema.Client, policies: Mapping[str, s.Policy]) -> s.Client:
         sources = {}

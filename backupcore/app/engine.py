@@ -11,6 +11,7 @@ import difflib
 import fcntl
 import os
 import threading
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -224,7 +225,7 @@ class Engine:
         chosen = self.select() if sources is None else sources
         clients = [self.settings.clients[source.client] for source in chosen]
         if due and not self.plan(sources, due=True).planned:
-            return RunAnswer(None, "OK")
+            return self._stage_due(progress) if copies and sources is None else RunAnswer(None, "OK")
         with runlock.hold(self.settings, due), ready or warm.Warm(self.connector) as ready:
             if not due:
                 ready.begin(self.settings, clients)
@@ -285,8 +286,37 @@ class Engine:
 
         return transport.connect
 
-    def stage(self, targets: Sequence[str] = (), progress: Progress = None) -> StageAnswer:
-        """Makes the copies that the policies ask for and that are not there. Raises Busy."""
+    def _stage_due(self, progress: Progress) -> RunAnswer:
+        """Makes the copies whose window has opened since; a run that begins meanwhile has the right of way."""
+        from ..dump import runlock
+        from ..stage import stager
+
+        if not any(rule.windows for policy in self.settings.policies.values() for rule in policy.copies):
+            return RunAnswer(None, "OK")
+        if not stager.begins_now(self.settings, self.catalog):
+            return RunAnswer(None, "OK")
+        looked = [0.0, False]
+
+        def leave() -> str:
+            if time.monotonic() - looked[0] >= 1:
+                looked[:] = time.monotonic(), runlock.is_waited_for(self.settings)
+            return "goes on in the run that waited for its end" if looked[1] else ""
+
+        with runlock.hold(self.settings, due=True):
+            jobs = {(job.dump.id, job.row.target) for job in stager.begins_now(self.settings, self.catalog)}
+            run = self.catalog.begin_run("stage")
+            status = "FAIL"
+            try:
+                staged = self._stage(run.id, (), None, progress, leave=leave,
+                                     only=lambda job: (job.dump.id, job.row.target) in jobs)  # fmt: skip
+                status = "FAIL" if any(one.failed for one in staged.copies) else "OK"
+            finally:
+                self.catalog.end_run(run.id, status, {})
+        return RunAnswer(None, status, (), staged.copies, staged.released, (), staged.problems)
+
+    def stage(self, targets: Sequence[str] = (), progress: Progress = None, now: bool = False) -> StageAnswer:
+        """Makes the copies that the policies ask for and that are not there. now: also out of their windows.
+        Raises Busy."""
         from ..dump import runlock, sweep
 
         for name in targets:
@@ -296,20 +326,22 @@ class Engine:
             run = self.catalog.begin_run("stage")
             status = "FAIL"
             try:
-                staged = self._stage(run.id, targets, None, progress)
-                status = "OK" if all(one.ok for one in staged.copies) else "FAIL"
+                staged = self._stage(run.id, targets, None, progress, now=now)
+                status = "FAIL" if any(one.failed for one in staged.copies) else "OK"
             finally:
                 self.catalog.end_run(run.id, status, {})
             return staged
 
-    def _stage(self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress) -> StageAnswer:
+    def _stage(
+        self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress, **how: Any
+    ) -> StageAnswer:
         from ..dump.status import Status
         from ..stage import release, stager
 
         with Status(self.settings, run, progress) as status:
             copies = stager.stage(
                 self.settings, self.catalog, self.target, targets=list(targets) or None, sources=names,
-                progress=status.event,
+                progress=status.event, **how,
             )  # fmt: skip
         released = release.release(self.settings, self.catalog)
         return StageAnswer(copies, released.dumps, released.problems)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Tupl
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from .. import hours
 from ..schedule import nights
 from ..text import parse_duration, parse_size
 
@@ -236,9 +237,12 @@ class Keep(Section):
 
 
 class Copy(Section):
-    later: ClassVar[Tuple[str, ...]] = ("every", "days", "window", "rate", "lock", "encrypt")
+    later: ClassVar[Tuple[str, ...]] = ("every", "lock", "encrypt")
     target: str
     dumps: Literal["all", "full", "incremental"] = "all"
+    days: Annotated[Optional[Any], BeforeValidator(_weekdays)] = None
+    window: Annotated[Optional[Any], BeforeValidator(hours.parse_windows)] = None
+    rate: Annotated[Optional[Any], BeforeValidator(hours.parse_rates)] = None
     keep: Keep = Keep()
 
 
@@ -268,6 +272,7 @@ class Price(Section):
 
 class Target(Driven):
     price: Optional[Price] = None
+    rate: Annotated[Optional[Any], BeforeValidator(hours.parse_rates)] = None
 
 
 class Source(Timing, Driven):

@@ -80,6 +80,11 @@ def lock_file(state: Path) -> Path:
     return Path(state) / "run.lock"
 
 
+def waits_file(state: Path) -> Path:
+    """Touched by a run that waits for the end of a small one."""
+    return Path(state) / "run.waits"
+
+
 def status_file(state: Path) -> Path:
     """What the run at work is doing."""
     return Path(state) / "status.json"

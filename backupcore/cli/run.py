@@ -9,7 +9,7 @@ from .. import text
 from ..app import early
 from ..dump.warm import Warm
 from ..errors import Busy, RequestError
-from . import _output, _progress
+from . import _output, _progress, stage
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--level", metavar="N", type=int, choices=range(10), help="this level for all of them: 0 is a full"
     )
     parser.add_argument(
-        "--due", action="store_true", help="only what schedules of sources' own ask for now"
+        "--due", action="store_true", help="only what schedules of sources' own, and windows of copies, ask for now"
     )
 
 
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
             told = f"{busy.message}: what is due waits for its end"  # the timer comes again
             return _output.Answer(data={"headline": told, "sources": []}, lines=[told], next=["stowage status"])
     report = done.report
+    if report is None and done.copies:
+        return stage.told(done.copies, done.released, done.warnings, {"headline": "copies", "sources": []})
     if report is None:
         return _output.Answer(data={"headline": "nothing is due", "sources": []}, lines=["nothing is due"])
     lines: List[str] = [f"note {text.escape(note)}" for note in done.notes]
@@ -53,8 +55,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         if line.status != "OK" or line.message:
             lines.append(_told(line.status, f"{line.client}:{line.source} {line.message}", line.hint))
     for target in report.targets:
-        if target.status != "OK":
-            lines.append(_told(target.status, f"{target.target}: {target.message}", target.hint))
+        if target.status != "OK" or target.message:
+            status = target.status if target.status != "OK" else "wait"
+            lines.append(_told(status, f"{target.target}: {target.message}", target.hint))
     lines += [f"WARN {text.escape(note)}" for note in report.notes]
     # a failure's headline is the first of these lines: it is told once, at the end
     lines = [line for line in lines if not report.headline.startswith(line)] + [report.headline]

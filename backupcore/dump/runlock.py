@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from ..catalog import places
 from ..errors import Busy, CatalogError
 from ..settings import Settings
 
+FRESH = 10.0  # seconds after which one that waited has gone
 STEP = 0.5  # seconds between two looks at a lock that is waited for
 
 
@@ -29,14 +31,19 @@ def hold(settings: Settings, due: bool = False) -> Iterator[None]:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise CatalogError(f"{path} cannot be opened: {error.strerror}") from None
+    waits = places.waits_file(settings.state)
     try:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with contextlib.suppress(OSError):
+                    waits.unlink()  # who else waits says so again
                 break
             except BlockingIOError:
                 if due or not _is_due(fd):
                     raise Busy(f"another run is at work{_holder(fd)}", "stowage status") from None
+                with contextlib.suppress(OSError):  # then it waits till the other is through
+                    waits.touch(0o600)
                 time.sleep(STEP)
         mine = json.dumps({"pid": os.getpid(), "since": clock.now_ns(), "due": due}).encode()
         os.ftruncate(fd, 0)
@@ -47,6 +54,14 @@ def hold(settings: Settings, due: bool = False) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child that has forked and not yet closed its copy
     finally:
         os.close(fd)  # the file stays: to remove it would let two processes lock two files
+
+
+def is_waited_for(settings: Settings) -> bool:
+    """Whether another run waits for the end of this small one."""
+    try:
+        return abs(time.time() - places.waits_file(settings.state).stat().st_mtime) < FRESH
+    except OSError:
+        return False
 
 
 def _is_due(fd: int) -> bool:

@@ -13,6 +13,7 @@ from .. import clock, ids, text
 from ..catalog import units
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
+from ..hours import shown
 from ..settings import Client, Settings, Source
 from . import planned as planning
 from . import proven as proving
@@ -58,6 +59,8 @@ class TargetLine:
     verified: int = 0
     pending: Tuple[str, ...] = ()
     failed: Tuple[str, ...] = ()
+    waiting: Tuple[str, ...] = ()  # for their window: no trouble
+    opens: str = ""  # when the first of those windows opens, ISO
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Report:
             "proven": self.proven.as_dict() if self.proven else None,
             "plan": self.plan,
             "sources": [asdict(line) for line in self.lines],
-            "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed)}
+            "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed),
+                         "waiting": list(line.waiting)}
                         for line in self.targets],
         }  # fmt: skip
 
@@ -123,7 +127,7 @@ def make(
     chosen = None if only is None else set(only)
     past = _Past(catalog, run)
     lines: List[SourceLine] = []
-    copies = _Copies(settings, catalog)
+    copies = _Copies(settings, catalog, now_ns)
     plan = planning.of(run.summary) if run is not None else None
     notes: List[str] = []
     for client in settings.clients.values():
@@ -345,8 +349,10 @@ def _join(what: str, why: str) -> str:
 class _Copies:
     """The copies that policies ask for, of each source's newest dump, by target."""
 
-    def __init__(self, settings: Settings, catalog: Any):
-        self.catalog = catalog
+    def __init__(self, settings: Settings, catalog: Any, now_ns: int):
+        self.catalog, self.now_ns = catalog, now_ns
+        self.waiting: Dict[str, List[str]] = {name: [] for name in settings.targets}
+        self.opens: Dict[str, int] = {}
         self.verified: Dict[str, List[str]] = {name: [] for name in settings.targets}
         self.pending: Dict[str, List[str]] = {name: [] for name in settings.targets}
         self.failed: Dict[str, List[Tuple[str, str]]] = {name: [] for name in settings.targets}
@@ -371,6 +377,11 @@ class _Copies:
                     waits = True
             if failed is not None:
                 self.failed[rule.target].append((name, failed))
+            elif waits and rule.windows is not None and not rule.windows.open_at(self.now_ns):
+                self.waiting[rule.target].append(name)
+                opens = rule.windows.opens(self.now_ns)
+                if opens is not None:
+                    self.opens[rule.target] = min(opens, self.opens.get(rule.target, opens))
             elif waits:
                 self.pending[rule.target].append(name)
             elif done:
@@ -383,7 +394,8 @@ class _Copies:
             again = f"stowage stage --target {target}"
             facts: Mapping[str, Any] = {
                 "target": target, "verified": len(verified), "pending": tuple(pending),
-                "failed": tuple(name for name, _error in failed),
+                "failed": tuple(name for name, _error in failed), "waiting": tuple(self.waiting[target]),
+                "opens": clock.iso(self.opens[target]) if target in self.opens else "",
             }  # fmt: skip
             if failed:
                 reasons = list(dict.fromkeys(text.escape(error) for _name, error in failed))
@@ -395,8 +407,16 @@ class _Copies:
             elif pending:
                 found.append(TargetLine(status=WARN, message=f"copies of {_some(pending)} wait", hint=again, **facts))
             else:
-                found.append(TargetLine(status=OK, **facts))
+                found.append(TargetLine(status=OK, message=self._waits(target), **facts))
         return sorted(found, key=lambda line: RANK[line.status])
+
+
+    def _waits(self, target: str) -> str:
+        names = self.waiting[target]
+        if not names:
+            return ""
+        opens = self.opens.get(target)
+        return f"copies of {_some(names)} wait for their window" + (f": {shown(opens)}" if opens else "")
 
 
 def _some(names: List[str]) -> str:

@@ -29,7 +29,8 @@ def render(report: Report, everything: bool = False) -> str:
         parts += ["", table(("", "source", "level", "size", "took", "newest", "what"), rows)]
     for line in report.targets:
         if line.status == OK:
-            parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy")
+            parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy"
+                         + (f"; {line.message}" if line.message else ""))  # fmt: skip
     parts += planned.lines(report.plan)
     if report.run is not None:
         ended = clock.local(report.run.ended_ns) if report.run.ended_ns else "not ended"

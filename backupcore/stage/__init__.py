@@ -2,12 +2,13 @@
 
     wanted.py    which copies are due
     copy.py      one dump's way to one target
+    pace.py      when copies may send, and how fast
     stager.py    many copies at once, each isolated; targets made ready; run records
     release.py   holding images that may go, and how they go
 
 app/ calls, while it holds the run lock, with opened targets handed in:
 
-    stager.stage(settings, catalog, open_target, targets=None, sources=None, progress=None) -> (CopyResult, …)
+    stager.stage(settings, catalog, open_target, targets=None, sources=None, now=False) -> (CopyResult, …)
     release.release(settings, catalog) -> Released(dumps, problems)
 
 open_target(name) gives an open hookspecs Target, the same for the same name; it is never closed here.

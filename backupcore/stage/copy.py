@@ -16,9 +16,10 @@ from .. import clock
 from ..catalog.records import CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import ImageDamaged, StowageError, TargetRefused
-from ..hookspecs import Target, TargetError, WrongDigest
+from ..hookspecs import Paused, Target, TargetError, WrongDigest
 from ..image import layout
 from ..image.manifest import SIZE_LIMIT, Manifest, digest
+from . import pace as pacing
 from .origins import Item, OriginDamaged, prefix_of
 
 SAVE_SECONDS = 1.0  # between two notes of how far a file's upload is
@@ -35,9 +36,10 @@ class Copying:
         target: Target,
         origins: Sequence[Any],
         report: Callable[[str, int, int], None],
+        pace: Optional[pacing.Pace] = None,
     ):
         self.catalog, self.dump, self.row, self.target = catalog, dump, row, target
-        self.origins, self.report = list(origins), report
+        self.origins, self.report, self.pace = list(origins), report, pace
         self.prefix = prefix_of(dump)
         upload = row.upload if isinstance(row.upload, dict) else {}
         # name -> "<size> <sha256>" of what is there and good; the state of the file that was cut
@@ -53,7 +55,15 @@ class Copying:
         self.total = 0
 
     def make(self) -> int:
-        """Makes and verifies the copy; returns its bytes. Raises OriginDamaged, TargetRefused, TargetError."""
+        """Makes and verifies the copy; returns its bytes. Raises OriginDamaged, TargetRefused, TargetError; Paused when
+        its time is over: what was sent is used by the next try."""
+        try:
+            return self._make()
+        except Paused:
+            self._note("copying")
+            raise
+
+    def _make(self) -> int:
         *items, manifest = self._items()
         self.total = sum(item.size for item in items) + manifest.size
         self._note("copying")
@@ -165,7 +175,8 @@ class Copying:
             try:
                 with origin.file(item) as path:
                     try:
-                        return self.target.put(self._at(item), path, sha256=item.sha256, **more)
+                        more["sha256"] = item.sha256
+                        return pacing.put(self.target, self.pace, self._at(item), path, item.size, **more)
                     except WrongDigest:
                         raise origin.wrong(item) from None
             except OriginDamaged as failure:

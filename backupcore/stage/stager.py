@@ -18,25 +18,31 @@ from ..catalog import aside, places
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import StowageError, TargetRefused
-from ..hookspecs import Target, TargetError
+from ..hookspecs import Paused, Target, TargetError
 from ..image import layout
 from ..image.copies import FolderCopy, TargetCopy
 from ..image.manifest import load_public_keys
 from ..image.signing import write_public
-from ..settings import Settings
+from ..settings import CopyRule, Settings
 from . import heal
 from .copy import Copying
 from .origins import FromCopy, FromHolding, prefix_of
-from .wanted import Due, due, origins_of
+from .pace import Paces
+from .wanted import Due, due, origins_of, policy_of, rule_of
 
 Progress = Optional[Callable[[dict], None]]
 GIVEN_UP_AFTER_NS = 7 * 86400 * clock.NS  # a half-made upload that no staging went on with for so long
+GIVEN_UP_WINDOWS = 5  # times that where copies have windows: the next may be a week away, and one not enough
+AGAIN_AFTER_NS = 3600 * clock.NS  # a copy that failed within its window is begun again by itself
 GIVE_UP_AFTER = 3  # failures of one target in a row that trying again might help: the rest of its copies wait
 
 
 @dataclass(frozen=True)
 class CopyResult:
-    """What became of one copy. code, message, hint: of the error, when not ok."""
+    """What became of one copy. code, message, hint: of the error, when not ok.
+
+    waits: it is no failure, only not its time (code is `waits`); opens: when its time begins, ISO, where it is known.
+    """
 
     client: str
     source: str
@@ -48,6 +54,13 @@ class CopyResult:
     code: str = ""
     message: str = ""
     hint: str = ""
+    waits: bool = False
+    opens: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong."""
+        return not self.ok and not self.waits
 
     def as_dict(self) -> dict:
         """JSON-ready."""
@@ -63,24 +76,40 @@ def stage(
     sources: Optional[Sequence[Tuple[str, str]]] = None,
     progress: Progress = None,
     repair: Container[str] = (),
+    now: bool = False,
+    only: Optional[Callable[[Due], bool]] = None,
+    leave: Optional[Callable[[], str]] = None,
 ) -> Tuple[CopyResult, ...]:
     """Makes the copies that are due, several at once. What fails is in the results and is tried again next time.
 
     Damaged copies and holding images are made anew from good ones. Call while the run lock is held. targets (HOLDING
     is one), sources: only these. repair: names of damaged dumps to be put together from what is right of them. An
-    interrupt ends the copies at work where a later try can go on, and is raised again.
+    interrupt ends the copies at work where a later try can go on, and is raised again. now: windows are passed over.
+    only: which of the copies. leave(): why all copies shall pause, '' while they need not.
     """
-    jobs = due(settings, catalog, targets, sources, repair)
+    jobs = [job for job in due(settings, catalog, targets, sources, repair) if only is None or only(job)]
     for job in jobs:
         if job.row.updated_ns == 0:
             catalog.put_copy(job.row)
-    held = targets is None or HOLDING in targets
+    held = only is None and (targets is None or HOLDING in targets)
     if not jobs and not (held and heal.lost(catalog, sources)):
         return ()
-    stager = _Stager(settings, catalog, open_target, progress, repair)
+    stager = _Stager(settings, catalog, open_target, progress, repair, now, leave)
     results = stager.work(jobs) if jobs else []
     results += [stager.heal(dump) for dump in heal.lost(catalog, sources)] if held else []
     return tuple(one for one in results if one is not None)
+
+
+def begins_now(settings: Settings, catalog: Catalog) -> List[Due]:
+    """The copies that wait for a window which is open now; those that failed there, a while later again."""
+    now = clock.now_ns()
+    found = []
+    for job in due(settings, catalog):
+        rule = rule_of(settings, job.dump, job.row.target)
+        rests = job.row.state in ("failed", "damaged") and now - job.row.updated_ns < AGAIN_AFTER_NS
+        if rule is not None and rule.windows is not None and rule.windows.open_at(now) and not rests:
+            found.append(job)
+    return found
 
 
 class _Stopped(BaseException):
@@ -89,7 +118,8 @@ class _Stopped(BaseException):
 
 class _Stager:
     def __init__(self, settings: Settings, catalog: Catalog, open_target: Callable[[str], Target], progress: Progress,
-                 repair: Container[str] = ()):  # fmt: skip
+                 repair: Container[str] = (), now: bool = False,
+                 leave: Optional[Callable[[], str]] = None):  # fmt: skip
         self.settings, self.catalog, self.repair = settings, catalog, repair
         self.server = places.server_id(settings.state)
         self.public_keys = load_public_keys(settings.keys)
@@ -97,6 +127,7 @@ class _Stager:
         self.progress = progress
         self.telling = threading.Lock()
         self.stopping = threading.Event()
+        self.paces = Paces(settings, self._check_stop, leave, now)
         self.bad: Dict[Tuple[str, str], str] = {}  # (dump, place) found damaged, and what is wrong
         # damaged copies of a dump are put together one at a time: each takes what the others have
         self.mending: Dict[str, threading.Lock] = {}
@@ -125,11 +156,14 @@ class _Stager:
         place = self.places[job.row.target]
         told = {"client": job.dump.client, "source": job.dump.source, "dump": job.dump.id, "target": job.row.target}
         count, error = 0, None
+        rule = rule_of(self.settings, job.dump, job.row.target)
         try:
-            if self.stopping.is_set():
-                raise _Stopped
+            self._check_stop()
+            self.paces.gate(rule).check()
             with self.mending.get(job.dump.id) or contextlib.nullcontext():
                 count = self._copy(job, place, told)
+        except Paused as pause:
+            return self._waits(pause, rule, told, time.monotonic() - begun)
         except StowageError as failure:
             error = failure
         except TargetError as failure:
@@ -151,19 +185,33 @@ class _Stager:
             return CopyResult(**told, ok=True, bytes=count, seconds=seconds)
         return CopyResult(**told, ok=False, seconds=seconds, code=error.code, message=error.message, hint=error.hint)
 
+    def _check_stop(self) -> None:
+        if self.stopping.is_set():
+            raise _Stopped
+
+    def _waits(self, pause: Paused, rule: Optional[CopyRule], told: dict, seconds: float) -> CopyResult:
+        """It is not its time, or no more: its row says how far it is, and the next window goes on with it."""
+        opens = self.paces.gate(rule).opens()
+        self._tell({**told, "phase": "skipped", "bytes": 0, "total": 0})
+        return CopyResult(**told, ok=False, seconds=seconds, code="waits", message=pause.message, waits=True,
+                          hint="stowage stage --now", opens=clock.iso(opens) if opens is not None else "")  # fmt: skip
+
     def _copy(self, job: Due, place: "_Place", told: dict) -> int:
         last = [0.0]
 
         def report(phase: str, done: int, total: int) -> None:
-            if self.stopping.is_set():
-                raise _Stopped
+            self._check_stop()
             now = time.monotonic()
             if now - last[0] >= 0.2:
                 last[0] = now
                 self._tell({**told, "phase": phase, "bytes": done, "total": total})
 
         target = place.ready()
-        copying = Copying(self.catalog, job.dump, job.row, target, self.origins(job.dump, job.row.target), report)
+        policy = policy_of(self.settings, job.dump)
+        rule = rule_of(self.settings, job.dump, job.row.target)
+        pace = self.paces.of(policy.name if policy else "", job.row.target, rule)
+        origins = self.origins(job.dump, job.row.target)
+        copying = Copying(self.catalog, job.dump, job.row, target, origins, report, pace if pace.needed else None)
         try:
             return copying.make()
         finally:
@@ -284,4 +332,5 @@ class _Place:
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.suffix in (".json", ".sig") and there.get(below + path.name) != path.stat().st_size:
                     self._target.put(below + path.name, path)
-            self._target.clean(clock.now_ns() - GIVEN_UP_AFTER_NS)
+            windows = any(rule.windows for policy in self.settings.policies.values() for rule in policy.copies)
+            self._target.clean(clock.now_ns() - GIVEN_UP_AFTER_NS * (GIVEN_UP_WINDOWS if windows else 1))

@@ -1,7 +1,7 @@
 """Which copies are due: what policies ask for, less what the catalog says is verified.
 
 Here live decisions from records to records; nothing here reads a disk or a target. `dumps` of a copy
-rule is all that is looked at: the configuration refuses what is not carried out.
+rule is all that is looked at: its windows say when, never which (pace.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Container, Dict, List, Mapping, NamedTuple, Optional, Sequenc
 from .. import ids
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
-from ..settings import Policy, Settings
+from ..settings import CopyRule, Policy, Settings
 
 
 class Due(NamedTuple):
@@ -45,6 +45,12 @@ def wanted_of(settings: Settings, dump: DumpRow, rows: Sequence[CopyRow]) -> Tup
     if policy is not None:
         return wanted(dump, policy)
     return tuple(row.target for row in rows if row.state != "expired" and row.target in settings.targets)
+
+
+def rule_of(settings: Settings, dump: DumpRow, target: str) -> Optional[CopyRule]:
+    """The rule of a dump's policy for a target, None when it has none."""
+    policy = policy_of(settings, dump)
+    return next((rule for rule in policy.copies if rule.target == target), None) if policy else None
 
 
 def copies_by_dump(catalog: Catalog) -> Dict[str, Dict[str, CopyRow]]:

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import time
+from datetime import timedelta
 
 import planned
 import pytest
 
-from backupcore import clock
+from backupcore import clock, hours
 
 HOUR = 3600 * clock.NS
 DAY = 24 * HOUR
@@ -337,3 +338,30 @@ def test_nothing_begins_that_would_not_end_in_a_hard_window(server, tmp_path, mo
         assert all("of dumps is used up" in why or "the window has" in why for why in given.values())
         moved(24)
     assert seen == set(made)  # those that had nothing come first the next night
+
+
+def test_a_copy_waits_for_its_window_and_begins_by_itself_when_that_opens(server, tmp_path, moved):
+    made = trees(tmp_path, "a", files=5)
+    begin = hours.wall(clock.now_ns() + 2 * HOUR)
+    begin = begin.replace(minute=0, second=0, microsecond=0)
+    window = f"{begin:%H:%M}-{(begin + timedelta(hours=2)):%H:%M}"
+    server.write(targets={"nas": {"type": "directory", "path": str(tmp_path / "nas")}},
+                 policies={"standard": {"copies": [{"target": "nas", "window": window, "rate": "9 MB/s"}]}})  # fmt:skip
+    server.client("web1", {"a": made["a"]})
+    answer = server.json("run")
+    assert answer["headline"].startswith("OK") and answer["targets"][0]["waiting"] == ["web1:a"]
+    assert [(one["ok"], one["waits"]) for one in answer["copies"]] == [(False, True)]
+    out, _err = server.stowage("stage")
+    assert f"wait web1:a nas: waits for its window: {begin:%a %H:%M}" in out and "0 failed; 1 wait" in out
+    assert server.json("stage")["copies"][0]["opens"] == clock.iso(int(begin.timestamp()) * clock.NS)
+    assert server.stowage("run", "--due")[0].startswith("nothing is due")
+    assert [one["state"] for one in server.json("list", "copies")["copies"]] == ["wanted"]
+    moved(2)
+    answer = server.json("run", "--due")
+    assert [(one["ok"], one["waits"]) for one in answer["copies"]] == [(True, False)]
+    assert [one["state"] for one in server.json("list", "copies")["copies"]] == ["verified"]
+    assert server.stowage("run", "--due")[0].startswith("nothing is due")
+    moved(22)
+    server.stowage("run")
+    out, _err = server.stowage("stage", "--now")
+    assert "OK   1 copies made" in out

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 from stage_world import World
 
+from backupcore import hours
 from backupcore.settings import CopyRule, TargetSettings
-from backupcore.stage import release, stager
+from backupcore.stage import pace, release, stager
 from backupcore.targets.s3 import S3Options, S3Target
 
 ROOT = Path(__file__).parents[2]
@@ -244,3 +247,57 @@ def test_a_bucket_that_stores_what_was_damaged_on_the_way_is_found_out_by_readin
         target.close()
         world.catalog.close()
         moto.stop()
+
+
+def upload_parts_sent(proxy):
+    return [path.split("partNumber=")[1].split("&")[0] for method, path, _size in proxy.requests
+            if method == "PUT" and "partNumber=" in path and "image-0000" in path]  # fmt: skip
+
+
+def test_the_end_of_a_window_stops_at_the_upload_part_and_the_next_goes_on_without_sending_one_twice(
+    world, proxy, plain
+):
+    dump = world.dump(parts=(31 * MIB,))
+    (result,) = world.stage(leave=lambda: "its window has closed" if upload_parts_sent(proxy) else "")
+    assert result.waits and result.message == "its window has closed"
+    row = world.catalog.copies(dump=dump.id)[0]
+    assert row.state == "copying" and not row.error
+    first = upload_parts_sent(proxy)
+    assert 1 <= len(first) < 6 and len(parts_there(plain, dump.id)) == len(first)
+    assert plain.list_objects_v2(Bucket=BUCKET, Prefix=f"{world.settings.targets['cloud'].options['prefix']}/web1")[
+        "KeyCount"
+    ] == 0  # fmt: skip
+    (result,) = world.stage()
+    assert result.ok and world.states(dump) == {"cloud": "verified"}
+    assert sorted(upload_parts_sent(proxy), key=int) == [str(number) for number in range(1, 8)]
+    assert stored(world, plain) == world.files(world.holding)
+
+
+def test_two_parallel_uploads_share_the_rate_of_their_target_within_five_percent(world, tmp_path):
+    target = world.opened["cloud"]
+    assert target.capabilities.own_checksums  # asked before: it is no part of the time
+    settings = replace(world.settings.targets["cloud"], rate=hours.parse_rates("40 Mbit/s"))
+    world.settings = replace(world.settings, targets={"cloud": settings})
+    paces = pace.Paces(world.settings, lambda: None)
+    size = 11 * MIB
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    moments = []
+
+    def timed(given):
+        def wait(count):
+            given(count)
+            if count:
+                moments.append(time.monotonic())
+
+        return wait
+
+    with ThreadPoolExecutor(2) as pool:
+        names = ("one", "two")
+        given = {name: timed(paces.of("standard", "cloud", None)) for name in names}
+        jobs = [pool.submit(target.put, name, tmp_path / name, pace=given[name]) for name in names]
+        done = [job.result() for job in jobs]
+    rate = 2 * size / (max(moments) - min(moments))  # on the line: not what an upload costs before and behind it
+    assert time.monotonic() - min(moments) < 1.3 * 2 * size / 5e6
+    assert [one.size for one in done] == [size, size]
+    assert rate == pytest.approx(5e6, rel=0.05)

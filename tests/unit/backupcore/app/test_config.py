@@ -137,6 +137,19 @@ def test_unknown_key_at_the_top(wrong):
         ("copies: []", "copies: nas", 'stowage.yml:12: policies.fast.copies: "nas" is no list'),
         ("copies: []", "copies: [{target: nass}]", "stowage.yml:12: policies.fast.copies[0].target: there is no target "
                                                    '"nass", did you mean "nas"?'),
+        ("copies: []", "copies: [{target: nas, window: 1}]",
+         "stowage.yml:12: policies.fast.copies[0].window: 1 is no window: write '22:00-06:00', in quotes, or any"),
+        ("copies: []", "copies: [{target: nas, window: {mon-fri: none}}]",
+         'stowage.yml:12: policies.fast.copies[0].window: {"mon-fri": "none"} names no day on which it is open'),
+        ("copies: []", "copies: [{target: nas, window: {sat: any}, days: mon-fri}]",
+         "stowage.yml:12: policies.fast.copies[0].days: on none of these days a window begins"),
+        ("copies: []", "copies: [{target: nas, days: never}]",
+         "stowage.yml:12: policies.fast.copies[0].days: 'never' names no weekdays: write mon-fri, or sat,sun, "
+         "or daily"),
+        ("copies: []", "copies: [{target: nas, rate: 20 Mbit}]",
+         "stowage.yml:12: policies.fast.copies[0].rate: '20 Mbit' is no rate: write 20 Mbit/s, 2 MB/s or unlimited"),
+        ("nas: {type: directory,", "nas: {rate: {sunny: 2 MB/s}, type: directory,",
+         "stowage.yml:5: targets.nas.rate: 'sunny' names no weekdays: write mon-fri, or sat,sun, or daily"),
         ("copies: []", "copies: [{dumps: full}]", "stowage.yml:12: policies.fast.copies[0].target is missing"),
         ("copies: []", "copies: [{target: nas}, {target: nas}]",
          'stowage.yml:12: policies.fast: target "nas" stands twice'),
@@ -179,8 +192,8 @@ def test_a_wrong_value_names_file_line_and_word(wrong, before, after, told):
     [
         ("copies: []", "copies: [{target: nas, every: week}]",
          'stowage.yml:12: "every" is not available in this version'),
-        ("copies: []", "copies: [{target: nas, window: 1}]",
-         'stowage.yml:12: "window" is not available in this version'),
+        ("copies: []", "copies: [{target: nas, lock: 30 days}]",
+         'stowage.yml:12: "lock" is not available in this version'),
     ],
 )  # fmt: skip
 def test_what_this_version_does_not_carry_out_is_refused_not_ignored(wrong, before, after, told):

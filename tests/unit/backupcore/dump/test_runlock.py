@@ -105,3 +105,21 @@ def test_a_status_that_is_none_is_none(server, content):
 def test_a_heartbeat_that_stopped_is_not_alive(server):
     (server.settings.state / "status.json").write_text('{"pid": %d, "heartbeat_ns": 1}' % os.getpid())
     assert status.read(server.settings)["alive"] is False
+
+
+def test_a_small_run_hears_that_another_waits_for_its_end(server):
+    with runlock.hold(server.settings, due=True):
+        assert not runlock.is_waited_for(server.settings)
+        waiting = threading.Thread(target=_hold_once, args=(server.settings,))
+        waiting.start()
+        deadline = time.monotonic() + 20
+        while not runlock.is_waited_for(server.settings) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert runlock.is_waited_for(server.settings)
+    waiting.join(20)
+    assert not waiting.is_alive() and not runlock.is_waited_for(server.settings)
+
+
+def _hold_once(settings):
+    with runlock.hold(settings):
+        pass

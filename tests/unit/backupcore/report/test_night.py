@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupcore import clock
+from backupcore import clock, hours
 from backupcore import settings as s
 from backupcore.catalog.records import CopyRow, DumpRow, ResultRow
 from backupcore.catalog.store import Catalog
@@ -239,6 +239,23 @@ def test_a_copy_that_waits_is_a_warning(house):
     report = house.report()
     assert report.status == "WARN"
     assert report.targets[0].pending == ("web1:etc",)
+
+
+def test_a_copy_whose_window_is_closed_waits_and_is_no_trouble(house):
+    house.targets["cloud"] = 1
+    later = hours.wall(NOW + 26 * HOUR)
+    rule = s.CopyRule("cloud", windows=hours.parse_windows({hours.DAYS[later.weekday()]: "any"}))
+    house.add(client("web1", "etc", of=s.Policy("standard", copies=(rule,), rpo=26 * 3600.0)))
+    house.dump("web1:etc", 1)
+    house.run(1, good("web1:etc"))
+    report = house.report()
+    assert report.status == "OK" and report.targets[0].pending == ()
+    assert report.targets[0].waiting == ("web1:etc",) and clock.parse_iso(report.targets[0].opens) > NOW
+    day = hours.DAYS[later.weekday()].capitalize()
+    assert f"copies of web1:etc wait for their window: {day} 00:00" in report_text.render(report)
+    assert report.as_dict()["targets"][0]["waiting"] == ["web1:etc"]
+    house.dump("web1:etc", 0.5, copies={"cloud": "failed"})
+    assert house.report().status == "FAIL"  # what failed did fail
 
 
 def test_a_killed_run_is_said_unless_it_is_at_work(house):
