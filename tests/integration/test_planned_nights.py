@@ -12,6 +12,7 @@ import planned
 import pytest
 
 from backupcore import clock, hours
+from backupcore.dump import runlock
 
 HOUR = 3600 * clock.NS
 DAY = 24 * HOUR
@@ -340,7 +341,9 @@ def test_nothing_begins_that_would_not_end_in_a_hard_window(server, tmp_path, mo
     assert seen == set(made)  # those that had nothing come first the next night
 
 
-def test_a_copy_waits_for_its_window_and_begins_by_itself_when_that_opens(server, tmp_path, moved):
+def test_a_copy_waits_for_its_window_and_begins_by_itself_when_that_opens(
+    server, tmp_path, moved, monkeypatch
+):
     made = trees(tmp_path, "a", files=5)
     begin = hours.wall(clock.now_ns() + 2 * HOUR)
     begin = begin.replace(minute=0, second=0, microsecond=0)
@@ -357,6 +360,10 @@ def test_a_copy_waits_for_its_window_and_begins_by_itself_when_that_opens(server
     assert server.stowage("run", "--due")[0].startswith("nothing is due")
     assert [one["state"] for one in server.json("list", "copies")["copies"]] == ["wanted"]
     moved(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(runlock, "is_waited_for", lambda _settings: True)  # a night that waits goes first
+        (one,) = server.json("run", "--due")["copies"]
+        assert one["waits"] and one["message"] == "goes on in the run that waited for its end"
     answer = server.json("run", "--due")
     assert [(one["ok"], one["waits"]) for one in answer["copies"]] == [(True, False)]
     assert [one["state"] for one in server.json("list", "copies")["copies"]] == ["verified"]
