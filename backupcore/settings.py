@@ -32,6 +32,7 @@ class CopyRule:
     windows: Optional[Windows] = None
     rate: Optional[Rates] = None
     keep: Mapping[str, Any] = field(default_factory=dict)
+    self_contained: bool = False  # what it keeps is kept with its whole chain there
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,14 @@ class VerifySettings:
 
 
 @dataclass(frozen=True)
+class PruneSettings:
+    """What is past its keep: so many seconds from its mark to its removal; whether the nightly run prunes."""
+
+    grace: float = 3 * 86400.0
+    nightly: bool = True
+
+
+@dataclass(frozen=True)
 class NightLimit:
     """How much a night may take of something: bytes, or seconds of dumps. hard: never more; else only in need."""
 
@@ -210,4 +219,5 @@ class Settings:
     ssh_program: str = "ssh"
     verify: VerifySettings = VerifySettings()
     drill: DrillSettings = DrillSettings()
+    prune: PruneSettings = PruneSettings()
     planning: PlanningSettings = PlanningSettings()

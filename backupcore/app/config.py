@@ -55,7 +55,7 @@ def load(file: Union[str, Path], drivers: Drivers, written: Optional[Written] = 
     builder = _Builder(root, drivers, places, wrong, written.file)
     made = builder.settings()
     wrong.stop()
-    return Configuration(made, places, (*_warnings(root, places), *builder.warnings))
+    return Configuration(made, places, tuple(builder.warnings))
 
 
 class _Builder:
@@ -107,6 +107,7 @@ class _Builder:
             ssh_program=root.ssh.program,
             verify=s.VerifySettings(**root.verify.model_dump()),
             drill=s.DrillSettings(**root.drill.model_dump()),
+            prune=s.PruneSettings(**root.prune.model_dump()),
             planning=self._planning(),
         )
 
@@ -205,7 +206,8 @@ class _Builder:
             if any(copy.target == rule.target for rule in rules):
                 self._wrong((*loc, "copies", number, "target"), f'policies.{name}: target "{copy.target}" stands twice')
             rules.append(s.CopyRule(copy.target, copy.dumps, windows=self._windows((*loc, "copies", number), copy),
-                                    rate=copy.rate, keep=copy.keep.model_dump(exclude_none=True)))  # fmt: skip
+                                    rate=copy.rate, keep=copy.keep.model_dump(exclude_none=True),
+                                    self_contained=copy.self_contained))  # fmt: skip
         if one.copies is None:
             rules = [s.CopyRule(target) for target in self.root.targets]
         return s.Policy(
@@ -391,10 +393,3 @@ def _path(loc: Loc) -> str:
         text += f"[{step}]" if isinstance(step, int) else ("." if text else "") + str(step)
     return text
 
-
-def _warnings(root: schema.Root, places: Mapping[Loc, Place]) -> Iterable[str]:
-    for name, policy in root.policies.items():
-        for number, copy in enumerate(policy.copies or ()):
-            if copy.keep.model_dump(exclude_none=True):
-                place = nearest(places, ("policies", name, "copies", number, "keep"))
-                yield f"{place}: keep is not carried out in this version: nothing is ever removed from {copy.target}"

@@ -219,7 +219,7 @@ class Engine:
         connections that were begun already. due: only what schedules of their own ask for now.
         """
         from ..dump import driver, runlock, sweep, warm
-        from . import cutting, listing, plan_kept, plan_room, plan_told
+        from . import cutting, listing, plan_kept, plan_room, plan_told, pruning
 
         everything = sources is None and not due
         chosen = self.select() if sources is None else sources
@@ -250,6 +250,7 @@ class Engine:
                 parted = cutting.after(self, results)
                 found, strange = self._sample(progress) if everything and copies else ([], [])
                 undone = self._drill(run.begun_ns) if everything and copies else []
+                pruned = pruning.nightly(self, progress) if everything and copies else pruning.Night()
                 summary = {"plan": plan_told.summary(tonight, plan_kept.done(self.catalog, results))}
                 ended = replace(run, ended_ns=clock.now_ns(), summary=summary)
                 report = self._report(ended, names, failures=found)
@@ -266,8 +267,9 @@ class Engine:
                     self.catalog.end_run(run.id, "FAIL", {"headline": stopped, "stopped": True})
             report = replace(report, run=self.catalog.run(run.id))
         notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
-        notes += [f"{path}: what a killed run left was removed" for path in swept.removed] + parted
+        notes += [f"{path}: what a killed run left was removed" for path in swept.removed] + parted + list(pruned.notes)
         warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
+        warnings += pruned.warnings
         warnings += [*strange, *unkept, *([tonight.fault] if tonight.fault else [])]
         # nobody wants a mail an hour of what went well
         warnings += self._tell(report) if everything or due and report.status == "FAIL" else []

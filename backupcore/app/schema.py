@@ -230,6 +230,7 @@ class Keys(Section):
 
 class Keep(Section):
     last: Optional[Count] = None
+    days: Annotated[Optional[int], Field(ge=1, le=36500)] = None
     daily: Optional[Count] = None
     weekly: Optional[Count] = None
     monthly: Optional[Count] = None
@@ -244,6 +245,7 @@ class Copy(Section):
     window: Annotated[Optional[Any], BeforeValidator(hours.parse_windows)] = None
     rate: Annotated[Optional[Any], BeforeValidator(hours.parse_rates)] = None
     keep: Keep = Keep()
+    self_contained: bool = False
 
 
 class Policy(Timing, Section):
@@ -315,6 +317,11 @@ class Verify(Section):
     metered: Annotated[int, BeforeValidator(_size), Field(ge=0)] = 1024**3
 
 
+class Prune(Section):
+    grace: Annotated[float, BeforeValidator(_duration)] = 3 * 86400.0
+    nightly: bool = True
+
+
 class Timeouts(Section):
     connect: Duration = 30.0
     silence: Duration = 300.0
@@ -340,6 +347,7 @@ class Root(Section):
     copies_at_once: Count = 4
     drill: Drill = Drill()
     verify: Verify = Verify()
+    prune: Prune = Prune()
     limits: Limits = Limits()
     planning: Planning = Planning()
     timeouts: Timeouts = Timeouts()

@@ -368,9 +368,13 @@ class Catalog:
             if connection.execute(sa.update(copies).where(*where).values(**values)).rowcount == 0:
                 connection.execute(sa.insert(copies).values(**values))
 
-    def copies(self, dump: str | None = None, target: str | None = None) -> List[CopyRow]:
-        """Copies, of one dump or on one target or both, by the begin of their dumps."""
+    def copies(
+        self, dump: str | None = None, target: str | None = None, source: Tuple[str, str] | None = None
+    ) -> List[CopyRow]:
+        """Copies, of one dump, on one target, of one (client, source), or all, by the begin of their dumps."""
         query = sa.select(copies).join(dumps, dumps.c.id == copies.c.dump)
+        if source is not None:
+            query = query.where(dumps.c.client == source[0], dumps.c.source == source[1])
         if dump is not None:
             query = query.where(copies.c.dump == dump)
         if target is not None:

@@ -85,6 +85,18 @@ estimates = sa.Table(
     sa.Index("estimates_by_time", "when_ns"), sa.Index("estimates_by_source", "client", "source"),
 )  # fmt: skip
 
+marks = sa.Table(
+    "marks", meta,
+    sa.Column("dump", _text, sa.ForeignKey("dumps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", _text, primary_key=True), sa.Column("when_ns", _int, nullable=False),
+    sa.Column("why", _text, nullable=False),
+)  # fmt: skip
+holds = sa.Table(
+    "holds", meta,
+    sa.Column("kind", _text, primary_key=True), sa.Column("name", _text, primary_key=True),
+    sa.Column("when_ns", _int, nullable=False), sa.Column("why", _text, nullable=False),
+)  # fmt: skip
+
 
 def _first(connection: sa.Connection) -> None:
     # the tables as they are above; a later migration alters what this one made, and new catalogs run all of them
@@ -105,5 +117,10 @@ def _fourth(connection: sa.Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE results ADD COLUMN segment TEXT NOT NULL DEFAULT ''")
 
 
+def _fifth(connection: sa.Connection) -> None:
+    marks.create(connection)
+    holds.create(connection)
+
+
 # Version n is reached by running the first n. Never edit one that was released: append.
-MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third, _fourth]
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third, _fourth, _fifth]

@@ -17,7 +17,9 @@ from ..catalog import units
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 
 GOOD = ("verified", "done")
+FOR_EVER = "no keep: for ever"
 REMOVABLE = (*GOOD, "damaged")  # what else a row says is staging's affair
+PENDING = ("wanted", "copying", "failed")
 
 _LABELS: Dict[str, Callable[[int, Optional[tzinfo]], tuple]] = {
     "daily": lambda ns, zone: (hours.wall(ns, zone).date(),),
@@ -54,6 +56,11 @@ class Decision:
     stays: bool
     reason: str
     point: bool = False
+
+    @property
+    def for_ever(self) -> bool:
+        """Whether it stays since nobody said how long."""
+        return self.stays and self.reason == FOR_EVER
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class _Source:
         self.promised: Set[Place] = set()
         self.weak: Set[Place] = set()  # stay, but keep nothing else
         self.goes: Dict[Place, str] = {}
+        self.pending: Dict[str, str] = {}  # dump -> a target that waits for it, or for what builds on it
         self._known: Dict[Tuple[str, Optional[str], Sequence[str]], bool] = {}
 
     def decide(self) -> List[Decision]:
@@ -193,7 +201,7 @@ class _Source:
             elif rule is None:
                 self.stays[place] = "no policy copies its source here any more"
             elif not rule.keep:
-                self.stays[place] = "no keep: for ever"
+                self.stays[place] = FOR_EVER
             elif self.held or row.id in self.holds:
                 self.stays[place] = "held: stowage release"
             elif row.holding is not None:
@@ -290,6 +298,13 @@ class _Source:
             if row.holding is not None:
                 for link in self._chain(row.id):
                     needs.setdefault(link.id, []).append((row.id, HOLDING))
+        for row in self.rows:
+            # a copy that is still to be made is made from one that is there, its base's too
+            for target, copy in self.copies.get(row.id, {}).items():
+                if target in self.rules and copy.state in PENDING:
+                    for link in self._chain(row.id):
+                        needs.setdefault(link.id, []).append((row.id, target))
+                        self.pending.setdefault(link.id, target)
         for name, whose in needs.items():
             self._keep_enough(self.by_id[name], whose)
 
@@ -301,7 +316,12 @@ class _Source:
         count = sum((row.id, name) in self.stays for name in verified)
         near = {target for _dump, target in whose}
         other = next((dump for dump, _target in whose if dump != row.id), None)
-        why = f"{other} needs it" if other else "the only verified copies" if least == 1 else f"min_copies {least}"
+        if other is not None:
+            why = f"{other} needs it"
+        elif row.id in self.pending:
+            why = f"a copy on {self.pending[row.id]} is still to be made of it"
+        else:
+            why = "the only verified copy" if least == 1 else f"min_copies {least}"
         for name in sorted(verified, key=lambda name: name not in near):
             if count < least and (row.id, name) in self.goes:
                 self._stay((row.id, name), why)

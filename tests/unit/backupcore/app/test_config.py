@@ -200,12 +200,24 @@ def test_what_this_version_does_not_carry_out_is_refused_not_ignored(wrong, befo
     assert wrong(GOOD.replace(before, after)) == [told]
 
 
-def test_keep_is_taken_and_said_to_remove_nothing(read, tmp_path):
-    loaded = read(GOOD.replace("copies: []", "copies: [{target: nas, keep: {last: 4, weekly: 8}}]"))
-    assert loaded.settings.policies["fast"].copies[0].keep == {"last": 4, "weekly": 8}
-    assert loaded.warnings == (
-        f"{tmp_path}/stowage.yml:12: keep is not carried out in this version: nothing is ever removed from nas",
-    )
+def test_keep_is_read_per_copy(read):
+    copies = "copies: [{target: nas, keep: {last: 4, weekly: 8, days: 30}, self_contained: true}]"
+    loaded = read(GOOD.replace("copies: []", copies))
+    (rule,) = loaded.settings.policies["fast"].copies
+    assert rule.keep == {"last": 4, "weekly": 8, "days": 30} and rule.self_contained
+    assert loaded.warnings == ()
+    assert loaded.settings.prune.grace == 3 * 86400 and loaded.settings.prune.nightly
+
+
+def test_a_keep_of_nothing_is_refused(wrong):
+    assert wrong(GOOD.replace("copies: []", "copies: [{target: nas, keep: {last: 0}}]"))
+    assert wrong(GOOD.replace("copies: []", "copies: [{target: nas, keep: {days: 0}}]"))
+    assert wrong(GOOD.replace("copies: []", "copies: [{target: nas, keep: {hourly: 3}}]"))
+
+
+def test_the_grace_of_a_prune(read):
+    loaded = read(GOOD + "prune: {grace: 10 days, nightly: false}\n")
+    assert (loaded.settings.prune.grace, loaded.settings.prune.nightly) == (864000.0, False)
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(wrong):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from backupcore.catalog import store
+from backupcore.catalog import marks, store
 from backupcore.catalog.records import CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
@@ -304,7 +304,7 @@ def test_a_catalog_of_a_version_before_gets_the_new_tables(tmp_path, version):
     with Catalog(tmp_path / "c.sqlite") as catalog:
         catalog.add_dump(dump_row())
     with sqlite3.connect(tmp_path / "c.sqlite") as database:
-        for table in ("proofs", "estimates")[version - 1 :]:
+        for table in ("proofs", "estimates")[version - 1 :] + ("marks", "holds"):
             database.execute(f"DROP TABLE {table}")
         database.execute("DELETE FROM schema_version WHERE version > ?", (version,))
     with Catalog(tmp_path / "c.sqlite") as catalog:
@@ -312,6 +312,10 @@ def test_a_catalog_of_a_version_before_gets_the_new_tables(tmp_path, version):
         assert catalog.proofs()[0].when_ns > 0
         catalog.add_estimates([estimate_row()])
         assert catalog.estimates() == [replace(estimate_row(), when_ns=catalog.estimates()[0].when_ns)]
+        marks.mark(catalog, [marks.Mark(dump_row().id, "nas", 5, "past its keep")])
+        marks.mark(catalog, [marks.Mark(dump_row().id, "nas", 9, "still")])
+        assert [one.when_ns for one in marks.marked(catalog).values()] == [5]
+        assert marks.hold(catalog, marks.CLIENT, dump_row().client, "") and marks.marked(catalog) == {}
 
 
 def estimate_row(**values):

@@ -275,6 +275,17 @@ def test_what_staging_has_under_way_is_left_alone():
     assert [one.copy.state for one in past.decide({"nas": rule(last=1)})] == ["verified"]
 
 
+def test_what_another_target_still_waits_for_stays_once():
+    past = Past()
+    made = past.nights(4, cycle=2, on=("nas", "disk"))
+    past.copies[made[1].id]["far"] = CopyRow(made[1].id, "far", "wanted")
+    rules = {"nas": rule(last=1), "disk": rule(last=1), "far": Rule()}
+    assert past.goes(rules) == {(made[0].id, "disk"), (made[1].id, "disk")}
+    told = {one.reason for one in past.decide(rules) if one.dump.id == made[1].id and one.stays}
+    assert told == {"a copy on far is still to be made of it"}
+    assert len(past.goes({"nas": rule(last=1), "disk": rule(last=1)})) == 4  # nobody asks for it there any more
+
+
 def test_where_no_point_can_be_made_out_everything_stays():
     past = Past()
     past.dump(0, on=())

@@ -1,0 +1,34 @@
+"""`stowage hold`: keep a dump, or all of a client, whatever keep says."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import clock, text
+from . import _output
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What to hold, and why; without a name: what is held."""
+    parser.add_argument("name", metavar="DUMP|CLIENT", nargs="?", help="what nothing is removed of; none: what is held")
+    parser.add_argument("--why", metavar="TEXT", default="", help="for those who find it held years later")
+
+
+def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
+    """Holds, or lists what is held."""
+    from ..app import pruning
+    from ..catalog import marks
+
+    engine = open_engine()
+    lines = []
+    if args.name is not None:
+        new = pruning.hold(engine, args.name, args.why)
+        lines.append(f"OK   {args.name} is held" + ("" if new else ", as before") + ": prune removes nothing of it")
+    held = marks.held(engine.catalog)
+    if args.name is None:
+        rows = [[one.kind, text.escape(one.name), clock.local(one.when_ns), text.escape(one.why)] for one in held]
+        lines += _output.table(("kind", "name", "since", "why"), rows) or ["nothing is held"]
+    data = {"held": [{"kind": one.kind, "name": one.name, "since": clock.iso(one.when_ns), "why": one.why}
+                     for one in held]}  # fmt: skip
+    return _output.Answer(data, lines, ["stowage prune --dry-run"])
