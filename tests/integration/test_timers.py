@@ -154,6 +154,10 @@ def test_a_server_without_schedules_of_their_own_is_left_alone(lab):
     lab.on(SERVER, f"sed -i '/schedule/,+1d' /etc/stowage/clients.d/{CLIENT}.yml")
     lab.on(SERVER, "systemctl start stowage-run-due.service")
     assert of_unit(lab, "stowage-run-due.service", "Result") == "exec-condition"
+    # but where a copy has a window, somebody has to look whether it is open
+    lab.on(SERVER, "echo '# window' >> /etc/stowage/stowage.yml")
+    lab.on(SERVER, "systemctl start stowage-run-due.service")
+    assert of_unit(lab, "stowage-run-due.service", "Result") == "success"
 
 
 def test_absent_takes_them_away(lab):
