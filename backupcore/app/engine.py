@@ -252,6 +252,7 @@ class Engine:
                 undone = self._drill(run.begun_ns) if everything and copies else []
                 pruned = pruning.nightly(self, progress) if everything and copies else pruning.Night()
                 summary = {"plan": plan_told.summary(tonight, plan_kept.done(self.catalog, results))}
+                summary.update(pruned.summary)
                 ended = replace(run, ended_ns=clock.now_ns(), summary=summary)
                 report = self._report(ended, names, failures=found)
                 summary.update(headline=report.headline, bytes=report.bytes)

@@ -61,16 +61,20 @@ def copies(
     engine: Engine, client: Optional[str], source: Optional[str], target: Optional[str], limit: Optional[int]
 ) -> List[Dict[str, Any]]:
     """The newest copies with their state."""
+    from ..catalog import marks
+
     if target is not None:
         _target(engine, target)
     by_id = {one.id: one for one in _dumps(engine, client, source)}
     found = [row for row in engine.catalog.copies(target=target) if row.dump in by_id]
+    marked = marks.marked(engine.catalog)
     return [
         {
             "dump": row.dump, "client": by_id[row.dump].client, "source": by_id[row.dump].source,
             "segment": by_id[row.dump].segment,
             "level": by_id[row.dump].level, "target": row.target, "state": row.state, "bytes": row.bytes,
             "verified": clock.iso(row.verified_ns) if row.verified_ns else None, "error": row.error,
+            "marked": (row.dump, row.target) in marked,
         }
         for row in (found[-limit:] if limit else found)
     ]  # fmt: skip

@@ -30,6 +30,12 @@ class Night:
     notes: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
 
+    @property
+    def summary(self) -> Dict[str, List[str]]:
+        """What the run keeps of it, for its report."""
+        told = [*self.notes, *self.warnings]
+        return {"prune": told} if told else {}
+
 
 def look(engine: Engine, targets: Sequence[str] = ()) -> List[Verdict]:
     """What a prune would do now. Raises RequestError when a target is unknown."""

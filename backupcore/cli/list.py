@@ -110,7 +110,8 @@ def _dump_row(one: Dict[str, Any]) -> List[str]:
 
 def _copy_row(one: Dict[str, Any]) -> List[str]:
     verified = one["verified"] or ""
-    return [one["dump"], _source(one), str(one["level"]), one["target"], one["state"],
+    state = one["state"] + (" (marked)" if one["marked"] else "")
+    return [one["dump"], _source(one), str(one["level"]), one["target"], state,
             text.size(one["bytes"]), verified, text.escape(one["error"])]  # fmt: skip
 
 

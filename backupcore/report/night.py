@@ -82,6 +82,11 @@ class Report:
     stopped: str = ""  # why the run as a whole came to nothing, or was ended before it was through
     plan: Optional[Mapping[str, Any]] = None  # what the run kept of its plan
 
+    @property
+    def pruned(self) -> Tuple[str, ...]:
+        """What the run marked and removed at targets, in words."""
+        return tuple(text.escape(str(one)) for one in self.run.summary.get("prune", ())) if self.run else ()
+
     def as_dict(self) -> Dict[str, Any]:
         """JSON-ready; the next commands are the caller's to add."""
         run = self.run
@@ -99,6 +104,7 @@ class Report:
             "stopped": self.stopped,
             "proven": self.proven.as_dict() if self.proven else None,
             "plan": self.plan,
+            "prune": list(self.pruned),
             "sources": [asdict(line) for line in self.lines],
             "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed),
                          "waiting": list(line.waiting)}

@@ -32,6 +32,7 @@ def render(report: Report, everything: bool = False) -> str:
             parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy"
                          + (f"; {line.message}" if line.message else ""))  # fmt: skip
     parts += planned.lines(report.plan)
+    parts += report.pruned
     if report.run is not None:
         ended = clock.local(report.run.ended_ns) if report.run.ended_ns else "not ended"
         parts.append(f"run {report.run.id}: {clock.local(report.run.begun_ns)} - {ended}")

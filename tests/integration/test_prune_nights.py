@@ -37,6 +37,7 @@ def test_nights_that_prune_themselves(server, tmp_path):
         (tree / f"only{night}").write_text("x")
         server.stowage("run", "--level", level)
         time.sleep(1.05)  # a dump's name has whole seconds
+    assert "prune: " in server.stowage("report")[0]
     server.stowage("prune")
     there = {name: len(list((server.base / name).rglob("manifest.json"))) for name in ("nas", "far")}
     # nas: nights 6 and 7; far: 5, 6 and 7 with the chain of 5

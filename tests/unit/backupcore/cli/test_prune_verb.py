@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from stage_world import World
@@ -10,6 +11,7 @@ from stage_world import World
 from backupcore import cli
 from backupcore.app import pruning
 from backupcore.app.engine import Engine
+from backupcore.report.text import render
 from backupcore.settings import CopyRule
 from backupcore.stage.release import release
 
@@ -71,6 +73,7 @@ def test_it_says_what_would_go_and_why_the_rest_stays(world, stowage):
 def test_marked_then_removed(world, stowage):
     status, out, _err = stowage("prune")
     assert status == 0 and "3 copies are past their keep" in out
+    assert stowage("list", "copies")[1].count("verified (marked)") == 3
     assert manifests(world) == 5
     status, out, _err = stowage("prune", "--json")
     answer = json.loads(out)
@@ -118,8 +121,8 @@ def test_what_makes_no_sense_is_refused(stowage, words, told):
 def test_a_night_prunes_only_where_a_keep_is_written_and_nobody_forbids_it(world):
     file = world.root / "stowage.yml"
     plain = file.read_text()
-    for text in (plain.replace("{grace: 0}", "{grace: 0, nightly: false}"), plain.replace(", keep: {last: 2}", "")):
-        file.write_text(text)
+    for other in (plain.replace("{grace: 0}", "{grace: 0, nightly: false}"), plain.replace(", keep: {last: 2}", "")):
+        file.write_text(other)
         for _night in range(2):
             with Engine(file) as engine:
                 assert pruning.nightly(engine, None) == pruning.Night()
@@ -128,5 +131,9 @@ def test_a_night_prunes_only_where_a_keep_is_written_and_nobody_forbids_it(world
         night = pruning.nightly(engine, None)
         assert len(night.notes) == 1 and night.notes[0].startswith("prune: 3 copies are past their keep")
         assert manifests(world) == 5
+        run = replace(engine.catalog.begin_run("run"), summary=night.summary)
+        report = engine._report(run, None)
+        assert report.as_dict()["prune"] == list(night.notes)
+        assert night.notes[0] in render(report).splitlines()
         assert pruning.nightly(engine, None).notes == ("prune: 3 copies were removed",)
     assert manifests(world) == 2
