@@ -135,9 +135,10 @@ def prune(
         # the rows as they are now: a verify may have found a copy damaged meanwhile
         rows = catalog.dumps(*key)
         copies = _copies(settings, catalog.copies(source=key))
-        verdicts = _look_at(settings, catalog, key, rows, copies, now_ns, targets)
+        every = _look_at(settings, catalog, key, rows, copies, now_ns, None)
+        verdicts = [one for one in every if targets is None or one.decision.copy.target in targets]
         found += verdicts
-        work.do(verdicts, now_ns)
+        work.do(verdicts, every, now_ns)
     work.forget()
     return Pruned(tuple(found), tuple(work.removed), tuple(work.forgotten), tuple(work.problems))
 
@@ -149,6 +150,7 @@ class _Work:
         self.forgotten: List[str] = []
         self.problems: List[str] = []
         self._opened: Dict[str, Optional[Target]] = {}
+        self._away: Set[str] = set()
 
     def take_up(self, targets: Optional[Sequence[str]]) -> None:
         """Goes on with removals that a kill or a refusal ended."""
@@ -158,8 +160,12 @@ class _Work:
                 if dump is not None and copy.target in self.settings.targets:
                     self._remove(dump, copy)
 
-    def do(self, verdicts: Sequence[Verdict], now_ns: int) -> None:
-        """What the verdicts of one source say."""
+    def do(self, verdicts: Sequence[Verdict], every: Sequence[Verdict], now_ns: int) -> None:
+        """What the verdicts of one source say; every: those of targets that nothing is to be done at, too."""
+        kept: Dict[str, List[str]] = {}
+        for one in every:
+            if one.phase == STAYS and one.decision.copy.state == "verified":
+                kept.setdefault(one.decision.dump.id, []).append(one.decision.copy.target)
         for one in verdicts:
             if one.unmark:
                 marks.unmark(self.catalog, one.decision.dump.id, one.decision.copy.target)
@@ -171,8 +177,28 @@ class _Work:
         gone = [one.decision for one in verdicts if one.phase == REMOVE]
         # what builds on a dump goes before it, so that nothing is ever there without its base
         for one in sorted(gone, key=lambda one: one.dump.counter, reverse=True):
-            if not marks.is_held(self.catalog, one.dump.id, one.dump.client):  # by now
+            if marks.is_held(self.catalog, one.dump.id, one.dump.client):  # by now
+                continue
+            # what another target keeps is removed only when that one is seen to have it
+            others = kept.get(one.dump.id, [])
+            if not others or any(self._sees(name, one.dump) for name in others):
                 self._remove(one.dump, one.copy)
+
+    def _sees(self, name: str, dump: DumpRow) -> bool:
+        """Whether a target has the manifest of a dump; one that does not answer is not asked again."""
+        if name in self._away:
+            return False
+        try:
+            if self.open_target(name).stat(f"{prefix_of(dump)}/{layout.MANIFEST}") is not None:
+                return True
+            self.problems.append(f"target {name} lacks {dump.id}, which it should keep: no other copy of it is removed")
+        except (StowageError, TargetError) as error:
+            self._away.add(name)
+            self.problems.append(f"target {name}: {error.message}: what it keeps is removed nowhere else")
+        except Exception as error:  # a third party's driver may raise anything
+            self._away.add(name)
+            self.problems.append(f"target {name}: " + " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        return False
 
     def _remove(self, dump: DumpRow, copy: CopyRow) -> None:
         target = self._target(copy.target)

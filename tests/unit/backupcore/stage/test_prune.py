@@ -217,6 +217,32 @@ def test_a_refusal_costs_that_target_this_prune_and_no_more(world, monkeypatch):
     assert world.catalog.dump(dumps[0].id) is None
 
 
+def test_what_another_target_keeps_goes_only_when_it_is_seen_there(world):
+    dumps = grown(world)
+    at(world, 0)
+    (world.root / "disk" / prefix_of(dumps[3]) / layout.MANIFEST).rename(world.root / "manifest")
+    done = at(world, 4)
+    assert done.problems == (f"target disk lacks {dumps[3].id}, which it should keep: no other copy of it is removed",)
+    assert there(world, "nas") == {row.id for row in dumps[3:]}
+    (world.root / "manifest").rename(world.root / "disk" / prefix_of(dumps[3]) / layout.MANIFEST)
+    assert at(world, 5).removed == ((dumps[3].id, "nas"),)
+
+
+@pytest.mark.parametrize("targets", [None, ["nas"]])
+def test_what_a_target_that_is_away_keeps_goes_nowhere_else(world, targets):
+    dumps = grown(world)
+    at(world, 0)
+
+    def open_target(name):
+        if name == "disk":
+            raise TargetError("no route")
+        return world.opened[name]
+
+    done = prune(world.settings, world.catalog, open_target, NOW + 4 * DAY, targets)
+    assert "target disk: no route: what it keeps is removed nowhere else" in done.problems
+    assert there(world, "nas") == {row.id for row in dumps[3:]}
+
+
 def test_a_target_that_left_the_configuration_keeps_the_dump_known(world):
     dumps = grown(world)
     at(world, 0)
