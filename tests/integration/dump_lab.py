@@ -55,8 +55,10 @@ class Lab:
             seal = {"encrypt": "client", "recipients": [one.public for one in store.active(self.settings.keys)]}
         declared = {one: {"type": "tree", "options": {**known, **value}, **seal} for one, value in options.items()}
         config = self.base / f"{name}.agent.json"
-        config.write_text(json.dumps(agent_json or {"schema": 1, "client": name, "sources": declared}))
-        config.chmod(0o600)
+        new = config.with_suffix(f".{os.getpid()}.new")  # in one step: some tests kill whoever does this
+        new.write_text(json.dumps(agent_json or {"schema": 1, "client": name, "sources": declared}))
+        new.chmod(0o600)
+        new.replace(config)
         sources = {one: Source(name, one, "tree", policy, value) for one, value in options.items()}
         client = Client(
             name,
