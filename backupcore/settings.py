@@ -12,6 +12,9 @@ from typing import Any, FrozenSet, Mapping, Optional, Tuple
 
 from .hours import Rates, Windows
 
+# At once on one client: the second dump walks while the first waits for its line; more only fight for its disks.
+DUMPS_PER_CLIENT = 2
+
 
 @dataclass(frozen=True)
 class HoldingDisk:

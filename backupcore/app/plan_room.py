@@ -11,15 +11,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..schedule.bases import Claim, Planned
-from ..schedule.records import BYTES, GivenUp, Limit, Unit
+from ..schedule.records import BYTES, HOLDING, SECONDS, GivenUp, Limit, Unit
+from ..settings import DUMPS_PER_CLIENT
 from .plan_state import unit_id
 
 if TYPE_CHECKING:
     from ..dump.budget import Budget
 
-SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
 SMALLER = 0.9  # a dump in the place of another has at most so much of its bytes
-PER_CLIENT = 2  # as the driver does: so many dumps of a client are at work at once
 GUESS = 0.5  # of the smallest hard limit: what a source is taken for of which nobody knows how large it is
 LEAST_FOR = 7  # nights for which a dump that was ended says how large the next one is at least
 
@@ -39,7 +38,7 @@ def side_by_side(at_once: int, sources: Sequence[Tuple[str, str]]) -> int:
     clients: Dict[str, int] = {}
     for client, _source in set(sources):
         clients[client] = clients.get(client, 0) + 1
-    return max(1, min(at_once, sum(min(PER_CLIENT, count) for count in clients.values())))
+    return max(1, min(at_once, sum(min(DUMPS_PER_CLIENT, count) for count in clients.values())))
 
 
 def size_of(unit: Unit, level: int) -> Optional[float]:

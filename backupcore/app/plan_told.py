@@ -13,11 +13,11 @@ from .. import clock, text
 from ..report.planned import given_up_lines, interim_line
 from ..schedule import estimates, nights
 from ..schedule.interim import Interim
-from ..schedule.records import BYTES, Done, GivenUp, Unit
+from ..schedule.records import BYTES, HOLDING, SECONDS, TARGET, Done, GivenUp, Unit
 from .plan_kept import off
 from .plan_room import size_of
 from .plan_state import unit_id
-from .planning import HOLDING, SECONDS, TARGET, One, Tonight
+from .planning import One, Tonight
 
 BLOCKS = " ▏▎▍▌▋▊▉█"
 WIDTH = 30

@@ -18,7 +18,7 @@ from ..schedule.bases import Past, Planned, Stand
 from ..schedule.estimates import Dumped, Expected, Habits
 from ..schedule.interim import Interim
 from ..schedule.planner import plan as make_plan
-from ..schedule.records import BYTES, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
+from ..schedule.records import BYTES, HOLDING, SECONDS, TARGET, Base, Choice, Limit, Plan, Rules, Unit, View, Wish
 from ..settings import Settings, Source
 from . import plan_ask, plan_plain, plan_room, plan_state
 from .plan_state import Kept, unit_id
@@ -27,7 +27,6 @@ DEEPEST = 9
 # First fulls that all together take no longer than this are no flood: they are not spread over nights.
 CALM = 2 * 3600.0
 LEAST_PAST = 60  # days of history that sizes are learnt from, at least
-SECONDS, HOLDING, TARGET = plan_room.SECONDS, plan_room.HOLDING, plan_room.TARGET
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..schedule.bases import Claim, Planned
+from ..schedule.records import HOLDING, SECONDS, TARGET
 from ..text import duration, size
 
-SECONDS, TARGET = "seconds", "target:"
 EXACT = 1 + 1e-9  # sums of what is expected are no whole numbers
 
 Key = Tuple[str, str, str]
@@ -225,7 +225,7 @@ def _told(name: str) -> str:
     """A resource for people."""
     if name.startswith(TARGET):
         return f"bytes for {name[len(TARGET) :]}"
-    return "bytes for the holding disks" if name == "holding" else name
+    return "bytes for the holding disks" if name == HOLDING else name
 
 
 def _claim(one: Planned) -> Claim:

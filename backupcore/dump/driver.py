@@ -17,7 +17,7 @@ from ..errors import ClientUnreachable, StowageError
 from ..image.manifest import Signer, sign_run_record
 from ..image.recipients import Recipient
 from ..schedule.bases import Planned
-from ..settings import Client, Settings
+from ..settings import DUMPS_PER_CLIENT, Client, Settings
 from ..text import escape
 from . import transport
 from .budget import Budget, OverLimit
@@ -29,8 +29,6 @@ from .transport import AgentConnection
 if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
     from ..catalog.store import Catalog
 
-# Two at once on a client: the second walks while the first waits for its line. More only fight for its disks.
-PER_CLIENT = 2
 LOOK = 30.0  # seconds after which the clock is looked at again, while dumps wait for their time
 
 Key = Tuple[str, str, str]
@@ -231,7 +229,7 @@ class _Driver:
             # stable: within a client, and between clients, in the order of the plan
             return budget.order(one) if budget is not None else 0, self._at_work.get(one.client, 0)
 
-        able = [one for one in may if self._at_work.get(one.client, 0) < PER_CLIENT]
+        able = [one for one in may if self._at_work.get(one.client, 0) < DUMPS_PER_CLIENT]
         first = min(able, key=place, default=None)
         if first is None:
             return None, False

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple
 
 STRATEGIES = ("standard", "full", "incremental", "skip")
-BYTES = "bytes"  # the resource every plan has; others: "seconds", "holding", "target:NAME"
-SECONDS = "seconds"
+BYTES = "bytes"  # the resource every plan has; the others, of targets TARGET + its name
+SECONDS, HOLDING, TARGET = "seconds", "holding", "target:"
 ALL_DAYS: FrozenSet[int] = frozenset(range(7))
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import clock
 from ..catalog import marks, places, units
-from ..catalog.marks import CLIENT, DUMP, Mark
+from ..catalog.marks import CLIENT, DUMP, Hold, Mark
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import StowageError
@@ -73,8 +73,9 @@ def look(
     found: List[Verdict] = []
     by_source = units.by_source(catalog.dumps())
     copies = _copies(settings, catalog.copies())
+    said = _Said(marks.held(catalog), marks.marked(catalog))
     for key in sorted(by_source):
-        found += _look_at(settings, catalog, key, by_source[key], copies, now_ns, targets)
+        found += _look_at(settings, said, key, by_source[key], copies, now_ns, targets)
     return found
 
 
@@ -87,14 +88,20 @@ def _copies(settings: Settings, rows: Iterable[CopyRow]) -> Dict[str, Dict[str, 
     return found
 
 
+class _Said(NamedTuple):
+    """What people hold, and what was marked before."""
+
+    held: Sequence[Hold]
+    marked: Mapping[Key, Mark]
+
+
 def _look_at(
-    settings: Settings, catalog: Catalog, key: Key, rows: Sequence[DumpRow],
+    settings: Settings, said: _Said, key: Key, rows: Sequence[DumpRow],
     copies: Mapping[str, Mapping[str, CopyRow]], now_ns: int, targets: Optional[Sequence[str]],
 ) -> List[Verdict]:  # fmt: skip
     client = settings.clients.get(key[0])
     source = client.sources.get(key[1]) if client else None
-    held = marks.held(catalog)
-    marked = marks.marked(catalog)
+    held = said.held
     decisions = decide(
         rows, {row.id: copies.get(row.id, {}) for row in rows}, rules_of(source.policy) if source else None,
         now_ns=now_ns, holds={one.name for one in held if one.kind == DUMP},
@@ -104,7 +111,7 @@ def _look_at(
     for one in decisions:
         if targets is not None and one.copy.target not in targets:
             continue
-        mark = marked.get((one.dump.id, one.copy.target))
+        mark = said.marked.get((one.dump.id, one.copy.target))
         if one.stays:
             found.append(Verdict(one, STAYS, unmark=mark is not None))
         elif mark is None:
@@ -131,11 +138,13 @@ def prune(
     work = _Work(settings, catalog, open_target, progress)
     work.take_up(targets)
     found: List[Verdict] = []
+    # once: marks of a source change in its own turn only; a hold that comes meanwhile is seen before each removal
+    said = _Said(marks.held(catalog), marks.marked(catalog))
     for key in sorted(units.by_source(catalog.dumps())):
         # the rows as they are now: a verify may have found a copy damaged meanwhile
         rows = catalog.dumps(*key)
         copies = _copies(settings, catalog.copies(source=key))
-        every = _look_at(settings, catalog, key, rows, copies, now_ns, None)
+        every = _look_at(settings, said, key, rows, copies, now_ns, None)
         verdicts = [one for one in every if targets is None or one.decision.copy.target in targets]
         found += verdicts
         work.do(verdicts, every, now_ns)
