@@ -7,6 +7,8 @@ no StowageError is a bug of ours, and the command line says so.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class StowageError(Exception):
     """An expected failure, told in one line.
@@ -14,10 +16,12 @@ class StowageError(Exception):
     message: lower case, no full stop, names client, source and file where they are known.
     hint: the next step to take, best a command; may be empty.
     code: stable, for programs; exit_status: 1 something was not done, 2 the request is wrong.
+    again: whether the same may go well a little later, as with a line that was cut.
     """
 
     code = "failed"
     exit_status = 1
+    again = False
 
     def __init__(self, message: str, hint: str = "", *, client: str = "", source: str = ""):
         super().__init__(message)
@@ -61,6 +65,7 @@ class ClientUnreachable(StowageError):
     """No connection to the client: name, route, port, timeout, or a cut line."""
 
     code = "client-unreachable"
+    again = True
 
 
 class HostKeyChanged(StowageError):
@@ -99,10 +104,27 @@ class SourceFailed(StowageError):
     code = "source-failed"
 
 
+class SourceBusy(StowageError):
+    """The client's agent of a run before is still at that source."""
+
+    code = "source-busy"
+    again = True
+
+
 class WireError(StowageError):
     """The other side broke the protocol: garbage, a wrong length, an early end, silence."""
 
     code = "wire"
+
+
+class LineLost(WireError):
+    """The line ended early, or the other side fell silent; nothing wrong came over it."""
+
+    again = True
+
+
+class TookTooLong(WireError):
+    """A dump came, and was not through by the end of the time that it has; another try tonight would not be, either."""
 
 
 class HoldingFull(StowageError):
@@ -115,6 +137,25 @@ class TargetRefused(StowageError):
     """A target cannot be reached or refuses to read, write or delete."""
 
     code = "target-refused"
+
+    @classmethod
+    def of(cls, name: str, error: Any) -> TargetRefused:
+        """What a target of that name raised (hookspecs' TargetError), for people."""
+        kind = TargetDown if error.retry else cls
+        return kind(f"target {name}: {error.message}", error.hint or "stowage check")
+
+
+class TargetDown(TargetRefused):
+    """A target cannot be reached, or is busy or ill: it may be there again a little later."""
+
+    code = "target-down"
+    again = True
+
+
+class StillAsleep(TargetRefused):
+    """What is to be read sleeps in an archive of its place: it can be asked for, and read hours later."""
+
+    code = "asleep"
 
 
 class ImageDamaged(StowageError):
@@ -151,6 +192,12 @@ class EventFailed(StowageError):
     """A report could not be delivered."""
 
     code = "event-failed"
+
+
+class AuditFailed(StowageError):
+    """The audit log cannot be written, so nothing was done; or it cannot be read."""
+
+    code = "audit"
 
 
 class Busy(StowageError):

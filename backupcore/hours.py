@@ -3,7 +3,7 @@
 Here live pure functions and records: words of the configuration in, and of a moment in ns whether it is inside, until
 when, and from when on; nothing here asks what time it is. zone None is the zone of this process. A span over midnight
 belongs to the day on which it begins. A time that the clock shows twice counts the first time; one that it passes over
-is where it jumps. Not here: nights and cycles (schedule/nights.py), and who waits (stage/pace.py).
+is where it jumps. Not here: schedules (schedule/nights.py), and who waits (stage/pace.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Tuple
 from .text import parse_size
 
 NS = 1_000_000_000
+HALF = timedelta(hours=12)
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ALL = frozenset(range(7))
 WHOLE = 24 * 60  # minutes of a day
@@ -31,6 +32,21 @@ _LONG = {"monday": "mon", "tuesday": "tue", "wednesday": "wed", "thursday": "thu
 def wall(ns: int, zone: Optional[tzinfo] = None) -> datetime:
     """What a clock on the wall showed at that moment, naive."""
     return datetime.fromtimestamp(ns // NS, zone).replace(tzinfo=None)
+
+
+def night_of(ns: int, zone: Optional[tzinfo] = None) -> int:
+    """The night of a moment."""
+    return (wall(ns, zone) - HALF).toordinal()
+
+
+def day_of(night: int) -> date:
+    """The day on which a night begins."""
+    return date.fromordinal(night)
+
+
+def weekday_of(night: int) -> int:
+    """0 for a night that begins on a Monday."""
+    return (night - 1) % 7
 
 
 def _moment(shown: datetime, zone: Optional[tzinfo], fold: int) -> int:
@@ -252,3 +268,40 @@ def shown(ns: int, zone: Optional[tzinfo] = None) -> str:
     """`Mon 22:00`: when a window opens, at most a week on."""
     at = wall(ns, zone)
     return f"{DAYS[at.weekday()].capitalize()} {at:%H:%M}"
+
+
+def shown_windows(windows: Optional[Windows]) -> str:
+    """`22:00-06:00`, `sat, sun any; mon-fri 22:00-06:00`; any time for None."""
+    by_span: Dict[Tuple[Tuple[int, int], ...], List[int]] = {}
+    for day in range(7) if windows is not None else ():
+        spans = tuple(sorted((begin, end) for weekday, begin, end in windows.spans if weekday == day))
+        if spans:
+            by_span.setdefault(spans, []).append(day)
+    told = []
+    for spans, days in by_span.items():
+        hours = ", ".join("any" if span == (0, WHOLE) else f"{_time(span[0])}-{_time(span[1])}" for span in spans)
+        told.append(hours if len(days) == 7 else f"{shown_days(frozenset(days))} {hours}")
+    return "; ".join(told) or "any time"
+
+
+def shown_rates(rates: Optional[Rates]) -> str:
+    """`2 Mbit/s`, `mon-fri 08:00-18:00 2 Mbit/s, else unlimited`."""
+    if rates is None:
+        return "unlimited"
+    rules = [f"{shown_windows(windows)} {_rate(rate)}" for windows, rate in rates.rules]
+    return ", ".join([*rules, f"else {_rate(rates.rest)}"]) if rules else _rate(rates.rest)
+
+
+def _time(minutes: int) -> str:
+    if minutes == WHOLE:
+        return "24:00"
+    return f"{minutes % WHOLE // 60:02d}:{minutes % 60:02d}"
+
+
+def _rate(rate: Optional[float]) -> str:
+    if rate is None:
+        return "unlimited"
+    for word, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rate * 8 >= size:
+            return f"{rate * 8 / size:g} {word}bit/s"
+    return f"{rate:g} B/s"

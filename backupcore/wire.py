@@ -7,7 +7,8 @@ length is checked before a byte of it is read. The conversation is written down 
 A message is one byte of kind, four bytes of length (big endian), the payload. The server speaks first,
 HELLO then REQUEST at once, so that a dump costs one round trip.
 
-    dump      S: HELLO REQUEST [STATE… END]     A: HELLO START (INDEX|[KEY] FRAME|STATE|NOTE|PROGRESS)… DONE
+    dump      S: HELLO REQUEST [STATE… END]     A: HELLO START (INDEX|LINKS|MARK|[KEY] FRAME|STATE|NOTE|PROGRESS)… DONE
+    go on     S: HELLO REQUEST LINKS… END [STATE… END]          A: HELLO START AGAIN (as above)… DONE
     restore   S: HELLO REQUEST                  A: HELLO START
               S: (EXPECT|FRAME|ARCHIVE)… END    A: (NOTE|PROGRESS)… DONE
     survey    S: HELLO REQUEST                  A: HELLO DONE
@@ -21,7 +22,7 @@ import json
 import struct
 from typing import Any, BinaryIO, Dict, Iterator, NamedTuple, Optional, Tuple
 
-from .errors import StowageError, WireError, by_code
+from .errors import LineLost, SourceBusy, StowageError, WireError, by_code
 
 PROTOCOL = 1
 
@@ -32,6 +33,9 @@ STATE = b"s"  # one or more whole state blocks, compressed; opaque to the server
 INDEX = b"i"  # one compressed frame of whole index lines
 FRAME = b"f"  # FrameHead, of a dump that the agent seals 32 bytes of MAC, then the stored bytes of the frame
 KEY = b"k"  # JSON {"part", "commitment": hex, "wrapped": {fingerprint: base64}}; before a sealed part's first frame
+LINKS = b"l"  # a compressed frame of lines: first names of files with several, as the agent wants them back
+MARK = b"m"  # JSON {"file": {…}}: what is half in the archive behind the next frame, null: nothing can go on there
+AGAIN = b"r"  # JSON {"frame"}: the dump that was cut goes on behind so many frames, as if nothing had come after them
 ARCHIVE = b"a"  # plain bytes of an archive
 EXPECT = b"x"  # SHA-256 digests, 32 bytes each, of the next regular files with content in the archive
 NOTE = b"n"  # JSON {"level": "warning"|"info", "path": escaped, "message": …}
@@ -41,9 +45,10 @@ DONE = b"d"  # JSON, the totals
 ERROR = b"e"  # JSON {"code", "message", "hint"}
 
 JSON_LIMIT = 4 << 20
+JSON_PARTS = 100_000  # what a message may be made of: empty lists take twenty times their bytes
 DATA_LIMIT = 16 << 20
-_JSON = frozenset((HELLO, REQUEST, START, KEY, NOTE, PROGRESS, DONE, ERROR))
-_DATA = frozenset((STATE, INDEX, FRAME, ARCHIVE, EXPECT))
+_JSON = frozenset((HELLO, REQUEST, START, KEY, MARK, AGAIN, NOTE, PROGRESS, DONE, ERROR))
+_DATA = frozenset((STATE, INDEX, LINKS, FRAME, ARCHIVE, EXPECT))
 _HEAD = struct.Struct(">cI")
 _FRAME = struct.Struct(">HIQIB")
 FRAME_HEAD = _FRAME.size
@@ -128,7 +133,7 @@ class Channel:
             with room[:count] as wanted:
                 got = self.reader.readinto(wanted)  # type: ignore[attr-defined]
             if not got:
-                raise WireError("the line to %s was cut" % self.peer)
+                raise LineLost("the line to %s was cut" % self.peer)
             count -= got
             with room[:got] as piece:
                 yield piece
@@ -142,7 +147,7 @@ class Channel:
                 break
             data += more
         if data is None or len(data) < count:
-            raise WireError("the line to %s was cut" % self.peer)
+            raise LineLost("the line to %s was cut" % self.peer)
         return data
 
     def expect(self, *kinds: bytes) -> Tuple[bytes, Any]:
@@ -155,10 +160,14 @@ class Channel:
             raise received_error(self.json(payload))
         if kind not in kinds:
             raise WireError("%s sent %r out of turn" % (self.peer, kind))
+        if kind == REQUEST:  # the server's own, of as many folders as there are
+            return kind, self.json(payload, JSON_LIMIT)
         return kind, self.json(payload) if kind in _JSON else payload
 
-    def json(self, payload: bytes) -> Dict[str, Any]:
-        """The object in a JSON payload. Raises WireError."""
+    def json(self, payload: bytes, parts: int = JSON_PARTS) -> Dict[str, Any]:
+        """The object in a JSON payload, of at most so many parts. Raises WireError."""
+        if len(payload) > parts and sum(map(payload.count, (b",", b"[", b"{"))) > parts:
+            raise WireError("%s sent JSON of more than %d parts" % (self.peer, parts))
         try:
             value = json.loads(payload.decode("utf-8"))
         except (ValueError, RecursionError):
@@ -172,4 +181,6 @@ def received_error(value: Dict[str, Any], client: str = "", source: Optional[str
     """The error an ERROR message tells of, as one to raise here; texts are as hostile as the sender."""
     cls = by_code(str(value.get("code", "")))
     message, hint = (str(value.get(name, ""))[:2000] for name in ("message", "hint"))
-    return cls(message or "failed", hint, client=client, source=source or "")
+    error = cls(message or "failed", hint, client=client, source=source or "")
+    error.again = cls is SourceBusy  # whatever else an agent can say, it has a line
+    return error

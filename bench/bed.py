@@ -146,6 +146,16 @@ class Bed:
             raise SystemExit(f"stowage {' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return json.loads(done.stdout)
 
+    def stowage_measured(self, peak: Path, *words: str) -> dict:
+        """The same, with the peak of its memory in KiB at peak."""
+        command = [str(self.command), "--config", str(self.lab / "stowage.yml"), "--json", *words]
+        done = subprocess.run(
+            [sys.executable, str(self.lab / "measure.py"), str(peak), *command], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"stowage {' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return json.loads(done.stdout)
+
     def run(self, source: str, level: int) -> dict:
         """One dump of one source by a whole `stowage run`; older images of it are removed to keep the disk small."""
         return self.stowage("run", "--client", self.client, "--source", source, "--level", str(level))

@@ -22,11 +22,13 @@ from pathlib import Path
 
 import onefile
 import search
+import staging
 import trees
 import verifying
 from bed import Bed
 
 ROOT = Path(__file__).resolve().parents[1]
+STAGE_PORT = 17680  # and those up to 60 above
 VERIFY_PORT = 17580  # and those up to 60 above
 ONEFILE_PORT = 17480  # and those up to 60 above
 
@@ -280,6 +282,58 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
 
 
+    def row_stage(self):
+        """One large file to S3, against s5cmd cp of the same file to the same server."""
+        bed, place = self.bed, self.bed.scratch / "stage"
+        size = (64 if self.small else 1024) << 20
+        shutil.rmtree(place, ignore_errors=True)
+        staging.make_tree(place / "tree", size)
+        (place / "little").mkdir()
+        bed.configure({"file": {"path": str(place / "tree")}, "little": {"path": str(place / "little")}})
+        bed.run("file", level=0)
+        lab = [sys.executable, str(ROOT / "tests/lab/s3server.py")]
+        up = subprocess.run([*lab, "up", str(place / "s3"), str(STAGE_PORT)], check=True, capture_output=True)
+        try:
+            found = staging.measure(bed, json.loads(up.stdout), "file", "little", self.runs)
+        finally:
+            subprocess.run([*lab, "down", str(place / "s3")], check=True, capture_output=True)
+            shutil.rmtree(place, ignore_errors=True)
+        # 0.9 of the throughput is 1.11 of the time
+        words = f"stage to S3, one file of {found.bytes / 1e6:.0f} MB"
+        speeds = [found.bytes / 1e6 / statistics.median(times) for times in (found.copy, found.theirs)]
+        note = f"{speeds[0]:.0f} MB/s against {speeds[1]:.0f} MB/s"
+        self.add(f"{words}: the copy, verified, as stage tells it", found.copy, found.theirs, 1.11, "s5cmd cp", note)
+        self.add(f"{words}: the whole command", found.whole, found.theirs, None, "s5cmd cp", "start, catalog, listing")
+        self.add(f"{words}: CPU of the whole command", found.work, found.their_work, 1.11, "CPU of s5cmd cp",
+                 "of the client alone: a server and others on the machine do not tell")  # fmt: skip
+        self.add_figure(f"memory of `stowage stage`, one file of {found.bytes / 1e6:.0f} MB",
+                        f"{found.peak / 1024:.0f} MiB", "200 MiB", "whole process")  # fmt: skip
+
+    def row_fleet(self):
+        """A night of 300 clients, each behind an sshd of its own on this machine, against as many bare logins."""
+        sys.path.insert(0, str(ROOT / "tests/lab"))
+        import fleet
+
+        count = 12 if self.small else 300
+        told = fleet.run("--clients", str(count), "--rounds", str(self.runs + 1), limit=7200)  # the first has estimates
+        nights, bare = (told[name][1:] for name in ("nights", "bare"))
+        assert all(one["status"] == 0 and len(one["answer"]["copies"]) == count for one in nights)
+        words = f"a night of {count} clients, {told['at_once']} at once, all on this machine"
+        ours, theirs = ([one["seconds"] for one in side] for side in (nights, bare))
+        theirs = [seconds + told["bytes_seconds"] for seconds in theirs]
+        note = f"`ssh {count} x true`, and the bytes by ssh"
+        self.add(f"{words}: fulls, copies on a directory, report", ours, theirs, 1.30, note, "")
+        if not told["limited"]:
+            return
+        for who, name in (("server: stowage, ssh, copies", "server"), ("clients: sshd, agent", "clients")):
+            spent = [[one["cpu"][name] for one in side] for side in (nights, bare)]
+            self.add(f"{words}: CPU of the {who}", *spent, None, "CPU of the logins alone", "")
+        own = statistics.median(one["own_cpu"] for one in nights)
+        self.add_figure(f"{words}: CPU of the process of `stowage run` itself", f"{own:.1f} s", "-")
+        peak = max(one["peak"] for one in nights)
+        self.add_figure(f"{words}: memory of the server with its ssh's", f"{peak / 2**20:.0f} MiB", "400 MiB", "cgroup")
+
+
 def page(bench: Bench) -> str:
     """The page of benchmarks, Markdown."""
     cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
@@ -318,7 +372,7 @@ def main() -> int:
     bench = Bench(options.scratch, options.runs, options.small)
     bench.onefile_gib = options.onefile_gib
     try:
-        for name in "full sealed unchanged restic restore small tiny memory verify search onefile".split():
+        for name in "full sealed unchanged restic restore small tiny memory verify stage search onefile fleet".split():
             if options.only in name:
                 getattr(bench, f"row_{name}")()
                 if not options.only:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
@@ -48,7 +47,7 @@ def rows(bed: Any, source: str, runs: int) -> Iterator[Tuple[str, List[float], L
         ours, theirs, most = [], [], 0
         for count in range(runs + 1):
             began = time.perf_counter()
-            answer = _measured(bed, peak, "verify", "--full", "--target", place, "--dump", dump["dump"])
+            answer = bed.stowage_measured(peak, "verify", "--full", "--target", place, "--dump", dump["dump"])
             middle = time.perf_counter()
             subprocess.run(["sh", "-ec", tools], cwd=folder, check=True)
             end = time.perf_counter()
@@ -62,12 +61,3 @@ def rows(bed: Any, source: str, runs: int) -> Iterator[Tuple[str, List[float], L
         unpacked = dump["archive_size"] / 1e6 / sorted(ours)[len(ours) // 2]
         told = f"{dump['stored_size'] / 1e6:.0f} MB stored, {speed:.0f} MB/s of them, {unpacked:.0f} MB/s of archive"
         yield place, ours, theirs, f"{told}; peak {most / 1024:.0f} MiB"
-
-
-def _measured(bed: Any, peak: Path, *words: str) -> dict:
-    command = [str(bed.command), "--config", str(bed.lab / "stowage.yml"), "--json", *words]
-    done = subprocess.run([sys.executable, str(bed.lab / "measure.py"), str(peak), *command],
-                          capture_output=True, text=True)  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"stowage {' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout)

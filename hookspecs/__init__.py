@@ -12,13 +12,18 @@ PROJECT = "stowage"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-from .events import Event, EventDriver, EventError  # noqa: E402
+from .events import EVENT_KINDS, Event, EventDriver, EventError  # noqa: E402
 from .sources import SourceDriver, SourceError  # noqa: E402
 from .spec import StowageSpec  # noqa: E402
 from .targets import (  # noqa: E402
+    Asleep,
     Finding,
+    Lock,
+    Making,
     Paused,
+    Spent,
     Stored,
+    Stream,
     Target,
     TargetCapabilities,
     TargetContext,
@@ -31,7 +36,8 @@ from .targets import (  # noqa: E402
 )
 
 __all__ = [
-    "PROJECT", "Event", "EventDriver", "EventError", "Finding", "Paused", "SourceDriver", "SourceError",
-    "Stored", "StowageSpec", "Target", "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
+    "EVENT_KINDS", "PROJECT", "Asleep", "Event", "EventDriver", "EventError", "Finding", "Lock", "Making", "Paused",
+    "SourceDriver", "SourceError", "Spent", "Stored", "StowageSpec", "Stream", "Target",
+    "TargetCapabilities", "TargetContext", "TargetDriver", "TargetError",
     "Unreadable", "WrongDigest", "hookimpl", "hookspec", "safe_name", "to_the_end",
 ]  # fmt: skip

@@ -31,6 +31,10 @@ class Unreadable(TargetError):
     """The place answers and has the file, but cannot give its bytes (a bad sector): that copy of it is lost."""
 
 
+class Asleep(TargetError):
+    """The file is in an archive of the place: it has to be asked for with wake(), and can be read hours later."""
+
+
 class Paused(TargetError):
     """It is not the time to send any more: what is under way ends where a later try can go on. No failure."""
 
@@ -83,7 +87,8 @@ class TargetCapabilities:
     checksum, so that a put can be proven (see Stored); else the engine reads the copy back. delete:
     delete() works. lock: files can be locked against deletion for a time. kept_checksums: kept_sha256() gives
     what the place keeps. metered: reading costs money, so that the nightly sample takes little of it. tells_others:
-    others() names what lies there and list() passes over.
+    others() names what lies there and list() passes over. streams: stream() works. archives: files may be Asleep, and
+    wake() works. versions: the place keeps what is overwritten or removed, as a version.
     """
 
     ranged_reads: bool = True
@@ -94,6 +99,32 @@ class TargetCapabilities:
     kept_checksums: bool = False
     metered: bool = False
     tells_others: bool = False
+    streams: bool = False
+    archives: bool = False
+    versions: bool = False
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What protects a file from being removed. until_ns: 0, nothing by time. mode: governance or compliance, '' none.
+    held: a legal hold, until somebody takes it away."""
+
+    until_ns: int = 0
+    mode: str = ""
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a target was used for since it was opened, as the place bills it: requests by kind (write: PUT, COPY, POST,
+    LIST; read: GET and all others; delete: free), bytes sent to it and got from it, bytes woken from an archive."""
+
+    write: int = 0
+    read: int = 0
+    delete: int = 0
+    sent: int = 0
+    got: int = 0
+    woken: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,9 +142,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of probe(): ok, a short name, what was found, and the next step when not ok.
+    """One line of probe() or of a driver's make(): ok, a short name, what was found, and the next step when not ok.
 
-    warning: worth knowing, no failure (for instance a server that ignores If-None-Match).
+    warning: worth knowing, no failure (for instance a server that ignores If-None-Match). changed: make() has set it,
+    or would.
     """
 
     ok: bool
@@ -121,15 +153,54 @@ class Finding:
     message: str
     hint: str = ""
     warning: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a place is to be when it is made, as far as its driver can. look: change nothing, say what would be.
+
+    lock: files can be locked there. versions: what is overwritten or removed stays as a version. private: nothing can
+    open it to the public. encryption: by the place itself: AES256, aws:kms, or the id of a key. abort_days, old_days:
+    unfinished uploads and older versions go after so many days; 0: never.
+    """
+
+    look: bool = False
+    lock: bool = False
+    versions: bool = False
+    private: bool = True
+    encryption: str = ""
+    abort_days: int = 7
+    old_days: int = 0
 
 
 @dataclass(frozen=True)
 class TargetContext:
-    """What the engine gives a driver: the target's name, the server's id, a folder of its own (0700)."""
+    """What the engine gives a driver: the target's name, the server's id, a folder of its own (0700).
+
+    pruning: opened to remove what retention lets go: a driver that has a credential of its own for that uses it.
+    """
 
     name: str
     server_id: str
     folder: Path
+    pruning: bool = False
+
+
+class Stream(Protocol):
+    """A file on its way to a target while it is still being made. Used by one thread."""
+
+    def write(self, data: Any) -> None:
+        """Takes the next bytes; waits while too many are on their way. Raises TargetError: the file cannot be made."""
+        ...
+
+    def finish(self, sha256: str) -> Stored:
+        """The file is whole: it stands under its name, durable. sha256: of all bytes. WrongDigest, TargetError."""
+        ...
+
+    def abort(self) -> None:
+        """Takes away what was sent; nothing stands under the name. No error when that cannot be done now: clean()."""
+        ...
 
 
 class Target(Protocol):
@@ -196,7 +267,68 @@ class Target(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Removes name; no error when there is none."""
+        """Removes name, and frees its room: older versions of it go too, as far as the place lets them. No error when
+        there is none. TargetError when it is locked. Where its bytes stay, only hidden, since nobody may remove them,
+        probe() says so.
+        """
+        ...
+
+    # Methods that a driver may lack; the engine asks the capability first.
+
+    def stream(self, name: str, *, if_absent: bool = False, pace: Optional[Callable[[int], None]] = None) -> Stream:
+        """Begins a file whose length nobody knows yet. Of targets whose capabilities say streams."""
+        ...
+
+    def lock(self, name: str, until_ns: int) -> Lock:
+        """Protects name from being removed until then, at least (never shortens); what the place says of it when asked
+        back. TargetError when the place did not keep it. Of targets whose capabilities say lock.
+        """
+        ...
+
+    def legal_hold(self, name: str, on: bool) -> Lock:
+        """Holds name, or releases it; what the place says of it when asked back. Of targets with lock."""
+        ...
+
+    def locked(self, name: str) -> Lock:
+        """What protects name. Of targets with lock."""
+        ...
+
+    def wake(self, name: str, days: int) -> bool:
+        """Asks for name to be readable for so many days; whether it is readable now. Of targets with archives."""
+        ...
+
+    def copy_from(
+        self,
+        other: "Target",
+        name: str,
+        *,
+        size: int,
+        sha256: str,
+        resume: Optional[Mapping[str, Any]] = None,
+        checkpoint: Optional[Callable[[Mapping[str, Any]], None]] = None,
+        progress: Optional[Callable[[int], None]] = None,
+        pace: Optional[Callable[[int], None]] = None,
+    ) -> Optional[Stored]:
+        """The file of that name at another target, copied by the place itself; None when it cannot, and nothing is left
+        of the try: then the bytes go through this machine. size, sha256: what the file has to be; proven as of put().
+        The rest as of put(), but pace is called with 0 alone: nothing comes over this machine's line. A driver may lack
+        it.
+        """
+        ...
+
+    def hidden(self, prefix: str = "") -> Iterator[str]:
+        """Names of files below prefix that somebody removed and whose bytes are still there, as an older version.
+        A driver may lack it.
+        """
+        ...
+
+    def unhide(self, name: str) -> None:
+        """Makes a hidden file seen again; no error when nothing hides it. Of drivers with hidden()."""
+        ...
+
+    def spent(self) -> Spent:
+        """What it was used for since it was opened; asked by any thread, and once more after close(). A driver may lack
+        it: then nobody bills."""
         ...
 
     def probe(self) -> Iterator[Finding]:
@@ -204,7 +336,8 @@ class Target(Protocol):
         ...
 
     def clean(self, older_than_ns: int) -> int:
-        """Removes half-made uploads begun before that time; returns how many."""
+        """Removes half-made uploads begun before that time, and what streams of processes that are gone have left,
+        whatever its age; returns how many."""
         ...
 
     def close(self) -> None:
@@ -220,11 +353,15 @@ class TargetDriver:
     open(options, context) returns a Target without any network access where it can. remote: what such places keep
     is still there when this machine and all that is mounted on it is gone, and is reached over a network: drills
     prove those copies first, restores read them last. Said by the kind, since it must be known without asking a place.
+    tariff: the line of a public price list that holds for a place with these options, as `aws/eu-west-1/STANDARD`; ''
+    when none does. make(options, context, making): makes the place, or what it lacks; None: it needs no making.
     """
 
     type: str
     summary: str
     options: type
     open: Callable[[Any, TargetContext], Target]
-    secrets: tuple = field(default=())  # names of options that are secret: never shown, never in argv
+    secrets: tuple = field(default=())  # options, and keys of its credentials file, that are never shown nor in argv
     remote: bool = False
+    tariff: Optional[Callable[[Mapping[str, Any]], str]] = None
+    make: Optional[Callable[[Any, TargetContext, Making], Iterator[Finding]]] = None

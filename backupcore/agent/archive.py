@@ -7,6 +7,7 @@ the current folder (the walk has changed into it), so that no path is long and n
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -19,12 +20,14 @@ from ..image.escape import search_unsafe
 from ..image.index import NS, format_entry
 from ..image.order import member_name
 from ..image.state import SUSPECT, Row, signed
-from ..wire import CONTINUES, LAST
+from ..wire import CONTINUES, LAST, MARK
 from . import linux
 from .links import Link, Links
 from .outbox import FRAME_SIZE, Outbox
+from .resume import Half, member_head
 
 WHOLE = 1 << 20  # a file of at most this size never straddles two frames
+SMALLER = 2 * WHOLE  # bytes of archive in a frame, where the line was cut before
 TINY = 2048  # up to here content is read as bytes, above it straight into the frame
 SMALL = 64 << 10  # the same, where it does not matter
 LINES = 2048  # index lines sent together, fewer of long ones
@@ -38,13 +41,17 @@ _ZEROS = bytes(FRAME_SIZE)
 class Archive:
     """Writes members. note(level, path, message) tells the server. Counters: what was written.
 
-    cut: of a segment. Methods that dump an entry return its row for the state, None when it has vanished, and raise
-    OSError when it cannot be read.
+    cut: of a segment. marks: the server is told where the dump can go on should the line be cut: lines and marks come
+    before the frame that they are of, so that whatever came up to the end of a frame is a place to go on. small: frames
+    are smaller, since a frame is what a cut costs.
+    Methods that dump an entry return its row for the state, None when it has vanished, and raise OSError when it
+    cannot be read.
     """
 
     def __init__(
-        self, outbox: Outbox, note: Callable[[str, bytes, str], None], progress: Dict[str, int], cut: bool = False
-    ):
+        self, outbox: Outbox, note: Callable[[str, bytes, str], None], progress: Dict[str, int], cut: bool = False,
+        marks: bool = False, small: bool = False,
+    ):  # fmt: skip
         self._outbox, self._note, self._progress = outbox, note, progress
         self._several = "x" if cut else ""  # flag of a file with several names, some of which another dump may have
         self._buffer = outbox.buffer()
@@ -53,7 +60,12 @@ class Archive:
         self._flags = 0
         self._lines: List[bytes] = []
         self._offsets: List[int] = []
+        self._marks = marks
+        self._size = SMALLER if small else FRAME_SIZE  # of a frame, at most
+        self._half: Optional[Half] = None  # the file whose member is being written
         self.links: Any = Links()  # a crew's process has one that asks
+        if marks:
+            self.links.tell()
         self.entries = self.files = self.bytes = self.suspects = 0
 
     def sums(self) -> Dict[str, int]:
@@ -65,6 +77,10 @@ class Archive:
     def _cut(self, flags: int = 0) -> None:
         """Ends the frame; flags are the next one's."""
         if self._place:
+            self.flush_lines()
+            if flags and self._marks:
+                half = self._half.mark() if self._half is not None else None
+                self._outbox.plain(MARK, json.dumps({"file": half}).encode("ascii"))
             self._outbox.frame(self._buffer, self._place, self._flags)
             self._start += self._place
             self._place = 0
@@ -76,16 +92,16 @@ class Archive:
         """Data that may straddle frames."""
         view = memoryview(data)
         while len(view):
-            if self._place == FRAME_SIZE:
+            if self._place == self._size:
                 self._cut(CONTINUES)
-            count = min(len(view), FRAME_SIZE - self._place)
+            count = min(len(view), self._size - self._place)
             self._buffer[self._place : self._place + count] = view[:count]
             self._place += count
             view = view[count:]
 
     def _reserve(self, length: int) -> int:
         """Makes room so that what is not too large stays in one frame; the offset in the archive."""
-        if length > FRAME_SIZE - self._place and (length <= WHOLE + WHOLE or self._place == FRAME_SIZE):
+        if length > self._size - self._place and (length <= WHOLE + WHOLE or self._place == self._size):
             self._cut()
         return self._start + self._place
 
@@ -108,6 +124,9 @@ class Archive:
         if self._lines:
             self._outbox.index(b"".join(self._lines), self._offsets)
             self._lines, self._offsets = [], []
+        told = self.links.told()
+        if told:
+            self._outbox.links(told)
 
     def flush(self) -> None:
         """Hands on everything held; the frame ends here."""
@@ -118,8 +137,8 @@ class Archive:
         """Ends the archive; all lines and frames are handed on."""
         self._reserve(len(pax.END))
         self._add(pax.END)
-        self._outbox.frame(self._buffer, self._place, self._flags | LAST)
         self.flush_lines()
+        self._outbox.frame(self._buffer, self._place, self._flags | LAST)
 
     # members
 
@@ -199,7 +218,8 @@ class Archive:
             self.suspects += 1
             mode |= SUSPECT
         return (
-            mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), status.st_nlink
+            mode, status.st_size, signed(status.st_mtime_ns), signed(status.st_ctime_ns), signed(status.st_ino),
+            status.st_nlink,
         )  # fmt: skip
 
     def _linked(self, path: bytes, status: os.stat_result, suspect: bool) -> Optional[Row]:
@@ -209,8 +229,8 @@ class Archive:
         if first is None or first.path == path:
             return None
         if first.times != _times(status):
-            if first.kept:
-                return None  # what the base has is not this any more
+            if first.kept or first.before:
+                return None  # what the base has, or came before the cut, is not this any more
             suspect = True
         suspect = suspect or first.suspect
         header = pax.member(
@@ -226,16 +246,16 @@ class Archive:
     def _is_young(status: os.stat_result) -> bool:
         return max(status.st_mtime_ns, status.st_ctime_ns) > time.time_ns() - SAFE_AGE
 
-    def begin(self) -> None:
-        """From here on offsets count from 0 again: what comes now has a place of its own."""
-        self._start = 0
+    def begin(self, start: int = 0) -> None:
+        """From here on offsets count from start: what comes now has a place of its own."""
+        self._start = start
 
     def plain_files(self, names: List[bytes], begin: int, prefix: bytes, put: Callable[[bytes, Row], None]) -> int:
         """Dumps regular files of the current folder from names[begin] on, put(name, row) for each, up to one that is
         not small and plain, for regular(); its place. The one loop that a million small files go through: all of it
         is in one function, and everything that is rare is not."""
         open_file, fstat, read, readv, close, listxattr = os.open, os.fstat, os.read, os.readv, os.close, os.listxattr
-        regular, flags = pax.regular, linux.FILE_FLAGS
+        regular, flags, frame_size = pax.regular, linux.FILE_FLAGS, self._size
         buffer, place, start, lines, offsets = self._buffer, self._place, self._start, self._lines, self._offsets
         young = time.time_ns() - SAFE_AGE
         view = memoryview(buffer)
@@ -252,8 +272,8 @@ class Archive:
                 status = fstat(fd)
                 mode, size, mtime, ctime = status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if (
-                    status.st_nlink != 1 or size > WHOLE or mode & 0o170000 != 0o100000 or mtime > young
-                    or ctime > young or status.st_blocks * 512 < size or listxattr(fd)
+                    status.st_nlink != 1 or size > WHOLE or mode & 0o170000 != 0o100000
+                    or not 0 <= mtime <= young or ctime > young or status.st_blocks * 512 < size or listxattr(fd)
                 ):  # fmt: skip
                     break
                 path = prefix + name
@@ -261,10 +281,11 @@ class Archive:
                 header = regular(b"./" + path, mode & 0o7777, uid, gid, size, mtime)
                 head = len(header)
                 length = head + size + -size % 512
-                if length > FRAME_SIZE - place:
+                if length > frame_size - place:
                     self._place = place
                     self._cut()
                     buffer, place, start = self._buffer, 0, self._start
+                    lines, offsets = self._lines, self._offsets
                     view = memoryview(buffer)
                 if size > TINY:
                     content = view[place + head : place + head + size]
@@ -342,42 +363,17 @@ class Archive:
         return self.entry(name, path)
 
     def _content(self, fd: int, path: bytes, status: os.stat_result, suspect: bool) -> Row:
-        size = status.st_size
-        member = b"./" + path
-        xattrs = linux.read_xattrs(fd)
-        segments = None
-        if status.st_blocks * 512 < size:
-            segments = linux.data_segments(fd, size)
-        flags = ""
-        if segments is not None:
-            segments = pax.align_segments(segments, size)
-            header = pax.member(
-                member, "f", status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns,
-                xattrs=xattrs, sparse=segments,
-            )  # fmt: skip
-            stored = sum(length for _offset, length in segments)
-            flags = "h"
-        elif xattrs:
-            header = pax.member(
-                member, "f", status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns,
-                xattrs=xattrs,
-            )  # fmt: skip
-            stored = size
-        else:
-            header = pax.regular(
-                member, status.st_mode & 0o7777, status.st_uid, status.st_gid, size, status.st_mtime_ns
-            )  # fmt: skip
-            stored = size
+        header, segments, stored = member_head(fd, path, status)
         length = len(header) + stored + -stored % 512
         offset = self._start + self._place
-        if length > FRAME_SIZE - self._place:
+        if length > self._size - self._place:
             if stored <= WHOLE:
                 self._cut()
             else:
                 self._reserve(len(header))
             offset = self._start + self._place
         missing = 0
-        if stored <= SMALL and segments is None and length <= FRAME_SIZE:
+        if stored <= SMALL and segments is None and length <= self._size:
             data = os.read(fd, stored) if stored else b""
             if len(data) < stored:
                 data, missing = self._read_rest(fd, data, stored, path)
@@ -386,14 +382,46 @@ class Archive:
             self._buffer[place : place + length] = b"%b%b%b" % (header, data, _ZEROS[: -stored % 512])
             self._place = place + length
         else:
-            self._add(header)
             hashed = sha256()
-            for start, count in segments if segments is not None else ((0, size),):
+            self._half = Half(path, status, suspect, offset, header, stored, hashed)
+            self._add(header)
+            for start, count in segments if segments is not None else ((0, stored),):
                 if start:
                     os.lseek(fd, start, os.SEEK_SET)
                 missing += self._stream(fd, count, hashed, path)
             self._add(_ZEROS[: -stored % 512])
+            self._half = None
             digest = hashed.digest()
+        flags = "h" if segments is not None else ""
+        return self._written(fd, path, status, suspect, offset, length, digest, missing, flags)
+
+    def rest(self, begun: Any) -> None:
+        """What is still to come of a member that a cut line left half in the archive (resume.Begun)."""
+        fd, half, header = begun.fd, begun.half, begun.half.header
+        self._start, self._flags, self._half = begun.place, CONTINUES, half
+        done = begun.place - half.offset
+        self._add(header[done:])
+        done = left = max(0, done - len(header))
+        missing = 0
+        for start, count in begun.segments if begun.segments is not None else ((0, half.stored),):
+            skip = min(left, count)
+            left -= skip
+            if skip < count:
+                os.lseek(fd, start + skip, os.SEEK_SET)
+                missing += self._stream(fd, count - skip, half.hashed, half.path)
+        self._add(_ZEROS[: -half.stored % 512 - max(0, done - half.stored)])
+        self._half = None
+        length = len(header) + half.stored + -half.stored % 512
+        flags = "h" if begun.segments is not None else ""
+        self._written(
+            fd, half.path, half.status, half.suspect, half.offset, length, half.hashed.digest(), missing, flags
+        )  # fmt: skip
+
+    def _written(
+        self, fd: int, path: bytes, status: os.stat_result, suspect: bool, offset: int, length: int, digest: bytes,
+        missing: int, flags: str,
+    ) -> Row:  # fmt: skip
+        """A regular file's member is in the archive."""
         after = os.fstat(fd)
         if after.st_mtime_ns != status.st_mtime_ns or after.st_ctime_ns != status.st_ctime_ns or missing:
             suspect = True
@@ -401,7 +429,7 @@ class Archive:
         if status.st_nlink > 1:
             flags += self._several
         self.files += 1
-        self.bytes += size
+        self.bytes += status.st_size
         self._line(path, "f", status, b"", digest, offset, length, "s" + flags if suspect else flags)
         return self._row(path, status, suspect, True)
 
@@ -422,10 +450,10 @@ class Archive:
         """Content of any size into frames; what cannot be read becomes zeros, whose number is returned."""
         left = size
         while left:
-            if self._place == FRAME_SIZE:
+            if self._place == self._size:
                 self._cut(CONTINUES)
             place = self._place
-            with memoryview(self._buffer)[place : place + min(left, FRAME_SIZE - place)] as room:
+            with memoryview(self._buffer)[place : place + min(left, self._size - place)] as room:
                 try:
                     count = os.readv(fd, [room])
                 except OSError as error:
@@ -438,7 +466,7 @@ class Archive:
             left -= count
         missing = left
         while left:
-            zeros = _ZEROS[: min(left, FRAME_SIZE)]
+            zeros = _ZEROS[: min(left, self._size)]
             hashed.update(zeros)
             self._add(zeros)
             left -= len(zeros)

@@ -23,12 +23,12 @@ import sys
 import threading
 from array import array
 from queue import SimpleQueue
-from typing import Any, BinaryIO, Dict, List, Optional
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 from ..errors import SourceFailed, StowageError
 from ..image import state
 from ..image.codec import Codec
-from ..wire import FRAME, INDEX, NOTE, STATE
+from ..wire import FRAME, INDEX, LINKS, MARK, NOTE, STATE
 from .archive import Archive
 from .full import Full, Status, Task, Totals
 from .links import Key, Link, Links
@@ -78,13 +78,16 @@ class Crew:
     """The processes and the order of their work. Made before there are threads.
 
     dump(task, fd), absent_folder() and mount() are called in walk order, then close(), then done() gives the sums
-    of the processes' counters; end() always.
+    of the processes' counters; end() always. marks, small: as for an Archive.
     """
 
-    def __init__(self, count: int, codec: Codec, wire_fds: List[int], cut: bool = False):
+    def __init__(self, count: int, codec: Codec, wire_fds: List[int], cut: bool = False, marks: bool = False,
+                 small: bool = False):  # fmt: skip
         self._codec = codec
         self._workers: List[_Worker] = []
-        self._links = Links()
+        self.links = Links()
+        if marks:
+            self.links.tell()
         self._items: List[Any] = []
         self._fds: List[int] = []
         self._names = 0
@@ -109,7 +112,7 @@ class Crew:
                     other.close()
                 for fd in wire_fds:
                     os.close(fd)
-                _be_worker(worker, codec, threads, cut)
+                _be_worker(worker, codec, threads, (cut, marks, small))
             worker.close_inner()
             self._workers.append(worker)
         for _ in range(WAITING):
@@ -224,6 +227,9 @@ class Crew:
                 raise _died()
             if kind == FRAME:
                 slot, stored, plain, flags = _SHIPPED.unpack(data)
+                told = self.links.told()
+                if told:
+                    channel.send(LINKS, self._codec.compress(told))
                 with memoryview(worker.memory) as memory, memory[slot * SLOT : slot * SLOT + stored] as frame:
                     numbering.send(channel, plain, frame, flags)
                 os.write(worker.free_slot, bytes((slot,)))
@@ -232,22 +238,28 @@ class Crew:
                 offsets = array("q")
                 offsets.frombytes(data[4 : 4 + count * 8])
                 channel.send(INDEX, self._codec.compress(data[4 + count * 8 :] % tuple([base + at for at in offsets])))
+            elif kind == MARK:
+                mark = json.loads(data)
+                if mark["file"] is not None:
+                    mark["file"]["offset"] += base
+                channel.send_json(MARK, mark)
             elif kind == STATE:
-                channel.send(STATE, data)
+                if not numbering.resumed:
+                    channel.send(STATE, data)
             elif kind == NOTE:
                 channel.send_note(data)
             elif kind == _ASK:
-                found = self._links.find(marshal.loads(data))
+                found = self.links.find(marshal.loads(data))
                 reply = marshal.dumps(None if found is None else tuple(found))
                 os.write(worker.answer, struct.pack("<I", len(reply)) + reply)
             elif kind == _PUT:
                 key, link, names = marshal.loads(data)
-                self._links.put(key, Link(*link), names)
+                self.links.put(key, Link(*link), names)
             elif kind == _END:
                 for name, value in marshal.loads(data).items():
                     self.sums[name] = self.sums.get(name, 0) + value
                 self._progress["bytes"] = self.sums["bytes"]
-                mean = self.sums["bytes"] // self.sums["entries"] + 1024
+                mean = self.sums["bytes"] // max(1, self.sums["entries"]) + 1024
                 self._limit = max(16, min(NAMES, BATCH // mean))
                 return
             else:
@@ -316,6 +328,10 @@ class _AskedLinks:
         found = self._out.answer()
         return None if found is None else Link(*found)
 
+    def told(self) -> bytes:
+        """As Links.told(): the agent keeps them."""
+        return b""
+
     def put(self, key: Key, link: Link, names: int) -> None:
         """As Links.put()."""
         self._outbox.plain(_PUT, marshal.dumps((key, tuple(link), names)))
@@ -328,8 +344,8 @@ class _PlacedLater(Outbox):
         self.plain(INDEX, struct.pack("<I", len(offsets)) + array("q", offsets).tobytes() + lines)
 
 
-def _be_worker(worker: _Worker, codec: Codec, threads: int, cut: bool) -> None:
-    """A process of the crew, to its end."""
+def _be_worker(worker: _Worker, codec: Codec, threads: int, how: Tuple[bool, bool, bool]) -> None:
+    """A process of the crew, to its end. how: cut, marks and small of its Archive."""
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -337,7 +353,7 @@ def _be_worker(worker: _Worker, codec: Codec, threads: int, cut: bool) -> None:
         gc.disable()
         out = _Out(worker)
         try:
-            _work(worker.inner[0], out, codec, threads, cut)
+            _work(worker.inner[0], out, codec, threads, how)
             status = 0
         except (EOFError, BrokenPipeError):
             pass  # the agent is not there any more
@@ -384,13 +400,13 @@ def _batches(link: socket.socket) -> Any:
         yield marshal.loads(data), list(fds)
 
 
-def _work(link: socket.socket, out: _Out, codec: Codec, threads: int, cut: bool) -> None:
+def _work(link: socket.socket, out: _Out, codec: Codec, threads: int, how: Tuple[bool, bool, bool]) -> None:
     outbox = _PlacedLater(out, codec, None, threads, spare=1)
 
     def note(level: str, path: bytes, message: str) -> None:
         outbox.plain(NOTE, note_bytes(level, path, message))
 
-    archive = Archive(outbox, note, {}, cut)
+    archive = Archive(outbox, note, {}, *how)
     archive.links = _AskedLinks(outbox, out)
     blocks = state.Writer(outbox.state)
     before: Dict[str, int] = {}

@@ -46,14 +46,20 @@ class Pending(NamedTuple):
 
 class Dump:
     """One dump of one tree. full: dumps folders whole, a Full or a Crew. old: the base's state, None for a full, which
-    then needs no archive and blocks here. note(level, path, message)."""
+    then needs no archive and blocks here. note(level, path, message).
+
+    last: of a dump that goes on after a cut the place in walk order of the last entry that is in it already. What comes
+    before is passed over: a full enters no folder that lies wholly before it, an incremental looks at all (unchanged
+    names of files may be linked to) and writes nothing. Folders that it lies in may have changed since: an incremental
+    writes their member once more.
+    """
 
     def __init__(
         self, walk: Walk, full: Any, old: Optional[Iterator[Block]], archive: Archive, blocks: state.Writer,
         codec: Codec, note: Callable[[str, bytes, str], None], progress: Dict[str, int], totals: Totals,
-        scout: Any = None,
+        scout: Any = None, last: Optional[bytes] = None,
     ):  # fmt: skip
-        self._scout = scout
+        self._scout, self._last = scout, last
         self._walk, self._full, self._archive, self._state = walk, full, archive, blocks
         self._old = Old(old) if old is not None else None
         self._codec, self._note, self._progress, self.totals = codec, note, progress, totals
@@ -87,9 +93,27 @@ class Dump:
                 self.totals.vanished += 1
                 self._note("warning", above.path, "vanished during the dump")
 
+    # what was dumped before the line was cut
+
+    def _is_out(self, path: bytes, is_dir: bool) -> bool:
+        """Whether an entry's place is one that the dump had come to."""
+        return self._last is not None and key(path, is_dir) <= self._last
+
+    def _is_passed(self, path: bytes) -> bool:
+        """Whether a folder is out with all that is in it."""
+        if self._last is None:
+            return False
+        place = key(path, True)
+        if place > self._last:
+            self._last = None  # so is all that follows
+            return False
+        return place != self._last and not self._last.startswith(place + b"\0")
+
     def _enter(self, level: Level, name: bytes) -> None:
         path = level.prefix + name
         self._gone_before(path)
+        if self._is_passed(path) and self._old is None:
+            return
         reason = level.names.left_out.get(name)
         if reason == MOUNT:
             self._mount(level, name, path)
@@ -148,23 +172,26 @@ class Dump:
         limit = None if path is None else key(path, True)
         while old.front is not None and (limit is None or key(old.front.path, True) < limit):
             block = old.take()
-            if block.own is not None:
+            if block.own is not None and not self._is_out(block.path, True):
                 self._archive.line(block.path, "-", 0, 0, 0, 0, 0, 0, 0, b"d")
                 self.totals.gone += 1
             for name in block.parts()[0]:
                 self._gone(block.path + b"/" + name if block.path != b"." else name)
 
     def _gone(self, path: bytes) -> None:
+        if self._is_out(path, False):
+            return
         self._archive.line(path, "-", 0, 0, 0, 0, 0, 0, 0, b"f")
         self.totals.gone += 1
 
     def _absent_folder(self, path: bytes, reason: bytes) -> None:
         """A folder that is there but not dumped: what the base has of it stays."""
-        front = self._old.front if self._old is not None else None
+        front, is_out = self._old.front if self._old is not None else None, self._is_out(path, True)
         if front is None or front.path != path:
-            self._full.absent_folder(path, reason)
+            if not is_out:
+                self._full.absent_folder(path, reason)
             return
-        if not front.own[0] & (ABSENT | CARRIED):
+        if not front.own[0] & (ABSENT | CARRIED) and not is_out:
             self._archive.absent(path, reason, "d")
         self._carry(path, None)
 
@@ -183,13 +210,15 @@ class Dump:
         except OSError:
             self._vanished(level, name, path)
             return
-        front = self._old.front if self._old is not None else None
+        front, is_out = self._old.front if self._old is not None else None, self._is_out(path, True)
+        if is_out and (front is None or front.path != path):
+            return
         if front is None or front.path != path:
             self._full.mount(path, folder_status(status))
             self.totals.changed += self._old is not None
             return
         own = mount_row(folder_status(status))
-        if front.own != own:
+        if front.own != own and not is_out:
             self._archive.folder(path, status, linux.NO_XATTRS, None, "m")
             self.totals.changed += 1
         self._carry(path, own)
@@ -248,8 +277,11 @@ class Dump:
         return True
 
     def _whole_folder(self, level: Level, names: Names) -> None:
-        for task in tasks(level.path, level.status, names.entries, names.others, names.absent, names.folders):
-            self._full.dump(task, level.fd)
+        entries, first = names.entries, not self._is_out(level.path, True)
+        if not first:
+            entries = [name for name in entries if not self._is_out(level.prefix + name, False)]
+        for task in tasks(level.path, level.status, entries, names.others, names.absent, names.folders):
+            self._full.dump(task if first else task._replace(first=False), level.fd)
 
     def _compared_folder(self, level: Level, names: Names, own: Row) -> None:
         """First all rows are compared, since the folder's member comes before what changed in it."""
@@ -297,12 +329,15 @@ class Dump:
         moved = moved or new_folders != old.folders
         for name in lost:
             self._vanished(level, name, level.prefix + name)
-        if dirty or moved:
+        is_out = self._is_out(level.path, True)
+        if (dirty or moved) and not (is_out and self._is_passed(level.path)):
             record = None
             if moved:
                 gone_names = frozenset(lost)
                 record = _record([n for n in entries if n not in gone_names] if lost else entries, names)
-            self._archive.folder(level.path, level.status, linux.read_xattrs(level.fd), record, "")
+            self._archive.folder(
+                level.path, level.status, linux.read_xattrs(level.fd), record, None if is_out else ""
+            )  # fmt: skip
             self.totals.changed += old.own != own
             level.record = record
         del entries, old
@@ -435,6 +470,8 @@ class Dump:
                 continue
             name = names[place]
             path = prefix + name
+            if self._is_out(path, False):
+                continue
             if mark == SAY:
                 self._archive.absent(path, absent[name], "")
                 continue
@@ -490,5 +527,6 @@ def _record(entries: List[bytes], names: Names) -> Dumpdir:
 
 def _row(status: os.stat_result) -> Row:
     return (
-        status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), status.st_nlink
+        status.st_mode, status.st_size, signed(status.st_mtime_ns), signed(status.st_ctime_ns), signed(status.st_ino),
+        status.st_nlink,
     )  # fmt: skip

@@ -50,7 +50,8 @@ class Totals:
 
 def own_row(status: Status) -> Row:
     """A folder's own row."""
-    return (status.st_mode, 0, status.st_mtime_ns, status.st_ctime_ns, signed(status.st_ino), 0)
+    times = signed(status.st_mtime_ns), signed(status.st_ctime_ns)
+    return (status.st_mode, 0, *times, signed(status.st_ino), 0)
 
 
 class Full:

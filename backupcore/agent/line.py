@@ -14,11 +14,13 @@ from typing import Any, BinaryIO, Dict, Optional
 from ..wire import NOTE, PROGRESS, Channel
 
 NOTES = 1000  # of a dump that are sent; the others are counted
+STUCK = 10.0  # seconds after which whoever has not noticed that the line is lost hangs in a file system, and is ended
 BEAT = 5.0  # seconds of silence after which PROGRESS is sent; the protocol promises 10
 
 
 class LineLost(Exception):
-    """The server is not there any more: end, after the scripts that must run after a dump."""
+    """The server is not there any more, or somebody ends us: end, after the scripts that must run after a dump. Its
+    argument is the signal, when it was one."""
 
 
 class AgentChannel(Channel):
@@ -33,6 +35,7 @@ class AgentChannel(Channel):
         self.progress: Dict[str, int] = {"entries": 0, "bytes": 0}
         self.lost = False
         self.notes = 0
+        self.noticed = threading.Event()  # by whoever works, that the line is lost
         self._lock = threading.Lock()
         self._last = time.monotonic()
         self._stop = threading.Event()
@@ -86,7 +89,10 @@ class AgentChannel(Channel):
                 try:
                     self.send_json(PROGRESS, dict(self.progress))
                 except LineLost:
-                    end_group()
+                    if not self.noticed.is_set():  # else it would end the scripts that must run after
+                        end_group()
+                    if not self.noticed.wait(STUCK):
+                        os._exit(1)
                     return
 
 
@@ -118,8 +124,8 @@ def ignore_end() -> None:
         signal.signal(number, _nothing)
 
 
-def _raise(*_: object) -> None:
-    raise LineLost
+def _raise(number: int, _frame: object) -> None:
+    raise LineLost(number)
 
 
 def _nothing(*_: object) -> None:

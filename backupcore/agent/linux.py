@@ -23,6 +23,13 @@ NO_XATTRS: Dict[bytes, bytes] = {}
 GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV))
 
 
+# What the kernel says of a block device that is its own, whatever number it has: of LVM and dm-crypt, of a file that is
+# mounted, of a disk or the disk of a partition.
+_BLOCK = "/sys/dev/block/%d:%d/"
+_OF_DISK = ("wwid", "serial", "device/wwid", "device/serial")
+_DISK = ("dm/uuid", "loop/backing_file", *_OF_DISK, *("../" + one for one in _OF_DISK))
+
+
 def raise_limits() -> None:
     """As many open files as this process may have: a descriptor for each level of a deep tree."""
     import resource
@@ -168,3 +175,16 @@ def kinds(modes: Sequence[int]) -> str:
 KIND = {
     stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFCHR: "c", stat.S_IFBLK: "b", stat.S_IFIFO: "p",
 }  # fmt: skip
+
+
+def disk(device: int) -> bytes:
+    """What tells a block device from its snapshot or its copy, which have the same file system with the same id; empty
+    where nothing does, as for file systems that lie on none."""
+    found = []
+    for name in _DISK:
+        try:
+            with open(_BLOCK % (os.major(device), os.minor(device)) + name, "rb") as file:
+                found.append(file.read(4096).strip())
+        except OSError:
+            continue
+    return b" ".join(found)

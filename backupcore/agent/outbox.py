@@ -14,7 +14,7 @@ from typing import Any, List, Optional
 from ..errors import SourceFailed
 from ..image.codec import Codec
 from ..image.layout import MAX_PARTS
-from ..wire import FRAME, INDEX, KEY, LAST, STATE, FrameHead, pack_frame_head
+from ..wire import FRAME, INDEX, KEY, LAST, LINKS, STATE, FrameHead, pack_frame_head
 
 FRAME_SIZE = 4 << 20  # bytes of archive in a frame, at most
 
@@ -26,17 +26,24 @@ class Numbering:
         self._part_size = part_size
         self._sealing = sealing
         self._part = self._used = self._number = 0
+        self._keyed = -1  # the part whose key was sent
         self.archive_size = 0
-        self.stored_size = 0
+        self.resumed = False
+
+    def go_on(self, frame: int, part: int, offset: int) -> None:
+        """The next frame has this number, is at this place of the archive, and the first of this part."""
+        self._number, self._part, self.archive_size = frame, part, offset
+        self.resumed = True
 
     def send(self, channel: Any, length: int, stored: Any, flags: int) -> None:
         """Sends the next frame. Sealed here, behind the threads: a part's bytes are sealed in their order."""
-        first, number = self._part if self._number else -1, self._number
+        number = self._number
         head = self.head(length, len(stored), flags)
         if self._sealing is None:
             channel.send(FRAME, head, stored)
             return
-        if self._part != first:
+        if self._part != self._keyed:
+            self._keyed = self._part
             channel.send_json(KEY, self._sealing.begin(self._part))
         mac, sealed = self._sealing.frame(number, stored, bool(flags & LAST))
         channel.send(FRAME, head, mac, sealed)
@@ -51,7 +58,6 @@ class Numbering:
         self._used += stored
         self._number += 1
         self.archive_size += length
-        self.stored_size += stored
         return head
 
 
@@ -101,6 +107,10 @@ class Outbox:
     def state(self, blocks: bytes) -> None:
         """Sends whole blocks of state."""
         self._put(_Job(STATE, blocks, len(blocks), 0))
+
+    def links(self, lines: bytes) -> None:
+        """Sends first names of files with several."""
+        self._put(_Job(LINKS, lines, len(lines), 0))
 
     def plain(self, kind: bytes, data: bytes) -> None:
         """Sends data as it is, in its turn."""

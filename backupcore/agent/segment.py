@@ -9,6 +9,7 @@ and not dumped, so that no incremental of one says that another's files are gone
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Dict, FrozenSet, Iterable, Optional
 
 from ..errors import RequestError
@@ -67,6 +68,18 @@ def of_request(request: Dict[str, Any]) -> Optional[Segment]:
     if not good:
         raise RequestError("the server's request has no right segment")
     return Segment(known, bool(rest))
+
+
+def newer_of(request: Dict[str, Any], level: int, segment: Optional[Segment]) -> Optional[int]:
+    """Since when what an interim dump takes was changed, by this machine's clock: the server's may show another time.
+    None when it is none. Raises RequestError."""
+    newer, now = request.get("newer"), request.get("now_ns")
+    if newer is None:
+        return None
+    good = all(isinstance(one, int) and not isinstance(one, bool) and 0 < one < 1 << 63 for one in (newer, now))
+    if not good or newer > now or level or segment is not None:
+        raise RequestError("the server's request has no right newer")
+    return newer + time.time_ns() - now
 
 
 def _below(path: bytes, folders: FrozenSet[bytes]) -> bool:

@@ -67,7 +67,7 @@ def hello(config: Optional[AgentConfig]) -> Dict[str, Any]:
         "protocol": PROTOCOL, "version": __version__, "python": "%d.%d.%d" % sys.version_info[:3],
         "zstd": codec.available().get("zstd"), "gzip": True, "root": os.geteuid() == 0, "client": None, "schema": 1,
         "sources": {}, "drill": True, "estimate": config is not None,
-        "segments": config is not None, "interim": config is not None,
+        "segments": config is not None, "interim": config is not None, "resume": config is not None,
     }  # fmt: skip
     if config is not None:
         found["client"] = config.client
@@ -113,8 +113,10 @@ def _converse(path: Optional[str], halves: Mapping[str, str], to: Optional[str])
     try:
         with catch_end():
             status = _answer(channel, path, halves, to)
-    except LineLost:
-        channel.lost = True  # or somebody ended us: then it is not waited for either
+    except LineLost as lost:
+        # somebody ended us: the server is to tell that from what failed, and will go on later
+        status = 128 + lost.args[0] if lost.args and not channel.lost else 1
+        channel.lost = True  # in either case it is not waited for
     except BaseException as error:
         status = _fail(channel, error)
     if not channel.lost:
@@ -180,7 +182,7 @@ def _answer(channel: AgentChannel, path: Optional[str], halves: Mapping[str, str
     elif config is None:
         raise AgentRefused("this agent was started to unpack, not to %s" % escape(str(what)[:40]))
     elif what == "dump":
-        _dump(channel, request, config, halves)
+        _dump(channel, request, config, halves, path or "")
     elif what == "survey":
         from .survey import survey
 
@@ -263,9 +265,13 @@ def _codec(request: Dict[str, Any]) -> Any:
     return codec.get(word)
 
 
-def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, halves: Mapping[str, str]) -> None:
+def _dump(
+    channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, halves: Mapping[str, str], path: str
+) -> None:  # fmt: skip
     import gc
     import time
+
+    from . import alone
 
     gc.disable()  # nothing here makes cycles, and with a million names it takes its time
 
@@ -277,29 +283,36 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
     if with_state != (level > 0):
         raise RequestError("a full needs no state, and an incremental needs it")
     half, plan = _plan(source, halves)
-    segment = _segment(request)
-    newer = _newer(request, level, segment)
+    segment, newer = _share(request, level)
     codec = _codec(request)
     tree = _tree(plan)._replace(segment=segment, newer=newer)
-    helper = _helper(channel, codec, tree, with_state)  # before there are threads
+    marks = request.get("marks") is True
+    known, resume = _identity(request, half, source, codec) if marks else (None, None)
+    lock = alone.take(path, config.client, source.name)
+    helper = _helper(channel, codec, tree, with_state, marks, resume is not None)  # before there are threads
+    keeper = _keeper(half, source, lock)
     failed: Optional[BaseException] = None
     try:
-        channel.start_heartbeat()
         channel.send_json(
             START, {"codec": codec.name, "begun_ns": time.time_ns(), "source": {"type": source.type, **source.options},
                     **({"segment": request["segment"]} if segment is not None else {}),
-                    **({"newer": request["newer"]} if newer is not None else {})}
+                    **({"newer": request["newer"]} if newer is not None else {}),
+                    **({"marks": True, "identity": known, "resume": resume is not None} if marks else {})}
         )  # fmt: skip
+        channel.start_heartbeat()  # nothing may come before START
         try:
             half.before(source.options)
         except RuntimeError as error:
             raise SourceFailed(escape(str(error))) from None
-        totals = _walk(channel, tree, codec, part_size, with_state, helper, sealed)
+        totals = _walk(channel, tree, codec, part_size, with_state, helper, sealed, marks, resume)
     except BaseException as error:
         failed = error
         raise
     finally:
         ignore_end()  # from here on no signal cuts short what must run after
+        channel.noticed.set()
+        if keeper is not None and (channel.lost or isinstance(failed, LineLost)):
+            keeper.lost()
         if helper is not None:
             helper.end()
         try:
@@ -307,9 +320,34 @@ def _dump(channel: AgentChannel, request: Dict[str, Any], config: AgentConfig, h
         except RuntimeError as error:
             if not isinstance(failed, LineLost):  # what was dumped is good all the same
                 channel.send_json(NOTE, {"level": "error", "path": "", "message": escape(str(error))})
+        if keeper is not None and not channel.lost and not isinstance(failed, LineLost):  # else it ends what is left
+            keeper.end()
     channel.stop_heartbeat()
     channel.send_rest_of_notes()
+    if lock is not None:
+        lock.close()
     channel.send_json(DONE, totals)
+
+
+def _keeper(half: Any, source: Source, lock: Any) -> Any:
+    """What sees to the scripts of a source if this process is killed, None when it has none."""
+    if not source.options.get("before") and not source.options.get("after"):
+        return None
+    from .keeper import Keeper
+
+    try:
+        return Keeper(lambda: half.after(source.options), lock.fd if lock is not None else -1)
+    except OSError:
+        return None  # no more processes for this user
+
+
+def _identity(request: Dict[str, Any], half: Any, source: Source, codec: Any) -> Tuple[Optional[str], Any]:
+    """(what must be the same for the dump to go on after a cut, None when it is not to; where it goes on now, None when
+    it begins). Raises RequestError."""
+    from .resume import identity, of_request
+
+    known, asked = identity(half, source, request, codec.name), of_request(request)
+    return known, asked if asked is not None and known is not None and asked.identity == known else None
 
 
 def _sealing(request: Dict[str, Any], config: AgentConfig, source: Source, level: int) -> Any:
@@ -321,27 +359,14 @@ def _sealing(request: Dict[str, Any], config: AgentConfig, source: Source, level
     return sealing(request, config, source, level)
 
 
-def _segment(request: Dict[str, Any]) -> Any:
-    """The segment that is asked for, None for all of the source. Raises RequestError."""
-    if request.get("segment") is None:
-        return None
-    from .segment import of_request
+def _share(request: Dict[str, Any], level: int) -> Tuple[Any, Optional[int]]:
+    """(the segment that is asked for, since when what is taken was changed), None for all. Raises RequestError."""
+    if request.get("segment") is None and request.get("newer") is None:
+        return None, None
+    from .segment import newer_of, of_request
 
-    return of_request(request)
-
-
-def _newer(request: Dict[str, Any], level: int, segment: Any) -> Optional[int]:
-    """Since when what an interim dump takes was changed, by this machine's clock: the server's may show another time.
-    None when it is none. Raises RequestError."""
-    import time
-
-    newer, now = request.get("newer"), request.get("now_ns")
-    if newer is None:
-        return None
-    good = all(isinstance(one, int) and not isinstance(one, bool) and 0 < one < 1 << 63 for one in (newer, now))
-    if not good or newer > now or level or segment is not None:
-        raise RequestError("the server's request has no right newer")
-    return newer + time.time_ns() - now
+    segment = of_request(request)
+    return segment, newer_of(request, level, segment)
 
 
 def _payloads(channel: AgentChannel) -> Any:
@@ -365,7 +390,7 @@ def _tree(plan: Dict[str, Any]) -> Any:
         raise AgentRefused("a pattern in agent.json: %s" % error, "correct it, then run site") from None
 
 
-def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> Any:
+def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool, marks: bool, small: bool) -> Any:
     """Processes to share the work with, a Crew for a full, a Scout for an incremental; None on one processor."""
     import resource
 
@@ -382,16 +407,17 @@ def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool) -> A
             return Scout(tree, wire_fds)
         from .crew import Crew
 
-        return Crew(CREW, codec, wire_fds, tree.segment is not None)
+        return Crew(CREW, codec, wire_fds, tree.segment is not None, marks, small)
     except OSError:
         return None  # no more processes for this user: it is done alone
 
 
 def _walk(
     channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None,
-    sealed: Any = None,
+    sealed: Any = None, marks: bool = False, resume: Any = None,
 ) -> Dict[str, Any]:
-    """Dumps the tree of a plan; the totals for DONE. sealed: what seals it, None when it is not to be."""
+    """Dumps the tree of a plan; the totals for DONE, of this attempt. sealed: what seals it, None when it is not to be.
+    marks: the server keeps what comes of it if the line is cut; resume: it goes on with that."""
     import time
 
     from ..image import pax, state
@@ -400,6 +426,7 @@ def _walk(
     from .crew import note_bytes
     from .dump import Dump
     from .full import Full, Totals
+    from .links import Links
     from .outbox import Numbering, Outbox
     from .walk import Walk
 
@@ -421,23 +448,38 @@ def _walk(
         ) from None
     except OSError as error:
         raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
+    cut = tree.segment is not None
+    links = helper.links if helper is not None and not with_state else Links()
+    links.home = walk.device
+    last, before = None, {}
     try:
+        if resume is not None:
+            from .resume import go_on
+
+            last, before = go_on(channel, tree, codec, numbering, links, resume, note)
         if helper is not None and not with_state:
             helper.start(channel, numbering, channel.progress)
-            Dump(walk, helper, None, archive, blocks, codec, note, channel.progress, totals).run()
+            Dump(walk, helper, None, archive, blocks, codec, note, channel.progress, totals, None, last).run()
             helper.close()
             stored = codec.compress(pax.END)
             numbering.send(channel, len(pax.END), stored, LAST)
             sums = dict(helper.sums)
         else:
             outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
-            archive = Archive(outbox, note, channel.progress, tree.segment is not None)
-            blocks = state.Writer(outbox.state, lambda payload: outbox.plain(STATE, payload))
+            archive = Archive(outbox, note, channel.progress, cut, marks, resume is not None)
+            archive.begin(numbering.archive_size)
+            if marks:
+                links.tell()
+            archive.links = links
+            if numbering.resumed:  # the server makes the state from the index
+                blocks = state.Writer(lambda blocks: None)
+            else:
+                blocks = state.Writer(outbox.state, lambda payload: outbox.plain(STATE, payload))
             old = state.read(_payloads(channel)) if with_state else None
             full = Full(archive, blocks, note, totals)
             if helper is not None:
                 helper.go()
-            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals, helper).run()
+            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals, helper, last).run()
             blocks.flush()
             archive.close()
             outbox.close()
@@ -445,6 +487,8 @@ def _walk(
     except OSError as error:
         raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
     root = os.geteuid() == 0
+    for name, value in before.items():
+        sums[name] += value
     for name in ("changed", "gone", "unreadable", "vanished"):
         sums[name] = sums.get(name, 0) + getattr(totals, name)
     return {

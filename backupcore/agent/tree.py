@@ -6,8 +6,11 @@ is sources/tree.py, the walk is walk.py.
 
 from __future__ import annotations
 
+import os
 import subprocess
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Optional, Union
+
+from . import linux
 
 _WORDS = {"path", "include", "exclude", "one_file_system", "before", "after"}
 _SAID = 2000  # of what a failing script said, this much of its end is told
@@ -72,6 +75,20 @@ def _run(options: Dict[str, Any], word: str) -> None:
             lines = tail.decode("utf-8", "replace").strip().splitlines()
             how = "was ended by signal %d" % -status if status < 0 else "ended with status %d" % status
             raise RuntimeError("the script '%s' %s%s" % (word, how, ": " + lines[-1] if lines else ""))
+
+
+def identity(options: Dict[str, Any]) -> Optional[str]:
+    """Which tree this is, so that a dump that was cut goes on in no other one. None where scripts run around a dump:
+    what they make, a snapshot or a file, is made anew for the next attempt."""
+    if _commands(options, "before") or _commands(options, "after"):
+        return None
+    path = os.fsencode(options["path"])
+    try:
+        found = os.stat(path)
+        disk = linux.disk(found.st_dev).decode("ascii", "backslashreplace")
+        return "%d.%d.%s" % (os.statvfs(path).f_fsid, found.st_ino, disk)
+    except OSError:
+        return None
 
 
 def before(options: Dict[str, Any]) -> None:

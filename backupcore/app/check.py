@@ -10,37 +10,21 @@ import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 
 from .. import __version__, text, wire
-from ..errors import ClientUnreachable, StowageError
+from ..errors import ClientUnreachable, StowageError, WireError
 from ..settings import Client, Source
-from . import coverage
+from . import check_copies, check_events, check_targets, coverage
 from .engine import Engine
+from .found import FAIL, OK, WARN, Finding
 
-OK, WARN, FAIL = "OK", "WARN", "FAIL"
 RANK = {FAIL: 0, WARN: 1, OK: 2}
 SITE = "ansible-playbook stowage.backup.site"
+BEATS = 720  # of an agent, one in 5 s, before its survey is given up
 AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer. area: server, client or target; name: which one."""
-
-    status: str
-    area: str
-    name: str
-    message: str
-    hint: str = ""
-    code: str = ""
-    source: str = ""
-
-    def as_dict(self) -> Dict[str, str]:
-        """JSON-ready, escaped."""
-        return {key: text.escape(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -67,11 +51,13 @@ def check(engine: Engine, clients: Sequence[str] = ()) -> CheckAnswer:
     findings = list(_server(engine, chosen))
     targets = () if clients else tuple(settings.targets)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        asked_targets = [pool.submit(_guarded, _target, "target", name, engine, name) for name in targets]
+        asked_targets = [pool.submit(_guarded, check_targets.look, "target", name, engine, name) for name in targets]
         asked_clients = [pool.submit(_client, engine, one) for one in chosen]
         answers = [one.result() for one in asked_clients]
         for one in asked_targets:
             findings += one.result()
+    findings += check_targets.alike(engine, [name for name in targets if not any(
+        one.status == FAIL and (one.area, one.name) == ("target", name) for one in findings)])  # fmt: skip
     for answer in answers:
         findings += answer.findings
     ready = tuple(one.client for one in answers if all(found.status != FAIL for found in one.findings) and not one.away)
@@ -109,15 +95,54 @@ def _server(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
         told = "no target is configured: every image is on the holding disk only"
         yield Finding(WARN, "server", "configuration", told, f"add one to targets: in {settings.file}")
     for name, looked in (
-        ("holding", _holding), ("state", _state), ("catalog", _catalog), ("images", _images), ("keys", _signing_key),
-        ("keys", _recipients), ("ssh", _ssh_key),
+        ("copies", _copies), ("holding", _holding), ("holding", _straight), ("state", _state), ("catalog", _catalog),
+        ("images", _images),
+        ("keys", _signing_key), ("keys", _recipients), ("ssh", _ssh_key), ("events", _events),
+        ("audit", _audit),
     ):  # fmt: skip
         yield from _guarded(looked, "server", name, engine, clients)
+
+
+def _copies(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    told = check_copies.default(engine)
+    if told:
+        yield Finding(OK, "server", "copies", told, f"write copies in {engine.settings.file} to say otherwise")
+    for found in (check_copies.wrong(engine), check_copies.stranded(engine), check_copies.late(engine),
+                  check_copies.ahead(engine)):  # fmt: skip
+        for message, hint in found:
+            yield Finding(WARN, "server", "copies", message, hint)
+    for message in check_copies.endless(engine):
+        yield Finding(OK, "server", "copies", message, "write keep, or stowage prune --dry-run")
+
+
+def _audit(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    from . import auditing
+
+    found = auditing.verify(engine).checked
+    if found.broken is not None:
+        where = f"line {found.broken.line}: " if found.broken.line else ""
+        yield Finding(FAIL, "server", "audit", f"the log is not as it was written: {where}{found.broken.message}",
+                      "stowage audit verify", "audit")  # fmt: skip
+
+
+def _events(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
+    for message, hint in check_events.wrong(engine):
+        yield Finding(WARN, "server", "events", message, hint, "event-failed")
+
+
+def _straight(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
+    from . import direct
+
+    for source, why in direct.unable(engine):
+        if any(client.name == source.client for client in clients):
+            told = f"{source.client}:{source.name}: {why}"
+            yield Finding(FAIL, "server", "holding", told, "holding: auto, or a copy on a target that takes streams")
 
 
 def _holding(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
     from ..catalog.places import known_server_id
     from ..dump.holding import is_claimed
+    from ..dump.stored import stored
 
     for disk in engine.settings.holding:
         path = disk.path
@@ -136,17 +161,22 @@ def _holding(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
         space = os.statvfs(path)
         free = space.f_bavail * space.f_frsize
         total = space.f_blocks * space.f_frsize
+        left, of = free, ""
+        if disk.use < 0:
+            left, of = free + disk.use, f", {text.size(-disk.use)} stay free"
+        elif disk.use <= total:
+            left, of = min(free, disk.use - stored(path)), f" of {text.size(disk.use)}"
         if disk.use < 0 and free <= -disk.use:
             told = f"the holding disk {path} is full: {text.size(free)} free, {text.size(-disk.use)} are to stay free"
             yield Finding(FAIL, "server", "holding", told, "stowage stage", "holding-full")
         elif disk.use > total:
             told = f"the holding disk {path} has {text.size(total)}, less than the {text.size(disk.use)} it may use"
             yield Finding(WARN, "server", "holding", told, f"lower use: in {engine.settings.file}")
-        elif free < total // 50:
-            told = f"the holding disk {path} is nearly full: {text.size(free)} free"
+        elif left < min(total, disk.use if disk.use > 0 else total) // 50:
+            told = f"the holding disk {path} is nearly full: {text.size(max(0, left))}{of} may still be used"
             yield Finding(WARN, "server", "holding", told, "stowage stage")
         else:
-            yield Finding(OK, "server", "holding", f"{path}: {text.size(free)} free")
+            yield Finding(OK, "server", "holding", f"{path}: {text.size(left)}{of} may still be used")
 
 
 def _state(engine: Engine, _clients: Sequence[Client]) -> Iterator[Finding]:
@@ -223,27 +253,6 @@ def _ssh_key(engine: Engine, clients: Sequence[Client]) -> Iterator[Finding]:
         yield Finding(FAIL, "server", "ssh", told, "run as root or as the user stowage", "access-denied")
 
 
-# targets
-
-
-def _target(engine: Engine, name: str) -> Iterator[Finding]:
-    from ..hookspecs import TargetError
-
-    target = engine.target(name)
-    good = 0
-    try:
-        for one in target.probe():
-            if one.ok and not one.warning:
-                good += 1
-                continue
-            status = WARN if one.ok or one.warning else FAIL
-            yield Finding(status, "target", name, f"{one.name}: {one.message}", one.hint, "target-refused")
-    except TargetError as error:
-        yield Finding(FAIL, "target", name, error.message, error.hint, "target-refused")
-        return
-    yield Finding(OK, "target", name, f"{good} checks passed")
-
-
 # clients
 
 
@@ -253,6 +262,15 @@ class _Answer:
     findings: List[Finding] = field(default_factory=list)
     bare: List[coverage.Bare] = field(default_factory=list)
     away: bool = False
+
+
+def _surveyed(agent: Any) -> Dict[str, Any]:
+    """What the agent says of itself; one that takes its time beats meanwhile. Raises WireError, StowageError."""
+    for _beat in range(BEATS):
+        kind, survey = agent.channel.expect(wire.DONE, wire.PROGRESS)
+        if kind == wire.DONE:
+            return survey
+    raise WireError(f"{agent.channel.peer} sends no end of its survey")
 
 
 def _client(engine: Engine, client: Client) -> _Answer:
@@ -267,7 +285,7 @@ def _client(engine: Engine, client: Client) -> _Answer:
         with engine.connect(client) as agent:
             hello = agent.request({"request": "survey"})
             try:
-                _kind, survey = agent.channel.expect(wire.DONE)
+                survey = _surveyed(agent)
             except (StowageError, OSError) as error:
                 raise agent.failure(error) from None
     except ClientUnreachable as error:
@@ -397,4 +415,4 @@ def _differences(engine: Engine, source: Source, theirs: Any) -> Iterator[Tuple[
 
 def _short(value: Any) -> str:
     shown = json.dumps(value, default=str)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return shown if len(shown) <= 200 else shown[:197] + "..."

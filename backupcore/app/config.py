@@ -6,23 +6,23 @@ the sections lives in schema.py, places in yaml_lines.py. Nothing here opens the
 
 from __future__ import annotations
 
-import difflib
-import json
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union, get_args, get_origin
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from .. import hours
 from .. import settings as s
 from ..agent import patterns
+from ..hookspecs import EVENT_KINDS
 from ..ids import is_name
 from ..schedule import nights
 from ..text import duration
-from . import config_files, schema
+from . import config_files, config_places, config_prices, schema
+from .config_copies import Copies
 from .config_files import Written, Wrong, nearest
+from .config_told import add_all, missing, own_keys, path
 from .drivers import Drivers
 from .yaml_lines import Loc, Place
 
@@ -49,7 +49,7 @@ def load(file: Union[str, Path], drivers: Drivers, written: Optional[Written] = 
     try:
         root = schema.Root.model_validate(written.content)
     except ValidationError as error:
-        _add_all(wrong, error, schema.Root, ())
+        add_all(wrong, error, schema.Root, ())
         root = None
     wrong.stop()
     builder = _Builder(root, drivers, places, wrong, written.file)
@@ -67,7 +67,7 @@ class _Builder:
 
     def settings(self) -> s.Settings:
         root, folder = self.root, self.file.parent
-        for section in ("targets", "policies", "clients", "events"):
+        for section in ("targets", "policies", "clients", "events", "networks"):
             for name in getattr(root, section):
                 self._name((section, name), section[:-1] if section != "policies" else "policy")
         seen: Dict[str, int] = {}
@@ -77,22 +77,22 @@ class _Builder:
         targets = {
             name: s.TargetSettings(
                 name, one.type, self._options("target", ("targets", name), one),
-                one.price and s.Price(**one.price.model_dump()), self._is_remote(one.type), one.rate,
+                None, self._is_remote(one.type), one.rate,
             )
             for name, one in root.targets.items()
         }  # fmt: skip
-        events = {
-            name: s.EventSettings(name, one.type, self._options("event", ("events", name), one))
-            for name, one in root.events.items()
-        }
+        targets = {name: config_prices.priced(self, one) for name, one in targets.items()}
+        config_places.look(self, targets)
+        events = {name: self._event(name, one) for name, one in root.events.items()}
         raw = {"standard": schema.Policy(), **root.policies}
+        self.copies = Copies(root, self.places, self._wrong, self.warnings)
         policies = {name: self._policy(name, one) for name, one in raw.items()}
         state = Path(root.state)
         return s.Settings(
             file=self.file,
             state=state,
             keys=Path(root.keys.folder) if root.keys else state / "keys",
-            holding=tuple(s.HoldingDisk(Path(one.path), one.use) for one in root.holding),
+            holding=tuple(s.HoldingDisk(Path(one.path), one.use, one.warn) for one in root.holding),
             cycle_days=float(root.cycle.days),
             targets=types.MappingProxyType(targets),
             policies=types.MappingProxyType(policies),
@@ -102,6 +102,7 @@ class _Builder:
             copies_at_once=root.copies_at_once,
             connect_timeout=root.timeouts.connect,
             silence_timeout=root.timeouts.silence,
+            dump_timeout=root.timeouts.dump,
             known_hosts=Path(root.ssh.known_hosts or folder / "known_hosts.d"),
             ssh_key=Path(root.ssh.key or folder / "ssh/id_ed25519"),
             ssh_program=root.ssh.program,
@@ -109,6 +110,10 @@ class _Builder:
             drill=s.DrillSettings(**root.drill.model_dump()),
             prune=s.PruneSettings(**root.prune.model_dump()),
             planning=self._planning(),
+            networks=types.MappingProxyType(
+                {name: s.Network(name, one.rate, one.dumps) for name, one in root.networks.items()}
+            ),
+            retry=s.RetrySettings(**root.retry.model_dump()),
         )
 
     def _planning(self) -> s.PlanningSettings:
@@ -145,7 +150,7 @@ class _Builder:
         full = schedule.full if schedule else None
         incremental = schedule.incremental if schedule else None
         if schedule and not full and not incremental:
-            self._wrong((*loc, "schedule"), f"{_path((*loc, 'schedule'))}: says neither full nor incremental")
+            self._wrong((*loc, "schedule"), f"{path((*loc, 'schedule'))}: says neither full nor incremental")
         strategy = pick("strategy", "standard")
         if full and (strategy == "incremental" or strategy == "full" and incremental):
             self._contradicts(loc, said, strategy)
@@ -171,10 +176,10 @@ class _Builder:
             for key in ("strategy", "schedule")
         )
         other = "schedule.full" if strategy == "incremental" else "schedule.incremental"
-        where = "" if by_schedule == by_strategy else f" of {_path(by_schedule)}"
+        where = "" if by_schedule == by_strategy else f" of {path(by_schedule)}"
         self._wrong(
             (*by_strategy, "strategy"),
-            f"{_path((*by_strategy, 'strategy'))}: {strategy} contradicts {other}{where}: keep one of the two",
+            f"{path((*by_strategy, 'strategy'))}: {strategy} contradicts {other}{where}: keep one of the two",
             "strategy: standard goes with every schedule",
         )
 
@@ -192,43 +197,24 @@ class _Builder:
         if days > 1 and days * 86400 > policy.rpo:
             place = nearest(self.places, (*loc, key))
             self.warnings.append(
-                f"{place}: {_path(loc)}: {told} leaves {days:.3g} days without a dump, "
+                f"{place}: {path(loc)}: {told} leaves {days:.3g} days without a dump, "
                 f"and the rpo of policy {policy.name} is {duration(policy.rpo)}: it will be past it each time"
             )
 
     def _policy(self, name: str, one: schema.Policy) -> s.Policy:
-        loc = ("policies", name)
-        rules = []
-        # what a policy does not say is as in the built-in `standard`: a copy of everything on every target
-        for number, copy in enumerate(one.copies if one.copies is not None else ()):
-            if copy.target not in self.root.targets:
-                self._missing((*loc, "copies", number, "target"), "target", copy.target, self.root.targets)
-            if any(copy.target == rule.target for rule in rules):
-                self._wrong((*loc, "copies", number, "target"), f'policies.{name}: target "{copy.target}" stands twice')
-            rules.append(s.CopyRule(copy.target, copy.dumps, windows=self._windows((*loc, "copies", number), copy),
-                                    rate=copy.rate, keep=copy.keep.model_dump(exclude_none=True),
-                                    self_contained=copy.self_contained))  # fmt: skip
-        if one.copies is None:
-            rules = [s.CopyRule(target) for target in self.root.targets]
         return s.Policy(
             name,
             compress=one.compress,
             gzip_fallback=one.gzip_fallback,
             encrypt=one.encrypt,
-            copies=tuple(rules),
+            copies=self.copies.of_policy(name, one),
             rpo=one.rpo,
             keep_on_holding=one.keep_on_holding,
             part_size=one.part_size,
+            resume=one.resume,
+            holding=one.holding or "auto",
+            min_copies=one.min_copies,
         )
-
-    def _windows(self, loc: Loc, copy: schema.Copy) -> Optional[hours.Windows]:
-        """When a copy may be made: in its window, where that begins on its days; None: always."""
-        if copy.window is None and copy.days is None:
-            return None
-        found = (copy.window or hours.ALWAYS).on(copy.days or hours.ALL)
-        if not found.spans:
-            self._wrong((*loc, "days"), f"{_path((*loc, 'days'))}: on none of these days a window begins")
-        return found
 
     def _client(self, name: str, one: schema.Client, policies: Mapping[str, s.Policy]) -> s.Client:
         sources = {}
@@ -241,20 +227,27 @@ class _Builder:
             options = self._options("source", loc, raw)
             policy = self.root.policies.get(raw.policy, schema.Policy())
             timing = self._timing(loc, policy, one, raw)
-            sources[source] = s.Source(name, source, raw.type, policies[raw.policy], options, timing)
+            said = self.copies.of_source(name, one, source, raw, policies[raw.policy])
+            mine = (name, source, raw.type, policies[raw.policy], options, timing)
+            sources[source] = s.Source(*mine, *said, spindle=raw.spindle or "")
             self._look_at_rpo(loc, sources[source])
-        for path in one.ignore:
-            if not path.startswith("/"):
-                self._wrong(("clients", name, "ignore", path), f'clients.{name}.ignore: "{path}" is no absolute path')
+        for ignored in one.ignore:
+            if not ignored.startswith("/"):
+                loc = ("clients", name, "ignore", ignored)
+                self._wrong(loc, f'clients.{name}.ignore: "{ignored}" is no absolute path')
+        if one.network is not None and one.network not in self.root.networks:
+            self._missing(("clients", name, "network"), "network", one.network, self.root.networks)
         return s.Client(
             name,
             types.MappingProxyType(sources),
             address=one.address or name,
+            network=one.network or "",
             ignore=types.MappingProxyType(dict(one.ignore)),
             **{
                 key: getattr(one, key)
                 for key in (
                     "transport", "port", "user", "presence", "agent_python", "agent", "agent_config", "state",
+                    "dumps_at_once",
                 )  # fmt: skip
             },
         )
@@ -273,12 +266,24 @@ class _Builder:
                 try:
                     patterns.check(pattern) if isinstance(pattern, str) else None
                 except ValueError as error:
-                    self._wrong((*loc, key), f"{_path((*loc, key))}: {error}")
+                    self._wrong((*loc, key), f"{path((*loc, key))}: {error}")
         try:
             return types.MappingProxyType(driver.options.model_validate(given).model_dump())
         except ValidationError as error:
-            _add_all(self.wrong, error, driver.options, loc, getattr(driver, "secrets", ()), _own_keys(type(raw)))
+            add_all(self.wrong, error, driver.options, loc, getattr(driver, "secrets", ()), own_keys(type(raw)))
         return {}
+
+    def _event(self, name: str, one: schema.Event) -> s.EventSettings:
+        options = self._options("event", ("events", name), one)
+        driver = self.drivers.of("event").get(one.type)
+        takes = driver.takes if driver is not None else ()
+        for number, kind in enumerate(one.events or ()):
+            loc = ("events", name, "events", number)
+            if driver is not None and kind not in takes:
+                what = f"event that {one.type} takes" if kind in EVENT_KINDS else "event"
+                self._missing(loc, what, kind, takes)
+        asked = one.events if one.events is not None else getattr(driver, "events", ())
+        return s.EventSettings(name, one.type, options, tuple(dict.fromkeys(asked)))
 
     def _is_remote(self, kind: str) -> bool:
         """Whether targets of this type outlive this machine, as their driver says."""
@@ -293,103 +298,4 @@ class _Builder:
         self.wrong.add(place, f"{place}: {message}", hint)
 
     def _missing(self, loc: Loc, what: str, word: str, known: Iterable[str], hint: str = "") -> None:
-        close = difflib.get_close_matches(word, list(known), 1)
-        guess = f', did you mean "{close[0]}"?' if close else ""
-        there = ", ".join(sorted(known)) or "none"
-        self._wrong(loc, f'{_path(loc)}: there is no {what} "{word}"{guess}', hint or f"there are: {there}")
-
-
-def _add_all(wrong: Wrong, error: ValidationError, model: type, base: Loc, secrets=(), more_keys=()) -> None:
-    """pydantic's findings in our words."""
-    for one in error.errors(include_url=False):
-        loc = (*base, *one["loc"])
-        place = nearest(wrong.places, loc)
-        kind, value = one["type"], one.get("input")
-        if kind == "extra_forbidden":
-            here = _model_at(model, one["loc"][:-1])
-            _extra(wrong, place, loc[-1], here, more_keys if len(one["loc"]) == 1 else ())
-        elif kind == "missing":
-            wrong.add(place, f"{place}: {_path(loc)} is missing")
-        elif kind == "value_error":
-            reason = str(one["ctx"]["error"])
-            told = "" if reason.startswith(("'", '"', f"{value!r} ")) or loc[-1] in secrets else _shown(value) + " "
-            wrong.add(place, f"{place}: {_path(loc)}: {told}{reason}")
-        else:
-            told = "the value" if loc and loc[-1] in secrets else _shown(value)
-            wrong.add(place, f"{place}: {_path(loc)}: {told} {_told(kind, one.get('ctx') or {}, one['msg'], value)}")
-
-
-def _extra(wrong: Wrong, place: Place, word: Any, model: Any, more_keys: Iterable[str]) -> None:
-    if word in getattr(model, "later", ()):
-        wrong.add(place, f'{place}: "{word}" is not available in this version', "remove it until it is")
-        return
-    known = [*(_own_keys(model) if isinstance(model, type) else ()), *more_keys]
-    wrong.unknown(place, str(word), known)
-
-
-def _own_keys(model: type) -> List[str]:
-    return [one.alias or name for name, one in model.model_fields.items()]
-
-
-def _model_at(model: Any, loc: Loc) -> Any:
-    """The model that the value at loc was checked by."""
-    for step in loc:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            found = model.model_fields.get(step)
-            model = found.annotation if found else None
-        elif get_origin(model) in (dict, list, tuple):
-            model = get_args(model)[-1 if get_origin(model) is dict else 0]
-        while get_origin(model) in (Union, types.UnionType):
-            model = next((one for one in get_args(model) if one is not type(None)), None)
-    return model
-
-
-def _told(kind: str, context: Dict[str, Any], message: str, value: Any) -> str:
-    """What is wrong with the value, as the end of a sentence that begins with it."""
-    if kind == "literal_error":
-        # pydantic: "'none', 'client' or 'server'"
-        words = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
-        close = difflib.get_close_matches(str(value), words, 1)
-        guess = f', did you mean "{close[0]}"?' if close else ""
-        return "is none of " + ", ".join(words) + guess
-    plain = {
-        "string_type": "is no text: write it in quotes",
-        "int_type": "is no whole number",
-        "int_from_float": "is no whole number",
-        "int_parsing": "is no whole number",
-        "float_type": "is no number",
-        "float_parsing": "is no number",
-        "bool_type": "is neither true nor false",
-        "bool_parsing": "is neither true nor false",
-        "list_type": "is no list",
-        "tuple_type": "is no list",
-        "dict_type": "is no mapping of keys to values",
-        "model_type": "is no mapping of keys to values",
-        "too_short": "is too short",
-    }
-    if kind in plain:
-        return plain[kind]
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        (bound,) = (context[key] for key in ("gt", "ge", "lt", "le") if key in context)
-        words = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
-        return f"must be {words.get(kind, 'at most')} {bound:g}"
-    return "is wrong: " + " ".join(message.split())
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        text = f'"{value}"'  # a date or time, as YAML reads them
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _path(loc: Loc) -> str:
-    """`holding[0].use`"""
-    text = ""
-    for step in loc:
-        text += f"[{step}]" if isinstance(step, int) else ("." if text else "") + str(step)
-    return text
-
+        self._wrong(loc, *missing(loc, what, word, known, hint))

@@ -1,4 +1,4 @@
-"""Reads stowage.yml and clients.d/*.yml into plain values with their places, and collects what is wrong with them.
+"""Reads stowage.yml, clients.d/*.yml and targets.d/*.yml into plain values with their places; collects what is wrong.
 
 Here lives reading the files; what the values mean lives in config.py. Nothing here loads the models: connections are
 begun by these values while the models are still loading (see early.py).
@@ -50,7 +50,7 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Written:
-    """What stands in the files. content: stowage.yml with the clients of clients.d in it, all of it unchecked."""
+    """What stands in the files. content: stowage.yml with what clients.d and targets.d hold in it, all unchecked."""
 
     file: Path
     content: Dict[str, Any]
@@ -64,12 +64,13 @@ def read(file: Union[str, Path]) -> Written:
     places: Dict[Loc, Place] = {}
     wrong = Wrong(places)
     content = _mapping(yaml_lines.read(file, places), file)
-    clients = content.setdefault("clients", {})
-    if clients is None:
-        clients = content["clients"] = {}
-    for name, value in _client_files(file.parent / "clients.d", places, wrong):
-        if isinstance(clients, dict):
-            clients[name] = value
+    for section in ("clients", "targets"):
+        if content.setdefault(section, {}) is None:
+            content[section] = {}
+        for name, value in _section_files(file.parent / f"{section}.d", section, places, wrong):
+            if isinstance(content[section], dict):
+                content[section][name] = value
+    clients = content["clients"]
     for key in ("targets", "policies", "events"):  # `targets:` with nothing below it is an empty section
         if key in content and content[key] is None:
             content[key] = {}
@@ -92,8 +93,10 @@ def _mapping(value: Any, file: Path) -> Dict[str, Any]:
     return value
 
 
-def _client_files(folder: Path, places: Dict[Loc, Place], wrong: Wrong) -> Iterable[Tuple[str, Any]]:
-    """(client, its section) of each file; a client of two files is told by both."""
+def _section_files(
+    folder: Path, section: str, places: Dict[Loc, Place], wrong: Wrong
+) -> Iterable[Tuple[str, Any]]:  # fmt: skip
+    """(client or target, what it is) of each file; one of two files is told by both."""
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:
@@ -108,19 +111,21 @@ def _client_files(folder: Path, places: Dict[Loc, Place], wrong: Wrong) -> Itera
         own: Dict[Loc, Place] = {}
         content = _mapping(yaml_lines.read(path, own), path)
         for key in content:
-            if key != "clients":
-                wrong.unknown(own[(key,)], key, ["clients"], "a file of clients.d holds `clients:` and nothing else")
-        section = content.get("clients") or {}
-        if not isinstance(section, dict):
-            wrong.add(own[("clients",)], f"{own[('clients',)]}: clients: is no mapping of names to clients")
+            if key != section:
+                hint = f"a file of {folder.name} holds `{section}:` and nothing else"
+                wrong.unknown(own[(key,)], key, [section], hint)
+        found = content.get(section) or {}
+        if not isinstance(found, dict):
+            wrong.add(own[(section,)], f"{own[(section,)]}: {section}: is no mapping of names to {section}")
             continue
-        for name, value in section.items():
-            place = own[("clients", name)]
-            if ("clients", name) in places:
-                first = places[("clients", name)]
-                wrong.add(place, f'{place}: client "{name}" stands twice, first in {first}', "remove one of them")
+        for name, value in found.items():
+            place = own[(section, name)]
+            if (section, name) in places:
+                first = places[(section, name)]
+                told = f'{place}: {section[:-1]} "{name}" stands twice, first in {first}'
+                wrong.add(place, told, "remove one of them")
                 continue
-            places.update({loc: where for loc, where in own.items() if loc[:2] == ("clients", name)})
+            places.update({loc: where for loc, where in own.items() if loc[:2] == (section, name)})
             yield name, value
 
 

@@ -16,7 +16,7 @@ from ..catalog import drills
 from ..catalog.drills import PROVEN, Drilled
 from ..errors import NothingThatOld, RequestError, StowageError
 from ..image import index
-from ..restore import choose, recent, request
+from ..restore import choose, recent, request, sleeping
 from ..settings import Settings
 from ..verify import drill as reckon
 from .engine import Engine
@@ -136,12 +136,14 @@ def _clients(settings: Settings) -> List[str]:
 
 
 class Choice:
-    """The picks of one drill. without: clients that no place has a copy of. Raises RequestError."""
+    """The picks of one drill. without: clients that no place has a copy of. asleep: copies that were passed over, since
+    they sleep in an archive: waking them takes hours and money. Raises RequestError."""
 
     def __init__(self, engine: Engine, asked: Asked, dice: random.Random):
         self.engine, self.asked, self.dice = engine, asked, dice
         self.settings: Settings = engine.settings
         self.without: List[str] = []
+        self.asleep: List[str] = []
         self._known: set = set()  # places whose speed is known
         for name in asked.clients:
             engine.client(name)
@@ -175,10 +177,28 @@ class Choice:
             yield from self._of_client(name, count, number == whole, there)
 
     def _standing(self, client: str) -> Dict[str, Tuple[str, Any]]:
-        found = standing(self.engine, client, far_first(self.settings, self.asked.target, self.dice))
-        if not found:
+        places = far_first(self.settings, self.asked.target, self.dice)
+        found = standing(self.engine, client, places)
+        slept, many = {}, len(self.asleep)
+        while True:
+            slept = {name: one for name, one in found.items() if self._sleeps(*one)}
+            if not slept:
+                break
+            self.asleep += [f"{client}:{name} on {place}" for name, (place, _wanted) in sorted(slept.items())]
+            # of these the next place has its turn
+            places = [place for place in places if place not in {place for place, _wanted in slept.values()}]
+            other = standing(self.engine, client, places)
+            found = {name: other.get(name) if name in slept else one for name, one in found.items()}
+            found = {name: one for name, one in found.items() if one is not None}
+        if not found and len(self.asleep) == many:
             self.without.append(client)
         return found
+
+    def _sleeps(self, place: str, wanted: Any) -> bool:
+        try:
+            return sleeping.any_of(images(self.engine, place, self.asked.ring), wanted)
+        except StowageError:
+            return False  # found when it is tried
 
     def _of_client(self, client: str, count: int, whole: bool, there: Any = None) -> Iterator[Pick]:
         """So many files of a client, and one of its small sources."""

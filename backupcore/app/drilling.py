@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .. import clock, files, text
 from ..agent import drill as on_client
-from ..catalog import drills
+from ..catalog import drills, reading
 from ..catalog.drills import CLIENT, FAILED, PROVEN, SEALED, SERVER, UNPROVEN, Drilled
 from ..catalog.records import ProofRow
 from ..errors import (
@@ -54,7 +54,8 @@ _AWAY = (ClientUnreachable, HostKeyChanged, AccessDenied, AgentMissing, AgentRef
 
 @dataclass(frozen=True)
 class Answer:
-    """What a drill did. estimates: client -> what a restore of all of it would take. without: clients with no copy."""
+    """What a drill did. estimates: client -> what a restore of all of it would take. without: clients with no copy.
+    asleep: copies that were passed over, since they sleep in an archive."""
 
     results: Tuple[Drilled, ...]
     estimates: Dict[str, dict]
@@ -62,6 +63,7 @@ class Answer:
     seconds: float
     money: Dict[str, float]
     stopped: bool = False
+    asleep: Tuple[str, ...] = ()
 
     @property
     def status(self) -> str:
@@ -88,7 +90,8 @@ def drill(
             summary = {"nightly": nightly, "results": [one.as_dict() for one in work.results]}
             summary["estimates"] = estimates(engine, work.results)
             without, took = tuple(work.choice.without), time.monotonic() - begun
-            answer = Answer(tuple(work.results), summary["estimates"], without, took, work.money(), work.late)
+            answer = Answer(tuple(work.results), summary["estimates"], without, took, work.money(), work.late,
+                            tuple(work.choice.asleep))  # fmt: skip
             status = answer.status
         finally:
             engine.catalog.end_run(run.id, status, summary)
@@ -151,7 +154,9 @@ class _Drill:
             self.progress({**name, "phase": "restore", "bytes": 0, "total": pick.bytes or None})
         readable = images(self.engine, pick.place, self.asked.ring)
         begun = time.monotonic()
-        found = self._try(pick, readable)
+        names = [dump.id for dump in pick.wanted.chain]
+        with reading.keep(self.settings.state, names, "stowage drill"):
+            found = self._pruned(pick, readable) or self._try(pick, readable)
         result = replace(
             found, when_ns=when_ns, seconds=found.seconds or time.monotonic() - begun, requests=readable.requests(),
             read=sum(use.bytes for use in readable.uses()),
@@ -165,6 +170,15 @@ class _Drill:
         if self.progress:
             phase = "done" if result.status == PROVEN else "failed" if result.status == FAILED else "skipped"
             self.progress({**name, "phase": phase, "bytes": result.bytes})
+
+    def _pruned(self, pick: Pick, readable: Any) -> Optional[Drilled]:
+        """What is said when a prune came first, after the lot was drawn."""
+        for dump in pick.wanted.chain:
+            now = self.engine.catalog.dump(dump.id)
+            if now is None or not readable.places(now):
+                return Drilled(pick.wanted.client, pick.wanted.source, pick.what, pick.place, SERVER, UNPROVEN,
+                               dump.id, code="pruned", message=f"{dump.id} was pruned meanwhile")  # fmt: skip
+        return None
 
     def _try(self, pick: Pick, readable: Any) -> Drilled:
         wanted = pick.wanted

@@ -20,7 +20,7 @@ from .config_files import Written
 _WAY = {
     one.name
     for one in dataclasses.fields(s.Client)
-    if one.name not in ("name", "sources", "ignore", "presence", "address")
+    if one.name not in ("name", "sources", "ignore", "presence", "address", "network", "dumps_at_once")
 }
 
 

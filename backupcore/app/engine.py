@@ -8,46 +8,20 @@ asked for: a command pays only for what it uses.
 from __future__ import annotations
 
 import difflib
-import fcntl
-import os
 import threading
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .. import clock
-from ..errors import CatalogError, EventFailed, RequestError, StowageError, TargetRefused
-from ..hookspecs import Event, EventError, TargetContext, TargetError
+from ..errors import CatalogError, RequestError, StowageError, TargetRefused
+from ..hookspecs import Event, TargetContext, TargetError
 from ..ids import is_name
 from ..settings import Client, Settings, Source
 from . import config, drivers
 
 Progress = Optional[Callable[[dict], None]]
-
-
-@dataclass(frozen=True)
-class RunAnswer:
-    """What a run did. report: the judgement; status is its status, or WARN when only a message was not delivered."""
-
-    report: Any
-    status: str
-    results: tuple = ()
-    copies: tuple = ()
-    released: tuple = ()
-    notes: Tuple[str, ...] = ()
-    warnings: Tuple[str, ...] = ()
-    unsearched: tuple = ()  # records of the dumps that are not in the search
-
-
-@dataclass(frozen=True)
-class StageAnswer:
-    """What staging did. problems: images that should have left the holding disk and could not."""
-
-    copies: tuple = ()
-    released: tuple = ()
-    problems: Tuple[str, ...] = ()
 
 
 class Engine:
@@ -57,7 +31,8 @@ class Engine:
         self.drivers = drivers.load()
         self.configuration = config.load(file, self.drivers, written)
         self.settings: Settings = self.configuration.settings
-        self._targets: Dict[str, Any] = {}
+        self.command = ""  # what a person typed, for those who wait
+        self._targets: Dict[Tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Engine":
@@ -71,6 +46,8 @@ class Engine:
         for target in self._targets.values():
             target.close()
         self._targets.clear()
+        if "noting" in self.__dict__:
+            self.noting.close()
         if "catalog" in self.__dict__:
             self.catalog.close()
 
@@ -85,27 +62,36 @@ class Engine:
         return Catalog(places.catalog_file(self.settings.state))
 
     @cached_property
+    def noting(self) -> Any:
+        """What notes what open targets are used for."""
+        from .noting import Noting
+
+        return Noting(lambda: self.catalog)
+
+    @cached_property
     def server_id(self) -> str:
         """This server's id."""
         from ..catalog import places
 
         return places.server_id(self.settings.state)
 
-    def target(self, name: str) -> Any:
-        """The open target of that name, opened once. Raises RequestError when unknown, TargetRefused."""
+    def target(self, name: str, pruning: bool = False) -> Any:
+        """The open target of that name, opened once; pruning: to remove what retention lets go. Raises RequestError
+        when unknown, TargetRefused."""
         with self._lock:
-            if name not in self._targets:
-                self._targets[name] = self._open_target(name)
-            return self._targets[name]
+            if (name, pruning) not in self._targets:
+                self._targets[name, pruning] = self._open_target(name, pruning)
+                self.noting.watch(name, self._targets[name, pruning])
+            return self._targets[name, pruning]
 
-    def _open_target(self, name: str) -> Any:
+    def _open_target(self, name: str, pruning: bool = False) -> Any:
         wanted = self.settings.targets.get(self.target_name(name))
         driver = self.drivers.of("target")[wanted.type]
-        context = TargetContext(name, self.server_id, self.settings.state / "targets" / name)
+        context = TargetContext(name, self.server_id, self.settings.state / "targets" / name, pruning)
         try:
             return driver.open(driver.options.model_validate(dict(wanted.options)), context)
         except TargetError as error:
-            raise TargetRefused(f"target {name}: {error.message}", error.hint or "stowage check") from None
+            raise TargetRefused.of(name, error) from None
 
     def target_name(self, name: str) -> str:
         """name, when it is a target's. Raises RequestError."""
@@ -212,75 +198,19 @@ class Engine:
         return f"{source.client}:{source.name}: the next run makes {what}"
 
     def run(self, sources: Optional[List[Source]] = None, level: Optional[int] = None, progress: Progress = None,
-            copies: bool = True, ready: Any = None, due: bool = False) -> RunAnswer:  # fmt: skip
-        """One night, now: dumps what is asked for (None: all), copies what is due, reports. Raises Busy.
+            copies: bool = True, ready: Any = None, due: bool = False, join: bool = False,
+            patience: Any = None) -> Any:  # fmt: skip
+        """One night, now: a night.RunAnswer. join: waits for a run at work instead of raising Busy."""
+        from . import night
 
-        A failure of one source or copy costs that one; it stands in the answer. ready: a dump.warm.Warm with
-        connections that were begun already. due: only what schedules of their own ask for now.
-        """
-        from ..dump import driver, runlock, sweep, warm
-        from . import cutting, listing, plan_kept, plan_room, plan_told, pruning
+        return night.run(self, night.Asked(sources, level, copies, due, join, patience), progress, ready)
 
-        everything = sources is None and not due
-        chosen = self.select() if sources is None else sources
-        clients = [self.settings.clients[source.client] for source in chosen]
-        if due and not self.plan(sources, due=True).planned:
-            return self._stage_due(progress) if copies and sources is None else RunAnswer(None, "OK")
-        with runlock.hold(self.settings, due), ready or warm.Warm(self.connector) as ready:
-            if not due:
-                ready.begin(self.settings, clients)
-            swept = sweep.sweep(self.settings, self.catalog)
-            tonight = self.plan(sources, level, ready=ready, progress=progress, due=due)
-            names = None if everything else list(dict.fromkeys((one.client, one.source) for one in tonight.planned))
-            if due and not names:
-                return RunAnswer(None, "OK")
-            run = self.catalog.begin_run("due" if due else "run")
-            stopped = "FAIL the run was stopped -> stowage run"
-            threading.Thread(target=_load_rest, name="load", daemon=True).start()
-            try:
-                unkept = _keep(plan_kept.begin, self.settings, tonight, run.id)
-                budget = plan_room.budget(self.settings, tonight)
-                results = driver.run_dumps(
-                    self.settings, self.catalog, tonight.planned, run=run, connect=ready.connect, progress=progress,
-                    budget=budget,
-                )  # fmt: skip
-                tonight = plan_room.after(tonight, budget, results)
-                unkept = _keep(plan_kept.end, self.settings, self.catalog, tonight, results) or unkept
-                staged = self._stage(run.id, (), names, progress) if copies else StageAnswer()
-                parted = cutting.after(self, results)
-                found, strange = self._sample(progress) if everything and copies else ([], [])
-                undone = self._drill(run.begun_ns) if everything and copies else []
-                pruned = pruning.nightly(self, progress) if everything and copies else pruning.Night()
-                summary = {"plan": plan_told.summary(tonight, plan_kept.done(self.catalog, results))}
-                summary.update(pruned.summary)
-                ended = replace(run, ended_ns=clock.now_ns(), summary=summary)
-                report = self._report(ended, names, failures=found)
-                summary.update(headline=report.headline, bytes=report.bytes)
-                self.catalog.end_run(run.id, report.status, summary)
-                stopped = ""
-            except StowageError as error:  # nothing could be dumped at all: who waits for the mail must hear it
-                stopped = f"FAIL {error.message}" + (f" -> {error.hint}" if error.hint else "")
-                if everything or due:
-                    self.send(Event("run-finished", "FAIL", f"stowage {stopped}", stopped))
-                raise
-            finally:
-                if stopped:  # also by ^C, a signal or a bug: said in the catalog, so that the report knows
-                    self.catalog.end_run(run.id, "FAIL", {"headline": stopped, "stopped": True})
-            report = replace(report, run=self.catalog.run(run.id))
-        notes = [f"{name}: a whole dump that a killed run left was kept" for name in swept.adopted]
-        notes += [f"{path}: what a killed run left was removed" for path in swept.removed] + parted + list(pruned.notes)
-        warnings = [f"{folder}: {why}" for folder, why in swept.strange] + [*swept.problems, *staged.problems, *undone]
-        warnings += pruned.warnings
-        warnings += [*strange, *unkept, *([tonight.fault] if tonight.fault else [])]
-        # nobody wants a mail an hour of what went well
-        warnings += self._tell(report) if everything or due and report.status == "FAIL" else []
-        told, unsearched = listing.refresh_search(self)
-        warnings += told
-        status = "WARN" if warnings and report.status == "OK" else report.status
-        return RunAnswer(
-            report, status, tuple(results), staged.copies, staged.released, tuple(notes), tuple(warnings),
-            tuple(unsearched),
-        )  # fmt: skip
+    def stage(self, targets: Sequence[str] = (), progress: Progress = None, now: bool = False) -> Any:
+        """Makes the copies that the policies ask for and that are not there: a staging.StageAnswer. now: also out of
+        their windows. Raises Busy."""
+        from . import staging
+
+        return staging.stage(self, targets, progress, now)
 
     @property
     def connector(self) -> Any:
@@ -289,119 +219,35 @@ class Engine:
 
         return transport.connect
 
-    def _stage_due(self, progress: Progress) -> RunAnswer:
-        """Makes the copies whose window has opened since; a run that begins meanwhile has the right of way."""
-        from ..dump import runlock
-        from ..stage import stager
-
-        if not any(rule.windows for policy in self.settings.policies.values() for rule in policy.copies):
-            return RunAnswer(None, "OK")
-        if not stager.begins_now(self.settings, self.catalog):
-            return RunAnswer(None, "OK")
-        looked = [0.0, False]
-
-        def leave() -> str:
-            if time.monotonic() - looked[0] >= 1:
-                looked[:] = time.monotonic(), runlock.is_waited_for(self.settings)
-            return "goes on in the run that waited for its end" if looked[1] else ""
-
-        with runlock.hold(self.settings, due=True):
-            jobs = {(job.dump.id, job.row.target) for job in stager.begins_now(self.settings, self.catalog)}
-            run = self.catalog.begin_run("stage")
-            status = "FAIL"
-            try:
-                staged = self._stage(run.id, (), None, progress, leave=leave,
-                                     only=lambda job: (job.dump.id, job.row.target) in jobs)  # fmt: skip
-                status = "FAIL" if any(one.failed for one in staged.copies) else "OK"
-            finally:
-                self.catalog.end_run(run.id, status, {})
-        return RunAnswer(None, status, (), staged.copies, staged.released, (), staged.problems)
-
-    def stage(self, targets: Sequence[str] = (), progress: Progress = None, now: bool = False) -> StageAnswer:
-        """Makes the copies that the policies ask for and that are not there. now: also out of their windows.
-        Raises Busy."""
-        from ..dump import runlock, sweep
-
-        for name in targets:
-            self.target_name(name)
-        with runlock.hold(self.settings):
-            sweep.sweep(self.settings, self.catalog)
-            run = self.catalog.begin_run("stage")
-            status = "FAIL"
-            try:
-                staged = self._stage(run.id, targets, None, progress, now=now)
-                status = "FAIL" if any(one.failed for one in staged.copies) else "OK"
-            finally:
-                self.catalog.end_run(run.id, status, {})
-            return staged
-
-    def _stage(
-        self, run: str, targets: Sequence[str], names: Optional[list], progress: Progress, **how: Any
-    ) -> StageAnswer:
-        from ..dump.status import Status
-        from ..stage import release, stager
-
-        with Status(self.settings, run, progress) as status:
-            copies = stager.stage(
-                self.settings, self.catalog, self.target, targets=list(targets) or None, sources=names,
-                progress=status.event, **how,
-            )  # fmt: skip
-        released = release.release(self.settings, self.catalog)
-        return StageAnswer(copies, released.dumps, released.problems)
-
-    def _drill(self, begun_ns: int) -> List[str]:
-        """The night's small drill, when it is time; what it could not do. What it found, the report knows."""
-        from ..catalog import drills
-
-        if not self.settings.drill.nightly or not drills.due(self.catalog, begun_ns):
-            return []
-        from . import drilling
-
-        return drilling.nightly(self)
-
-    def _sample(self, progress: Progress) -> Tuple[List[str], List[str]]:
-        """Reads a little of what was read longest ago; what was found, for the report, and what is only strange."""
-        from . import verifying
-
-        try:
-            answer = verifying.night(self, progress)
-        except StowageError as error:
-            return [f"verify: {error.message}" + (f" -> {error.hint}" if error.hint else "")], []
-        return verifying.warnings_of(answer), [f"verify: {one}" for one in answer.strays] if answer else []
-
-    def _report(self, run: Any, names: Optional[list], running: bool = False, failures: Iterable[str] = ()) -> Any:
+    def report_of(self, run: Any, names: Optional[list], running: bool = False, failures: Iterable[str] = ()) -> Any:
         from ..report import night
+        from . import promises
 
+        now = clock.now_ns()
+        kept = promises.look(self.settings, self.catalog, now) if names is None else ()
         return night.make(
-            self.settings, self.catalog, clock.now_ns(), run=run, only=names, running=running, failures=failures
+            self.settings, self.catalog, now, run=run, only=names, running=running, failures=failures, promises=kept
         )
 
     def report(self, run: Optional[str] = None) -> Any:
         """The report of the last run, or of one that is named."""
+        from . import pruning
+
         row = None
         if run is not None:
             row = self.catalog.run(run)
             if row is None or row.kind != "run":
                 raise RequestError(f"there is no run {run!r}", "stowage list runs")
-        return self._report(row, None, running=self._at_work())
+        row = row or next(iter(self.catalog.runs(limit=1, kind="run")), None)
+        return self.report_of(row, None, running=self._at_work(), failures=pruning.unlocked(self, row))
 
     def _at_work(self) -> bool:
         """Whether a process holds the lock of a run."""
-        from ..catalog import places
+        from ..dump import runlock
 
-        try:
-            fd = os.open(places.lock_file(self.settings.state), os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return runlock.holder(self.settings) is not None
 
-    def _tell(self, report: Any) -> List[str]:
+    def tell(self, report: Any) -> List[str]:
         """Sends the report to all that want it; returns what could not be delivered."""
         if not self.settings.events:
             return []
@@ -413,46 +259,17 @@ class Engine:
         return [f"{error.message} -> {error.hint}" for error in self.send(event)]
 
     def send(self, event: Event) -> List[StowageError]:
-        """Sends an event everywhere; returns the failures."""
-        failed: List[StowageError] = []
-        for one in self.settings.events.values():
-            driver = self.drivers.of("event")[one.type]
-            try:
-                driver.send(driver.options.model_validate(dict(one.options)), event)
-            except EventError as error:
-                failed.append(EventFailed(f"event {one.name}: {error.message}", error.hint or "stowage check"))
-            except Exception as error:  # a third party's driver may raise anything: it is named, the night goes on
-                told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                failed.append(EventFailed(f"event {one.name}: driver {one.type} failed: {told}", "stowage drivers"))
-        return failed
+        """Sends an event to all that want this kind; returns the failures."""
+        from . import telling
 
-    def status(self) -> Optional[dict]:
-        """What the run at work does, None when none is."""
-        from ..dump import status
+        told = (telling.deliver(self, one, event) for one in self.settings.events.values() if event.kind in one.events)
+        return [error for error in told if error is not None]
 
-        now = status.read(self.settings)
-        if now and now.get("alive"):
-            return now
-        # between two steps of a run nothing keeps the file
-        return {"alive": True, "dumps": []} if self._at_work() else None
+    def status(self) -> Dict[str, Any]:
+        """What runs now, as at_work.look()."""
+        from . import at_work
 
-
-def _keep(step: Callable[..., Any], *args: Any) -> List[str]:
-    """Does a step of planning that only makes later nights even; what is to be said when it fails."""
-    try:
-        step(*args)
-    except OSError as error:
-        return [f"what makes nights even could not be kept: {error.filename or ''} {error.strerror}"]
-    except StowageError as error:
-        return [f"what makes nights even could not be kept: {error.message}"]
-    return []
-
-
-def _load_rest() -> None:
-    """Loads what a run needs after its dumps, while they wait for their clients."""
-    from ..report import night  # noqa: F401
-    from ..restore import find  # noqa: F401
-    from ..stage import release, stager  # noqa: F401
+        return at_work.look(self)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> RequestError:

@@ -14,7 +14,7 @@ import shlex
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .. import clock, files
@@ -132,7 +132,8 @@ def _plain(value: Any) -> str:
 @dataclass
 class Rewrapped:
     """What a renewal did. added: (dump, place, file); covered: dumps that needed nothing; unsealed: dumps without a
-    seal; failed: (dump, place, error); later: dumps that are being copied right now."""
+    seal; failed: (dump, place, error); later: dumps that are being copied right now; unlocked: what keeps new files of
+    locked copies from being locked, too."""
 
     recipients: Tuple[str, ...] = ()
     added: List[Tuple[str, str, str]] = field(default_factory=list)
@@ -140,6 +141,7 @@ class Rewrapped:
     unsealed: int = 0
     failed: List[Tuple[str, str, StowageError]] = field(default_factory=list)
     later: List[str] = field(default_factory=list)
+    unlocked: Tuple[str, ...] = ()
 
 
 def rewrap(
@@ -184,6 +186,9 @@ def rewrap(
     at_work = {row.dump for row in catalog.copies() if row.state == "copying"}
     chosen = (dump for dump in catalog.dumps() if not clients or dump.client in clients)
     answer.later = [dump.id for dump in chosen if dump.id in at_work]
+    from .pruning import lock  # what was added to a locked copy is to stay as long
+
+    answer.unlocked = lock(engine, {(dump, place) for dump, place, _name in answer.added}) if answer.added else ()
     answer.added.sort()
     answer.failed.sort(key=lambda one: one[:2])
     return answer
@@ -254,10 +259,7 @@ class _Work:
 
     def _note(self, dump: str, place: str, name: str, sha256: str) -> None:
         """Lets verify miss the file when it is lost: nothing that is signed names it."""
-        for row in self.engine.catalog.copies(dump=dump, target=place):
-            upload = dict(row.upload or {})
-            upload["keys"] = {**upload.get("keys", {}), name: sha256}
-            self.engine.catalog.put_copy(replace(row, upload=upload))
+        self.engine.catalog.note_keys(dump, place, name, sha256)
 
 
 @contextlib.contextmanager

@@ -61,13 +61,14 @@ def copies(
     engine: Engine, client: Optional[str], source: Optional[str], target: Optional[str], limit: Optional[int]
 ) -> List[Dict[str, Any]]:
     """The newest copies with their state."""
-    from ..catalog import marks
+    from ..catalog import locked, marks
 
     if target is not None:
         _target(engine, target)
     by_id = {one.id: one for one in _dumps(engine, client, source)}
     found = [row for row in engine.catalog.copies(target=target) if row.dump in by_id]
     marked = marks.marked(engine.catalog)
+    locks = {place: row.until_ns for place, row in locked.known(engine.catalog).items() if row.until_ns}
     return [
         {
             "dump": row.dump, "client": by_id[row.dump].client, "source": by_id[row.dump].source,
@@ -75,6 +76,7 @@ def copies(
             "level": by_id[row.dump].level, "target": row.target, "state": row.state, "bytes": row.bytes,
             "verified": clock.iso(row.verified_ns) if row.verified_ns else None, "error": row.error,
             "marked": (row.dump, row.target) in marked,
+            "locked": clock.iso(locks[row.dump, row.target]) if (row.dump, row.target) in locks else None,
         }
         for row in (found[-limit:] if limit else found)
     ]  # fmt: skip
@@ -151,12 +153,17 @@ def _size(option: str, value: Optional[str]) -> Optional[int]:
         raise RequestError(f"--{option}: {error}") from None
 
 
+def since(value: str) -> int:
+    """The moment in ns that a person means by a word of time; a bare date is its begin. Raises RequestError."""
+    moment = clock.parse_moment(value)
+    return moment + 1 - 86400 * clock.NS if _DAY.match(value) else moment
+
+
 def _since(value: Optional[str], shift: int = 0) -> Optional[int]:
     """The moment in ns; a bare date is its begin."""
     if value is None:
         return None
-    moment = clock.parse_moment(value)
-    return (moment + 1 - 86400 * clock.NS if _DAY.match(value) else moment) + shift
+    return since(value) + shift
 
 
 def refresh_search(engine: Engine) -> Tuple[List[str], List[Any]]:

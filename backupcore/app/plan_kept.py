@@ -57,8 +57,11 @@ def _keep_estimates(catalog: Any, tonight: Any, results: Sequence[Any]) -> None:
     catalog.add_estimates(rows)
 
 
-def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) -> None:
-    """Keeps what the night taught. Raises OSError."""
+def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any], taken: Sequence[Any] = ()) -> None:
+    """Keeps what the night taught. taken: results of a run that this one waited for, which has kept its own estimates.
+    Raises OSError."""
+    _keep_estimates(catalog, tonight, results)
+    results = [*taken, *results]
     results_of = done(catalog, results)
     there = {result.client for result in results if result.ok}
     away = {result.client for result in results if result.code == ClientUnreachable.code and not result.ok} - there
@@ -68,7 +71,6 @@ def end(settings: Settings, catalog: Any, tonight: Any, results: Sequence[Any]) 
     failed |= {tonight.ones[one.unit].key for one in results_of
                if one.ok and one.unit in levels and one.level > levels[one.unit]}  # fmt: skip
     made = {(result.client, result.source) for result in results if result.ok} - failed
-    _keep_estimates(catalog, tonight, results)
     plan_state.forget(settings.state, sorted(made & tonight.asked_once))
     if not tonight.plan.outlook:
         return  # of a schedule of its own: nothing was planned

@@ -8,11 +8,10 @@ tonight is a planning.Tonight. Dumps that somebody named are not held back.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 from ..schedule.bases import Claim, Planned
-from ..schedule.records import BYTES, HOLDING, SECONDS, GivenUp, Limit, Unit
-from ..settings import DUMPS_PER_CLIENT
+from ..schedule.records import BYTES, SECONDS, GivenUp, Limit, Unit
 from .plan_state import unit_id
 
 if TYPE_CHECKING:
@@ -33,12 +32,14 @@ def of_night(tonight: Any) -> Mapping[str, Limit]:
     return tonight.view.coming.get(tonight.view.night, tonight.view.limits)
 
 
-def side_by_side(at_once: int, sources: Sequence[Tuple[str, str]]) -> int:
+def side_by_side(settings: Any, sources: Sequence[Tuple[str, str]]) -> int:
     """How many dumps can be at work at once. sources: (client, source) of all."""
-    clients: Dict[str, int] = {}
-    for client, _source in set(sources):
-        clients[client] = clients.get(client, 0) + 1
-    return max(1, min(at_once, sum(min(DUMPS_PER_CLIENT, count) for count in clients.values())))
+    apart: Dict[str, Set[str]] = {}  # of each client what can be dumped at the same time: sources, or their spindles
+    for client, source in set(sources):
+        spindle = settings.clients[client].sources[source].spindle
+        apart.setdefault(client, set()).add(f"spindle {spindle}" if spindle else f"source {source}")
+    able = sum(min(settings.clients[client].dumps_at_once, len(ones)) for client, ones in apart.items())
+    return max(1, min(settings.dumps_at_once, able))
 
 
 def size_of(unit: Unit, level: int) -> Optional[float]:
@@ -80,6 +81,16 @@ def weighed(tonight: Any, planned: Sequence[Planned]) -> Tuple[Planned, ...]:
     return tuple(each[-1] for each in found)
 
 
+def timed(tonight: Any, planned: Sequence[Planned]) -> Tuple[Planned, ...]:
+    """The dumps with how long each is expected to take."""
+    found = []
+    for one in planned:
+        unit = tonight.units.get(unit_id(one.client, one.source, one.segment))
+        size = size_of(unit, one.level) if unit is not None else None
+        found.append(replace(one, seconds=seconds_of(unit, one.level, size)) if size is not None else one)
+    return tuple(found)
+
+
 def _need(unit: Unit, night: int) -> int:
     """How much tonight's changes matter: a cycle without any dump is a step of priority, so that all have a turn."""
     age = night - max((base.night for base in unit.bases), default=night)
@@ -92,7 +103,7 @@ def _claim(
     size = size or 0.0
     takes = {}
     for name in limits:
-        share = 1.0 if name in (BYTES, HOLDING) else unit.use.get(name, (0.0, 0.0))[level > 0]
+        share = 1.0 if name == BYTES else unit.use.get(name, (0.0, 0.0))[level > 0]
         if name == SECONDS:
             takes[name] = seconds_of(unit, level, size)
         elif share:
@@ -130,7 +141,7 @@ def budget(settings: Any, tonight: Any) -> Optional["Budget"]:
 
     window = None
     if SECONDS in limits:
-        window = limits[SECONDS] / side_by_side(settings.dumps_at_once, [one.key for one in tonight.ones.values()])
+        window = limits[SECONDS] / side_by_side(settings, [one.key for one in tonight.ones.values()])
     return Budget(limits, window)
 
 

@@ -158,7 +158,7 @@ class Planner:
             frozenset(key for key in forced if key in wanted),
             self.settings.dumps_at_once, {choice.unit: choice for choice in made.choices}, beside, fault,
         )  # fmt: skip
-        planned = tuple(self._planned(tonight, wanted, named, level, forced))
+        planned = plan_room.timed(tonight, tuple(self._planned(tonight, wanted, named, level, forced)))
         return replace(tonight, planned=planned if named else plan_room.weighed(tonight, planned))
 
     def _due(self, everyone: Sequence[Source], chosen: Optional[Sequence[Source]]) -> Tonight:
@@ -186,7 +186,7 @@ class Planner:
         view = View(self.night, nights.weekday_of(self.night), units, limits)
         empty = Plan(self.night, (), (), (), ())
         tonight = Tonight(self.now_ns, False, view, empty, ones, expected, (), self.kept)
-        return replace(tonight, planned=plan_room.weighed(tonight, planned))
+        return replace(tonight, planned=plan_room.weighed(tonight, plan_room.timed(tonight, planned)))
 
     # what is known
 
@@ -311,9 +311,10 @@ class Planner:
     def _unit(self, one: One, wish: Wish, expected: Expected, reachable: bool) -> Unit:
         use: Dict[str, Tuple[float, float]] = {SECONDS: expected.use}
         if HOLDING in self.settings.planning.limits:
-            use[HOLDING] = (1.0, 1.0)
-        for rule in one.source.policy.copies:
-            use[TARGET + rule.target] = (float(rule.dumps != "incremental"), float(rule.dumps != "full"))
+            use[HOLDING] = (0.0, 0.0) if one.source.holding == "never" else (1.0, 1.0)
+        for rule in one.source.copies:
+            whole, changes = rule.takes(0) or rule.self_contained, any(map(rule.takes, range(1, 10)))
+            use[TARGET + rule.target] = (float(whole), float(changes))
         since = self.kept.since.get(one.id, self.night)
         if one.stand.bases:
             since = min(since, one.stand.bases[0].night)
@@ -343,7 +344,7 @@ class Planner:
         for name, one in settings.planning.limits.items():
             amount = one.amount
             if name == SECONDS:  # given for dumps_at_once, and few clients do not keep so many at work
-                amount *= plan_room.side_by_side(settings.dumps_at_once, sources) / max(1, settings.dumps_at_once)
+                amount *= plan_room.side_by_side(settings, sources) / max(1, settings.dumps_at_once)
             found[name] = Limit(max(0.0, amount - beside.get(name, 0.0)), one.hard)
         return found
 
@@ -353,16 +354,16 @@ class Planner:
             return {}
         taken = dict.fromkeys(limits, 0.0)
         for one in ones.values():
-            wanted = {rule.target: rule.dumps for rule in one.source.policy.copies}
+            wanted = {rule.target: rule for rule in one.source.copies}
             for dump in reversed([*(() if one.segment else self.interims.get(one.key, ())), *one.past]):
                 if self.night_of(dump) < self.night:
                     break
                 for name in limits:
                     if name == SECONDS:
                         taken[name] += dump.seconds
-                    elif name in (BYTES, HOLDING):
+                    elif name == BYTES or name == HOLDING and one.source.holding != "never":
                         taken[name] += dump.stored
-                    elif wanted.get(name[len(TARGET) :]) in ("all", "incremental" if dump.level else "full"):
+                    elif (rule := wanted.get(name[len(TARGET) :])) is not None and rule.takes(dump.level):
                         taken[name] += dump.stored
         return {name: Limit(max(0.0, one.amount - taken[name]), one.hard) for name, one in limits.items()}
 

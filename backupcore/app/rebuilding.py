@@ -44,21 +44,40 @@ def rebuild(engine: Engine, asked: Request, progress: Progress = None) -> Any:
             opened.append(_open(engine, engine.target_name(asked.witness)))
         witness = (asked.witness, opened[1]) if asked.witness is not None else None
         given = read_signers(asked.signer_keys)
-        with runlock.hold(engine.settings):
+        with runlock.hold(engine.settings, what="rebuild", command=engine.command):
             wanted = merge.Request(
                 place, f"stowage rebuild --from {place}", tuple(word.lower() for word in asked.signers), given,
                 asked.server, asked.last_run,
             )  # fmt: skip
-            return merge.rebuild(
+            report = merge.rebuild(
                 engine.settings, engine.catalog, opened[0], load_public_keys(engine.settings.keys), wanted,
                 keys=key_ring(engine.settings.keys, asked.keys, asked.ask), witness=witness,
                 take_over=_take_over(engine), progress=progress,
             )  # fmt: skip
+            _read_locks(engine, opened[0], place, report)
+            return report
     except TargetError as error:
         raise TargetRefused(f"target {place}: {error.message}", error.hint or "stowage check") from None
     finally:
         for target in opened:
             target.close()
+
+
+def _read_locks(engine: Engine, target: Any, place: str, report: Any) -> None:
+    """What the place says of locks and holds, into the catalog; a refusal costs no more than that."""
+    from ..rebuild.merge import NOTE, WARN, Finding
+    from ..stage import locks
+
+    try:
+        locked, held = locks.read_back(engine.catalog, target, place)
+    except TargetError as error:
+        told = f"{place} does not say what is locked there: {error.message}"
+        report.tell(Finding(WARN, "", told, f"stowage rebuild --from {place}"))
+        return
+    if locked:
+        report.tell(Finding(NOTE, "", f"{locked} dumps are locked there"))
+    if held:
+        report.tell(Finding(NOTE, "", f"{held} dumps are held there, and here from now on", "stowage hold"))
 
 
 def key_ring(folder: Path, given: Sequence[str], ask: Any) -> Any:
@@ -94,9 +113,11 @@ def _open(engine: Engine, name: str) -> Any:
     server = places.known_server_id(engine.settings.state) or "rebuild"
     context = TargetContext(name, server, engine.settings.state / "targets" / name)
     try:
-        return driver.open(driver.options.model_validate(dict(wanted.options)), context)
+        target = driver.open(driver.options.model_validate(dict(wanted.options)), context)
     except TargetError as error:
         raise TargetRefused(f"target {name}: {error.message}", error.hint or "stowage check") from None
+    engine.noting.watch(name, target)
+    return target
 
 
 def _take_over(engine: Engine) -> Callable[[Optional[str], str], None]:

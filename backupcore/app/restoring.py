@@ -6,20 +6,26 @@ the catalog; what is read and how it is delivered lives in restore/.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from .. import clock, ids
-from ..errors import RequestError, StowageError
+from ..catalog import reading
+from ..errors import RequestError, StillAsleep, StowageError
 from .engine import Engine, Progress
 
 HOLDING = "holding"
+LOOK_FIRST, LOOK_LAST = 5.0, 300.0  # seconds between two looks at what sleeps: the pauses grow
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `stowage restore` was asked. to: DIR or CLIENT:DIR; place: holding or a target's name; ring: see images."""
+    """What `stowage restore` was asked. to: DIR or CLIENT:DIR; place: holding or a target's name; ring: see images.
+    wait: seconds that it may wait for what sleeps in an archive; None: it asks for that, and ends."""
 
     words: Sequence[str]
     at: Optional[str] = None
@@ -30,6 +36,7 @@ class Request:
     exact: bool = False
     permit: Optional[str] = None
     ring: Any = None
+    wait: Optional[float] = None
 
 
 def images(engine: Engine, place: Optional[str] = None, ring: Any = None, last: bool = False) -> Any:
@@ -50,10 +57,30 @@ def wanted(engine: Engine, words: Sequence[str], at: Optional[str], place: Optio
     """What the words mean, source by source."""
     from ..restore import request
 
+    if place not in (None, HOLDING):
+        engine.target_name(place)
     moment, named = (None, None) if at is None else _moment(engine, at)
     return request.resolve(
         engine.settings, engine.catalog, words, moment, place, last=place is not None, named=named
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def kept(engine: Engine, asked: Request) -> Iterator[List[Any]]:
+    """What is asked for, and nobody prunes it until this is left. Raises as wanted() does."""
+    from ..dump import runlock
+
+    found = wanted(engine, asked.words, asked.at, asked.place)
+    while True:
+        names = {dump.id for one in found for dump in one.chain}
+        with reading.keep(engine.settings.state, sorted(names), "stowage restore") as why:
+            if runlock.holder(engine.settings) is not None:  # a prune at work may have removed it just before
+                found = wanted(engine, asked.words, asked.at, asked.place)
+            if names.issuperset(dump.id for one in found for dump in one.chain):
+                if why:
+                    found[0] = replace(found[0], notes=(*found[0].notes, why))
+                yield found
+                return
 
 
 def client_of(words: Sequence[str]) -> str:
@@ -83,11 +110,18 @@ def plan(engine: Engine, asked: Request) -> Any:
 
 
 def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
-    """Restores: restore.report.RestoreReport. What failed in part stands in it."""
+    """Restores: restore.report.RestoreReport. What failed in part stands in it. Raises StillAsleep when it has to wait
+    for an archive: nothing was restored then."""
+
+    with kept(engine, asked) as found:
+        return _restore(engine, asked, found, progress)
+
+
+def _restore(engine: Engine, asked: Request, found: List[Any], progress: Progress) -> Any:
     from ..restore import deliver
 
-    readable, found = images(engine, asked.place, asked.ring, True), wanted(engine, asked.words, asked.at, asked.place)
     options, connect = _destination(engine, asked, found[0].client)
+    readable = awake(engine, asked, found, progress)
     run = engine.catalog.begin_run("restore")
     status, summary = "FAIL", {"what": list(asked.words), "destination": options.destination or "scratch"}
     try:
@@ -109,13 +143,71 @@ def restore(engine: Engine, asked: Request, progress: Progress = None) -> Any:
 
 def cat(engine: Engine, asked: Request, say: Callable[[str], None] = lambda _note: None) -> Iterator[bytes]:
     """The content of the one file that was asked for, checked to its end. say: gets what a person should know."""
+
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(kept(engine, asked))
+        for one in found:
+            for note in one.notes:
+                say(note)
+        given = _cat(engine, asked, found)
+        until = stack.pop_all()
+
+    def pieces() -> Iterator[bytes]:
+        with until:
+            yield from given
+
+    return pieces()
+
+
+def _cat(engine: Engine, asked: Request, found: List[Any]) -> Iterator[bytes]:
     from ..restore import deliver
 
-    found = wanted(engine, asked.words, asked.at, asked.place)
-    for one in found:
-        for note in one.notes:
-            say(note)
-    return deliver.cat(images(engine, asked.place, asked.ring, True), found)
+    def pieces(readable: Any) -> Iterator[bytes]:
+        given = deliver.cat(readable, found)
+        return itertools.chain([next(given, b"")], rest_of(given))
+
+    def rest_of(given: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from given
+        except StillAsleep:  # in a later part: asked for now, all that sleeps
+            awake(engine, replace(asked, wait=None), found)
+            raise
+
+    if asked.wait is not None:
+        return pieces(awake(engine, asked, found))
+    try:  # hardly ever anything sleeps, and looking costs what the whole file costs
+        return pieces(images(engine, asked.place, asked.ring, True))
+    except StillAsleep:
+        return pieces(awake(engine, asked, found))
+
+
+def awake(engine: Engine, asked: Request, found: Sequence[Any], progress: Progress = None) -> Any:
+    """The images, when all that is needed of them can be read. What sleeps in an archive is asked for, all at once, and
+    waited for as long as asked. Raises StillAsleep."""
+    from ..restore import sleeping
+
+    until = time.monotonic() + (asked.wait or 0.0)
+    pause, before = LOOK_FIRST, None
+    while True:
+        readable = images(engine, asked.place, asked.ring, True)
+        sleepers = sleeping.find(readable, found, asked.exact)
+        if not sleepers:
+            return readable
+        left = sleeping.wake(engine.target, sleepers)
+        if not left and sleepers != before:
+            before = sleepers
+            continue  # it woke at once: what comes after the small files is looked at now
+        while left or sleepers == before:
+            rest = until - time.monotonic()
+            if rest <= 0:
+                raise sleeping.told(left or sleepers, engine.settings)
+            if progress:
+                total = sum(one.size for one in sleepers)
+                progress({"client": found[0].client, "phase": "waiting for the archive", "total": total or None,
+                          "bytes": total - sum(one.size for one in left)})  # fmt: skip
+            time.sleep(min(pause, rest))
+            pause, before = min(pause * 1.5, LOOK_LAST), None
+            left = sleeping.wake(engine.target, left)
 
 
 def _destination(engine: Engine, asked: Request, client: str) -> tuple[Any, Callable[[], Any]]:

@@ -108,12 +108,10 @@ def _catalog(engine: Engine, record: RunRecord, by: str) -> Any:
 def _belongs(engine: Engine, made: Made, target: str) -> bool:
     if engine.catalog.dump(made.dump) is not None:
         return any(row.state in OPEN for row in engine.catalog.copies(dump=made.dump, target=target))
-    client = engine.settings.clients.get(made.client)
-    source = client.sources.get(made.source) if client is not None else None
-    rules = source.policy.copies if source is not None else ()
-    changes = ids.parse_dump_name(made.dump).level or made.segment == ids.INTERIM
-    kind = "incremental" if changes else "full"
-    return any(rule.target == target and rule.dumps in ("all", kind) for rule in rules)
+    source = engine.settings.source(made.client, made.source)
+    rule = source.rule(target) if source is not None else None
+    level = 1 if made.segment == ids.INTERIM else ids.parse_dump_name(made.dump).level
+    return rule is not None and rule.takes(level)
 
 
 def _contradictions(engine: Engine, spool: Spool, place: str, wanted: Sequence[Made], by: str) -> List[Rollback]:

@@ -7,12 +7,14 @@ config.py. Every key stands in docs/operator.md (tests/unit/test_docs.py compare
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Dict, List, Literal, Optional, Tuple
+from typing import Annotated, Any, Callable, ClassVar, Dict, List, Literal, Optional, Tuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from .. import hours
+from ..ids import is_name
 from ..schedule import nights
+from ..settings import DUMPS_PER_CLIENT, RetrySettings
 from ..text import parse_duration, parse_size
 
 
@@ -40,6 +42,17 @@ def _use(value: Any) -> int:
     if not size:
         raise ValueError("must not be 0: write what may be used, or a negative size to leave free")
     return size
+
+
+def _percent(value: Any) -> float:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            value = float(value.strip()[:-1])
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 100:
+        raise ValueError("is no share: write 90 % or another between 1 and 100")
+    return value / 100
 
 
 def _part_size(value: Any) -> int:
@@ -76,6 +89,10 @@ def _user(value: str) -> str:
     return value
 
 
+def _or_none(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else parse(value)
+
+
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Duration = Annotated[float, BeforeValidator(_positive_duration)]
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -91,6 +108,7 @@ class Section(BaseModel):
 class Holding(Section):
     path: AbsolutePath
     use: Annotated[int, BeforeValidator(_use)]
+    warn: Annotated[float, BeforeValidator(_percent)] = 0.9
 
 
 def _cycle(value: Any) -> Any:
@@ -237,26 +255,49 @@ class Keep(Section):
     yearly: Optional[Count] = None
 
 
+def _dumps(value: Any) -> str:
+    word = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not re.match(r"(all|full|incremental|none|\d)\Z", word):
+        raise ValueError("is none of all, full, incremental, none or a level, 0 to 9")
+    return word
+
+
 class Copy(Section):
-    later: ClassVar[Tuple[str, ...]] = ("every", "lock", "encrypt")
+    """One entry of a list of copies; what it does not say, the layer above says. A key with null takes it back."""
+
+    later: ClassVar[Tuple[str, ...]] = ("encrypt",)
     target: str
-    dumps: Literal["all", "full", "incremental"] = "all"
-    days: Annotated[Optional[Any], BeforeValidator(_weekdays)] = None
-    window: Annotated[Optional[Any], BeforeValidator(hours.parse_windows)] = None
-    rate: Annotated[Optional[Any], BeforeValidator(hours.parse_rates)] = None
-    keep: Keep = Keep()
+    dumps: Annotated[str, BeforeValidator(_dumps)] = "all"
+    every: Optional[Literal["day", "week", "month"]] = None
+    made_on: Annotated[Optional[Any], BeforeValidator(_or_none(_weekdays))] = None
+    days: Annotated[Optional[Any], BeforeValidator(_or_none(_weekdays))] = None
+    window: Annotated[Optional[Any], BeforeValidator(_or_none(hours.parse_windows))] = None
+    rate: Annotated[Optional[Any], BeforeValidator(_or_none(hours.parse_rates))] = None
+    after: Optional[str] = None
+    keep: Optional[Keep] = None
     self_contained: bool = False
+    priority: Annotated[int, BeforeValidator(_priority)] = 1
+    lock: Annotated[Optional[float], BeforeValidator(_or_none(_positive_duration))] = None
+    min_copies: Optional[Count] = None
 
 
-class Policy(Timing, Section):
+class Copies(BaseModel):
+    """What a policy, a client or a source may say of its copies; None: nothing said here."""
+
+    copies: Optional[List[Copy]] = None
+    holding: Optional[Literal["auto", "never", "required"]] = None
+    min_copies: Optional[Count] = None
+
+
+class Policy(Copies, Timing, Section):
     later: ClassVar[Tuple[str, ...]] = ("recipients", "verify", "drill")
     compress: Annotated[str, AfterValidator(_compress)] = "zstd"
     gzip_fallback: bool = True
     encrypt: Literal["none", "client", "server"] = "none"
-    copies: Optional[List[Copy]] = None
     rpo: Duration = 26 * 3600.0
     keep_on_holding: Annotated[int, Field(ge=0, le=1000)] = 1
     part_size: Annotated[int, BeforeValidator(_part_size)] = 4 * 1024**3
+    resume: Literal["night", "next", "never"] = "night"
 
 
 class Driven(BaseModel):
@@ -266,23 +307,42 @@ class Driven(BaseModel):
     type: str
 
 
+class Event(Driven):
+    events: Optional[Annotated[List[str], Field(min_length=1)]] = None
+
+
+Money = Annotated[Optional[float], Field(ge=0, le=1e9, allow_inf_nan=False)]
+
+
 class Price(Section):
-    read_gb: Annotated[float, Field(ge=0)] = 0.0
-    request_1000: Annotated[float, Field(ge=0)] = 0.0
-    currency: Annotated[str, Field(min_length=1, max_length=8)]
+    currency: Annotated[Optional[str], Field(min_length=1, max_length=8)] = None
+    storage_gb: Money = None
+    write_1000: Money = None
+    request_1000: Money = None
+    read_gb: Money = None
+    woken_gb: Money = None
+    least_days: Annotated[Optional[float], Field(ge=0, le=3650)] = None
+    least_size: Annotated[Optional[int], BeforeValidator(_size), Field(ge=0, le=1 << 20)] = None
 
 
 class Target(Driven):
-    price: Optional[Price] = None
+    price: Optional[Any] = None  # the name of one of prices, or a Price: config_prices.py
     rate: Annotated[Optional[Any], BeforeValidator(hours.parse_rates)] = None
 
 
-class Source(Timing, Driven):
+def _spindle(value: str) -> str:
+    if not is_name(value):
+        raise ValueError("is no name: letters, digits, '.', '_' and '-' make one")
+    return value
+
+
+class Source(Copies, Timing, Driven):
     type: str = "tree"
     policy: str = "standard"
+    spindle: Annotated[Optional[str], AfterValidator(_or_none(_spindle))] = None
 
 
-class Client(Timing, Section):
+class Client(Copies, Timing, Section):
     later: ClassVar[Tuple[str, ...]] = ("window", "rate", "snapshot")
     transport: Literal["ssh", "local"] = "ssh"
     address: Annotated[str, AfterValidator(_host)] = ""
@@ -293,6 +353,8 @@ class Client(Timing, Section):
     agent: AbsolutePath = "/usr/local/lib/stowage/agent.pyz"
     agent_config: AbsolutePath = "/etc/stowage/agent.json"
     state: Literal["present", "retired"] = "present"
+    network: Optional[str] = None
+    dumps_at_once: Count = DUMPS_PER_CLIENT
     ignore: Dict[str, str] = {}
     sources: Dict[str, Source] = {}
 
@@ -320,11 +382,28 @@ class Verify(Section):
 class Prune(Section):
     grace: Annotated[float, BeforeValidator(_duration)] = 3 * 86400.0
     nightly: bool = True
+    history: Annotated[float, BeforeValidator(_duration), Field(ge=35 * 86400)] = 400 * 86400.0
 
 
 class Timeouts(Section):
     connect: Duration = 30.0
     silence: Duration = 300.0
+    dump: Duration = 3 * 86400.0
+
+
+class Retry(Section):
+    time: Annotated[float, BeforeValidator(_duration)] = RetrySettings.time
+    roaming: Annotated[float, BeforeValidator(_duration)] = RetrySettings.roaming
+
+
+class Network(Section):
+    rate: Annotated[Optional[Any], BeforeValidator(_or_none(hours.parse_rates))] = None
+    dumps: Optional[Count] = None
+
+
+def _network(value: Any) -> Any:
+    """A network is mostly nothing but its rate."""
+    return value if isinstance(value, dict) and {"rate", "dumps"} & set(value) else {"rate": value}
 
 
 class Ssh(Section):
@@ -340,9 +419,11 @@ class Root(Section):
     cycle: Cycle = Cycle()
     keys: Optional[Keys] = None
     targets: Dict[str, Target] = {}
+    prices: Dict[str, Price] = {}
+    copies: Optional[List[Copy]] = None
     policies: Dict[str, Policy] = {}
     clients: Dict[str, Client] = {}
-    events: Dict[str, Driven] = {}
+    events: Dict[str, Event] = {}
     dumps_at_once: Count = 4
     copies_at_once: Count = 4
     drill: Drill = Drill()
@@ -350,5 +431,7 @@ class Root(Section):
     prune: Prune = Prune()
     limits: Limits = Limits()
     planning: Planning = Planning()
+    networks: Dict[str, Annotated[Network, BeforeValidator(_network)]] = {}
+    retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
     ssh: Ssh = Ssh()

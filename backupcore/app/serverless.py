@@ -92,7 +92,7 @@ class Loose(Engine):
         super().close()
         self._folder.cleanup()
 
-    def _open_target(self, name: str) -> Any:
+    def _open_target(self, name: str, pruning: bool = False) -> Any:
         one = self.settings.targets[self.target_name(name)]
         driver = self.drivers.of("target")[one.type]
         try:

@@ -17,6 +17,7 @@ from ..errors import Busy, RequestError, StowageError
 from .engine import Engine, Progress, unknown
 
 DAY = 86400.0
+SAMPLE_ROUNDS = 20  # in which others are chosen for copies that sleep in an archive
 SOON = 0.5  # days: a night's sample so shortly after the last one is not due
 
 
@@ -50,8 +51,8 @@ class Answer:
 
     @property
     def bad(self) -> List[Any]:
-        """What is not ok."""
-        return [one for one in self.results if one.status != "ok"]
+        """What is not ok; what sleeps in an archive is neither."""
+        return [one for one in self.results if one.status not in ("ok", "asleep")]
 
     @property
     def status(self) -> str:
@@ -94,9 +95,6 @@ def verify(engine: Engine, asked: Asked, ring: Any = None, progress: Progress = 
         days = None
         if asked.kind == "sample":
             total = sum(job.dump.stored_size for job in found)
-            jobs = verifier.sampled(engine.catalog, found, asked.share)
-            taken = sum(job.length for job in jobs)
-            days = total / taken if taken else None
         else:
             jobs = verifier.oldest_first(engine.catalog, found, asked.kind)
             if asked.kind == "full":
@@ -107,7 +105,12 @@ def verify(engine: Engine, asked: Asked, ring: Any = None, progress: Progress = 
                     )
                 jobs = [job for job in jobs if (job.dump.id, job.place) not in done]
         reader = verifier.Verifier(engine.settings, engine.catalog, engine.target, ring, progress)
-        results = reader.work(jobs, asked.kind)
+        if asked.kind == "sample":
+            results, taken = _sample(engine, reader, found, asked.share)
+            days = total / taken if taken else None
+        else:
+            results = reader.work(jobs, asked.kind)
+        notes += _asleep(results)
         repaired, more = _repair(engine, results, progress, asked.repair)
         problems += more
         answer = Answer(results, repaired, tuple(notes), tuple(problems), days, sum(one.bytes for one in results),
@@ -116,6 +119,47 @@ def verify(engine: Engine, asked: Asked, ring: Any = None, progress: Progress = 
         return answer
     finally:
         engine.catalog.end_run(run.id, status, {"headline": headline, **({"stopped": True} if stopped else {})})
+
+
+def _sample(
+    engine: Engine, reader: Any, found: Sequence[Any], share: float, limits: Any = None, before_ns: Optional[int] = None
+) -> Tuple[tuple, int]:  # fmt: skip
+    """Reads the share of all bytes that was proven longest ago, and how many they were. What sleeps in an archive stays
+    the oldest for ever: others take its turn."""
+    from ..verify import verifier
+
+    budget, taken = share * sum(job.dump.stored_size for job in found), 0
+    left, limits = list(found), dict(limits or {})
+    results: List[Any] = []
+    for _round in range(SAMPLE_ROUNDS):
+        size = sum(job.dump.stored_size for job in left)
+        if not left or taken and taken >= budget:
+            break
+        wanted = min(1.0, (budget - taken) / size) if size else 0.0
+        jobs = verifier.sampled(engine.catalog, left, wanted, limits, before_ns)
+        done = reader.work(jobs, "sample")
+        results += done
+        asleep = {(one.dump, one.place) for one in done if one.status == "asleep"}
+        for job in jobs:
+            if (job.dump.id, job.place) not in asleep:
+                taken += job.length
+                if job.place in limits:
+                    limits[job.place] -= job.length
+        if not asleep:
+            break
+        tried = {(job.dump.id, job.place) for job in jobs}
+        left = [job for job in left if (job.dump.id, job.place) not in tried]
+    return tuple(results), taken
+
+
+def _asleep(results: Sequence[Any]) -> List[str]:
+    """How many copies were passed over, for a person."""
+    found: Dict[str, int] = {}
+    for one in results:
+        if one.status == "asleep":
+            found[one.place] = found.get(one.place, 0) + 1
+    return [f"{count} {'copy sleeps' if count == 1 else 'copies sleep'} in an archive of target {place}: not read"
+            for place, count in sorted(found.items())]  # fmt: skip
 
 
 def _rollbacks(engine: Engine, asked: Asked) -> tuple:
@@ -136,6 +180,7 @@ def headline_of(answer: Answer) -> str:
     words = [f"{counts.get('ok', 0)} good"]
     words += [f"{counts[state]} {word}" for state, word in (
         ("damaged", "damaged"), ("wrong", "wrong in themselves"), ("error", "not readable now"),
+        ("asleep", "asleep in an archive"),
     ) if counts.get(state)]  # fmt: skip
     made = sum(one.ok for one in answer.repaired)
     words += [f"{made} made anew"] if made else []
@@ -165,7 +210,7 @@ def _repair(engine: Engine, results: Sequence[Any], progress: Progress, anew: bo
     if not any(one.status == "damaged" for one in results):
         return (), []
     try:
-        with runlock.hold(engine.settings):
+        with runlock.hold(engine.settings, what="verify", command=engine.command):
             return _repair_held(engine, results, progress, anew)
     except Busy as error:
         return (), [f"nothing is made anew now: {error.message} -> stowage stage"]
@@ -175,6 +220,8 @@ def _repair_held(
     engine: Engine, results: Sequence[Any], progress: Progress, anew: bool = True
 ) -> Tuple[tuple, List[str]]:
     from ..stage import heal, stager
+    from ..verify import verifier
+    from . import beside, pruning, unhiding
 
     damaged = [one for one in results if one.status == "damaged"]
     problems = []
@@ -184,14 +231,22 @@ def _repair_held(
                 heal.spoiled(engine.settings, engine.catalog, one.dump, HOLDING, one.message)
             except (StowageError, OSError) as error:
                 problems.append(f"{one.dump} on holding: {error}")
+    if anew:
+        reader = verifier.Verifier(engine.settings, engine.catalog, engine.target, progress=progress)
+        back, told = unhiding.bring_back(engine, damaged, reader)
+        problems += told
+        # they are made from what is proven again, not instead of it
+        damaged = [one for one in damaged if one.dump not in back]
     names = {one.dump for one in damaged}
     sources = list({(one.client, one.source) for one in damaged})
     made: tuple = ()
-    if anew:
+    if anew and damaged:
         made = stager.stage(
             engine.settings, engine.catalog, engine.target, targets=list({one.place for one in damaged}),
-            sources=sources, progress=progress, repair=names,
+            sources=sources, progress=progress, repair=names, rooms=beside.rooms(engine.settings),
         )  # fmt: skip
+    if made:
+        problems += pruning.lock(engine, {(one.dump, one.target) for one in made if one.ok})
     for name in sorted(names):
         row = engine.catalog.dump(name)
         if row is not None and row.damaged:
@@ -223,11 +278,9 @@ def night(engine: Engine, progress: Progress = None) -> Optional[Answer]:
         with contextlib.suppress(StowageError):
             if _is_metered(engine, name):
                 limits[name] = wish.metered
-    jobs = verifier.sampled(engine.catalog, found, share, limits, young)
     end = time.monotonic() + wish.night
-    results = verifier.Verifier(engine.settings, engine.catalog, engine.target, _ring(engine), progress, end).work(
-        jobs, "sample"
-    )  # fmt: skip
+    reader = verifier.Verifier(engine.settings, engine.catalog, engine.target, _ring(engine), progress, end)
+    results, _taken = _sample(engine, reader, found, share, limits, young)
     repaired, problems = _repair_held(engine, results, progress) if any(
         one.status == "damaged" for one in results
     ) else ((), [])

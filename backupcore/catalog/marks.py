@@ -71,11 +71,6 @@ def held(catalog: Catalog) -> List[Hold]:
         return [Hold(*row) for row in connection.execute(sa.select(holds).order_by(holds.c.when_ns, holds.c.name))]
 
 
-def is_held(catalog: Catalog, dump: str, client: str) -> bool:
-    """Whether a dump is held, or all of its client."""
-    return any((one.kind, one.name) in ((DUMP, dump), (CLIENT, client)) for one in held(catalog))
-
-
 def hold(catalog: Catalog, kind: str, name: str, why: str) -> bool:
     """Holds a dump or a client, and takes the marks from it; whether it was not held before."""
     of_it = sa.select(dumps.c.id).where((dumps.c.id if kind == DUMP else dumps.c.client) == name)

@@ -8,10 +8,16 @@
     runs/<run>.json, .sig                        signed records of runs
     pending/<client>/<source>/<dump>.state, .index, .row
                                                  what of a sealed dump must not lie on the holding disk while it comes
+    direct/                                      dumps on their way straight to targets: notes, and all but their parts
     rebuild/                                     what a rebuild is at work on
+    audit.log                                    who did what (audit/log.py)
+    support/                                     archives of `stowage support`
     run.lock  status.json                        the run that is at work
+    run.waits  waiting/<process>                 runs that wait for its end
+    run.due                                      touched by a run of what is due that found another at work
     planner.json                                 what makes nights even: planned nights, presence of clients
     forced/<client>:<source>                     the level that was asked for once
+    watch.json  watch.lock                       what was wrong at the last look, and who was told of it
 
 Here live names only (and the server's id, which is made once); nothing here opens the catalog.
 """
@@ -32,7 +38,7 @@ def source_folder(source: str, segment: str = "") -> str:
 
 def catalog_file(state: Path) -> Path:
     """The database."""
-    return Path(state) / "catalog.sqlite"
+    return Path(state) / files.CATALOG
 
 
 def index_folder(state: Path, client: str, source: str, segment: str = "") -> Path:
@@ -70,6 +76,11 @@ def pending_folder(state: Path) -> Path:
     return Path(state) / "pending"
 
 
+def direct_folder(state: Path) -> Path:
+    """What belongs to dumps on their way straight to targets."""
+    return Path(state) / "direct"
+
+
 def rebuild_folder(state: Path) -> Path:
     """What a rebuild is at work on; whatever lies there while no run holds the lock is rubbish."""
     return Path(state) / "rebuild"
@@ -85,6 +96,16 @@ def waits_file(state: Path) -> Path:
     return Path(state) / "run.waits"
 
 
+def due_file(state: Path) -> Path:
+    """Touched by a run of what is due that was refused, since another is at work."""
+    return Path(state) / "run.due"
+
+
+def waiting_folder(state: Path) -> Path:
+    """A locked file of each run that waits for the one at work."""
+    return Path(state) / "waiting"
+
+
 def status_file(state: Path) -> Path:
     """What the run at work is doing."""
     return Path(state) / "status.json"
@@ -98,6 +119,16 @@ def planner_file(state: Path) -> Path:
 def forced_folder(state: Path) -> Path:
     """The levels that were asked for once, a file each."""
     return Path(state) / "forced"
+
+
+def watch_file(state: Path) -> Path:
+    """What was wrong at the last look, and who was told of it when."""
+    return Path(state) / "watch.json"
+
+
+def watch_lock(state: Path) -> Path:
+    """Locked by the look that is at work."""
+    return Path(state) / "watch.lock"
 
 
 def server_id(state: Path) -> str:
@@ -132,7 +163,7 @@ def _make_server_id(path: Path) -> None:
     # linked into place: it is there whole or not at all, and the first of two makers wins
     files.make_folder(path.parent)
     mine = ids.new_server_id()
-    temporary = path.with_name(f"server-id.{mine}.tmp")
+    temporary = files.temporary_of(path)  # what a kill leaves of it goes with the next run
     files.write_synced(temporary, (mine + "\n").encode())
     try:
         os.link(temporary, path)

@@ -11,16 +11,19 @@ import json
 import os
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import sqlalchemy as sa
 
 from .. import clock, files, ids, text
 from ..errors import CatalogError
+from . import statements
 from .records import COPY_STATES, PROOF_KINDS, CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow, RunRow
-from .tables import MIGRATIONS, copies, counters, dumps, estimates, proofs, results, runs, schema
+from .spending import follow
+from .tables import MIGRATIONS, copies, dumps, estimates, proofs, results, runs, schema
 
 BUSY_SECONDS = 60.0
 
@@ -28,19 +31,26 @@ _JSON_COLUMNS = {"summary", "notes", "options", "upload"}
 
 
 def _plain(row: Any) -> dict:
-    values = asdict(row)
-    for name in _JSON_COLUMNS & set(values):
+    values = {name: getattr(row, name) for name in row.__dataclass_fields__}
+    for name in _JSON_COLUMNS & values.keys():
         values[name] = json.dumps(values[name], sort_keys=True)
     return values
 
 
-def _record(cls: type, row: Any) -> Any:
-    values = {field.name: row[field.name] for field in fields(cls)}
-    for name in _JSON_COLUMNS & set(values):
-        values[name] = json.loads(values[name])
-    if cls is DumpRow:
-        values["notes"] = tuple(values["notes"])
-    return cls(**values)
+_TABLES = {DumpRow: dumps, CopyRow: copies, ProofRow: proofs, ResultRow: results, RunRow: runs}
+
+
+@lru_cache(maxsize=None)
+def _places(cls: type) -> Tuple[Tuple[int, Optional[Callable[[str], Any]]], ...]:
+    """For each field of a record: where its column stands in a row of its table, and what makes it of a text."""
+    names = _TABLES[cls].c.keys()
+    made = {"notes": lambda value: tuple(json.loads(value))} if cls is DumpRow else {}
+    how = {name: made.get(name, json.loads) for name in _JSON_COLUMNS}
+    return tuple((names.index(one.name), how.get(one.name)) for one in fields(cls))
+
+
+def _record(cls: type, row: Sequence[Any]) -> Any:
+    return cls(*[row[place] if make is None else make(row[place]) for place, make in _places(cls)])
 
 
 class Catalog:
@@ -52,28 +62,36 @@ class Catalog:
     def __init__(self, path: os.PathLike[str] | str):
         self.path = Path(path)
         self._writing = threading.Lock()
+        self._syncing = threading.Lock()
+        self._written = self._synced = 0  # transactions of this process: in the log, and there for good
+        self._unsynced: Optional[OSError] = None
         try:
             files.make_folder(self.path.parent)
             # SQLite makes its -wal and -shm files with the mode of the database
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise CatalogError(f"the catalog {self.path} cannot be opened: {error.strerror}") from None
-        self._engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(self.path)),
-            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-            pool_size=4,
-            max_overflow=-1,
-        )
-        sa.event.listen(self._engine, "connect", _prepare)
+        self._engine = self._connected(4, "FULL")
+        # what it commits is synced by _sync(), outside its lock
+        self._writer = self._connected(1, "NORMAL")
         try:
             self._migrate()
         except BaseException:
-            self._engine.dispose()
+            self.close()
             raise
+
+    def _connected(self, pool: int, synchronous: str) -> sa.Engine:
+        engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(self.path)),
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, pool_size=pool, max_overflow=-1,
+        )  # fmt: skip
+        sa.event.listen(engine, "connect", lambda connection, _record: _prepare(connection, synchronous))
+        return engine
 
     def close(self) -> None:
         """Gives the database back; the catalog cannot be used after."""
         self._engine.dispose()
+        self._writer.dispose()
 
     def __enter__(self) -> Catalog:
         return self
@@ -95,9 +113,10 @@ class Catalog:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        # one writer of this process at a time, so that threads queue here and not in SQLite's busy loop
+        # one writer of this process at a time, so that threads queue here and not in SQLite's busy loop. The disk is
+        # waited for outside: a night of hundreds of clients commits by twenty threads, and one fsync serves all of them
         try:
-            with self._writing, self._engine.connect() as connection:
+            with self._writing, self._writer.connect() as connection:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -105,8 +124,32 @@ class Catalog:
                 except BaseException:
                     connection.rollback()
                     raise
+                self._written += 1
+                mine = self._written
         except sa.exc.SQLAlchemyError as error:
             raise self._error(error) from None
+        self._sync(mine)
+
+    def _sync(self, number: int) -> None:
+        """Waits until a transaction is there for good. Raises CatalogError; after that nothing is believed any more,
+        since a second fsync would not tell of what the first one lost."""
+        with self._syncing:
+            if self._unsynced is None and self._synced < number:
+                upto = self._written  # all of these are in the log by now
+                try:
+                    fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fdatasync(fd)
+                    finally:
+                        os.close(fd)
+                except FileNotFoundError:  # another process has brought all of it into the database, which it synced
+                    pass
+                except OSError as error:
+                    self._unsynced = error
+                self._synced = upto
+            if self._unsynced is not None:
+                cause = self._unsynced.strerror
+                raise CatalogError(f"the catalog {self.path} cannot be written: {cause}", f"df {self.path.parent}")
 
     def _error(self, error: Exception) -> CatalogError:
         cause = str(getattr(error, "orig", None) or error).split("\n")[0]
@@ -114,6 +157,8 @@ class Catalog:
             return CatalogError(f"the catalog {self.path} is held by another process", "stowage status")
         broken = "malformed" in cause or "not a database" in cause
         hint = "move it away and run: stowage rebuild --from TARGET" if broken else ""
+        if "I/O" in cause or "full" in cause:  # mostly a full disk
+            hint = f"df {self.path.parent}"
         return CatalogError(f"the catalog {self.path} cannot be used: {text.escape(cause)}", hint)
 
     def _migrate(self) -> None:
@@ -173,7 +218,7 @@ class Catalog:
     def add_result(self, row: ResultRow) -> None:
         """What became of one source in a run."""
         with self._write() as connection:
-            connection.execute(sa.insert(results).values(**_plain(row)))
+            connection.execute(statements.NEW_RESULT, _plain(row))
 
     def results(self, run: str) -> List[ResultRow]:
         """The results of a run, in the order they came."""
@@ -183,26 +228,21 @@ class Catalog:
 
     def next_counter(self, client: str, source: str) -> int:
         """The next number of this source, 1…; given out once, also when the dump comes to nothing."""
-        where = (counters.c.client == client, counters.c.source == source)
+        asked = {"client": client, "source": source}
         with self._write() as connection:
-            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
-            value = (known or 0) + 1
-            if known is None:
-                connection.execute(sa.insert(counters).values(client=client, source=source, last=value))
-            else:
-                connection.execute(sa.update(counters).where(*where).values(last=value))
+            value = (connection.execute(statements.COUNTER, asked).scalar() or 0) + 1
+            connection.execute(statements.RAISED, {**asked, "last": value})
         return value
 
-    def add_dump(self, row: DumpRow) -> None:
-        """A dump whose image is whole, synced and signed. Raises CatalogError when it is there already."""
-        where = (counters.c.client == row.client, counters.c.source == row.source)
+    def add_dump(self, row: DumpRow, made: Sequence[CopyRow] = ()) -> None:
+        """A dump whose image is whole, synced and signed; made: its copies that are there already, in the same step.
+        Raises CatalogError when it is there already."""
         with self._write() as connection:
-            connection.execute(sa.insert(dumps).values(**_plain(row)))
-            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
-            if known is None:
-                connection.execute(sa.insert(counters).values(client=row.client, source=row.source, last=row.counter))
-            elif known < row.counter:
-                connection.execute(sa.update(counters).where(*where).values(last=row.counter))
+            connection.execute(statements.NEW_DUMP, _plain(row))
+            for copy in made:
+                values = {**_plain(copy), "updated_ns": copy.updated_ns or clock.now_ns()}
+                connection.execute(statements.NEW_COPY, values)
+            _raise(connection, row.client, row.source, row.counter)
 
     def merge(self, found: Sequence[Tuple[DumpRow, CopyRow]]) -> List[Optional[str]]:
         """Adds dumps that a target holds, with their copies there; what is known already stays as it is.
@@ -235,27 +275,19 @@ class Catalog:
                     connection.execute(sa.insert(copies).values(**values))
                 elif state == "wanted" and copy.state == "done":
                     connection.execute(sa.update(copies).where(*where).values(**values))
+                if state in (None, "wanted"):
+                    follow(connection, copy, row.ended_ns)  # it came there about then, and has been billed since
                 key = (row.client, row.source)
                 last[key] = max(last.get(key, 0), row.counter)
                 told.append(None)
             for (client, source), counter in last.items():
-                where = (counters.c.client == client, counters.c.source == source)
-                known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
-                if known is None:
-                    connection.execute(sa.insert(counters).values(client=client, source=source, last=counter))
-                elif known < counter:
-                    connection.execute(sa.update(counters).where(*where).values(last=counter))
+                _raise(connection, client, source, counter)
         return told
 
     def raise_counter(self, client: str, source: str, least: int) -> None:
         """The next dump of this source gets a higher number than least."""
-        where = (counters.c.client == client, counters.c.source == source)
         with self._write() as connection:
-            known = connection.execute(sa.select(counters.c.last).where(*where)).scalar()
-            if known is None:
-                connection.execute(sa.insert(counters).values(client=client, source=source, last=least))
-            elif known < least:
-                connection.execute(sa.update(counters).where(*where).values(last=least))
+            _raise(connection, client, source, least)
 
     def has_dumps(self) -> bool:
         """Whether there is any."""
@@ -269,7 +301,7 @@ class Catalog:
             .where(copies.c.target == target, copies.c.state.in_(("done", "verified"))).order_by(dumps.c.counter)
         )  # fmt: skip
         with self._read() as connection:
-            rows = (_record(DumpRow, row) for row in connection.execute(query).mappings())
+            rows = (_record(DumpRow, row) for row in connection.execute(query))
             return {(row.client, row.source, row.segment): row for row in rows}
 
     def dumps(
@@ -277,32 +309,23 @@ class Catalog:
         since_ns: int | None = None,
     ) -> List[DumpRow]:  # fmt: skip
         """Dumps, newest last: of one source in the order of its counter, else by their begin."""
-        query = sa.select(dumps)
-        if client is not None:
-            query = query.where(dumps.c.client == client)
-        if source is not None:
-            query = query.where(dumps.c.source == source)
-        if until_ns is not None:
-            query = query.where(dumps.c.begun_ns <= until_ns)
-        if since_ns is not None:
-            query = query.where(dumps.c.begun_ns >= since_ns)
-        one = client is not None and source is not None
-        order = (dumps.c.counter,) if one else (dumps.c.begun_ns, dumps.c.client, dumps.c.source, dumps.c.counter)
-        return self._all(DumpRow, query.order_by(*order))
+        asked = {"client": client, "source": source, "until_ns": until_ns, "since_ns": since_ns}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return self._all(DumpRow, statements.dumps_of(tuple(asked)), asked)
+
+    def held(self) -> List[DumpRow]:
+        """The dumps whose image is on a holding disk, by their begin."""
+        query = sa.select(dumps).where(dumps.c.holding.is_not(None))
+        return self._all(DumpRow, query.order_by(dumps.c.begun_ns, dumps.c.id))
 
     def dump(self, dump: str) -> Optional[DumpRow]:
         """One dump by its name, None when unknown."""
-        return self._one(DumpRow, sa.select(dumps).where(dumps.c.id == dump))
+        return self._one(DumpRow, statements.DUMP, {"id": dump})
 
     def newest(self, client: str, source: str) -> Dict[str, DumpRow]:
         """segment -> its dump with the highest counter; "" is the whole source."""
-        where = (dumps.c.client == client, dumps.c.source == source)
-        last = sa.select(dumps.c.segment, sa.func.max(dumps.c.counter).label("last")).where(*where)
-        last = last.group_by(dumps.c.segment).subquery()
-        query = sa.select(dumps).where(*where).join(
-            last, sa.and_(dumps.c.segment == last.c.segment, dumps.c.counter == last.c.last)
-        )  # fmt: skip
-        return {row.segment: row for row in self._all(DumpRow, query)}
+        rows = self._all(DumpRow, statements.NEWEST, {"client": client, "source": source})
+        return {row.segment: row for row in rows}
 
     def latest(self, client: str, source: str, below_level: int | None = None) -> Optional[DumpRow]:
         """The source's dump with the highest counter (of a level below below_level); None when there is none."""
@@ -326,9 +349,10 @@ class Catalog:
             wanted = row.base
         return found[::-1]
 
-    def set_holding(self, dump: str, folder: os.PathLike[str] | str | None) -> None:
-        """Where the image lies on a holding disk now; None: it is no longer on any."""
-        self._update_dump(dump, holding=None if folder is None else os.fspath(folder))
+    def set_holding(self, dump: str, folder: os.PathLike[str] | str | None, also: Sequence[str] = ()) -> None:
+        """Where the image lies on a holding disk now; None: it is no longer on any. also: dumps of which the same is
+        so, in the same step."""
+        self._update_dump(dump, *also, holding=None if folder is None else os.fspath(folder))
 
     def mark_damaged(self, dump: str, damaged: bool = True) -> None:
         """No good copy of dump is known any more (or one was found after all); it is no base for another."""
@@ -350,10 +374,11 @@ class Catalog:
                     which = dumps.c.id == dump, dumps.c.files <= 0  # 0: unknown to an older catalog
                     connection.execute(sa.update(dumps).where(*which).values(files=count))
 
-    def _update_dump(self, dump: str, **values: Any) -> None:
+    def _update_dump(self, *names: str, **values: Any) -> None:
         with self._write() as connection:
-            if connection.execute(sa.update(dumps).where(dumps.c.id == dump).values(**values)).rowcount != 1:
-                raise CatalogError(f"the catalog has no dump {dump}")
+            for dump in names:
+                if connection.execute(sa.update(dumps).where(dumps.c.id == dump).values(**values)).rowcount != 1:
+                    raise CatalogError(f"the catalog has no dump {dump}")
 
     # copies
 
@@ -363,23 +388,34 @@ class Catalog:
             raise ValueError(f"{row.state!r} is no state of a copy")
         values = _plain(row)
         values["updated_ns"] = row.updated_ns or clock.now_ns()
-        where = (copies.c.dump == row.dump, copies.c.target == row.target)
+        known = {**values, "its_dump": row.dump, "its_target": row.target}
         with self._write() as connection:
-            if connection.execute(sa.update(copies).where(*where).values(**values)).rowcount == 0:
-                connection.execute(sa.insert(copies).values(**values))
+            if connection.execute(statements.SAME_COPY, known).rowcount == 0:
+                connection.execute(statements.NEW_COPY, values)
+            follow(connection, row, values["updated_ns"])
+
+    def note_keys(self, dump: str, target: str, name: str, sha256: str) -> bool:
+        """A copy has got a file of keys, of that digest: noted in its row as it is in this moment, since a prune may be
+        removing it. False when it is no copy any more."""
+        where = (copies.c.dump == dump, copies.c.target == target, copies.c.state != "expired")
+        with self._write() as connection:
+            known = connection.execute(sa.select(copies.c.upload).where(*where)).scalar()
+            if known is None:
+                return False
+            upload = json.loads(known)
+            upload["keys"] = {**upload.get("keys", {}), name: sha256}
+            values = {"upload": json.dumps(upload, sort_keys=True), "updated_ns": clock.now_ns()}
+            connection.execute(sa.update(copies).where(*where).values(**values))
+        return True
 
     def copies(
         self, dump: str | None = None, target: str | None = None, source: Tuple[str, str] | None = None
     ) -> List[CopyRow]:
         """Copies, of one dump, on one target, of one (client, source), or all, by the begin of their dumps."""
-        query = sa.select(copies).join(dumps, dumps.c.id == copies.c.dump)
-        if source is not None:
-            query = query.where(dumps.c.client == source[0], dumps.c.source == source[1])
-        if dump is not None:
-            query = query.where(copies.c.dump == dump)
-        if target is not None:
-            query = query.where(copies.c.target == target)
-        return self._all(CopyRow, query.order_by(dumps.c.begun_ns, copies.c.dump, copies.c.target))
+        of_it = {} if source is None else {"client": source[0], "source": source[1]}
+        asked = {name: value for name, value in (("dump", dump), ("target", target)) if value is not None}
+        asked = {**of_it, **asked}
+        return self._all(CopyRow, statements.copies_of(tuple(asked)), asked)
 
     def copied(self) -> Set[str]:
         """The dumps that a target has whole: verified, or found whole by a rebuild."""
@@ -460,20 +496,26 @@ class Catalog:
         with self._read() as connection:  # there may be hundreds of thousands
             return [EstimateRow(*row) for row in connection.execute(query)]
 
-    def _all(self, cls: type, query: sa.Select) -> list:
-        with self._read() as connection:
-            return [_record(cls, row) for row in connection.execute(query).mappings()]
+    def _all(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> list:
+        try:  # one statement needs no transaction around it
+            with self._engine.connect() as connection:
+                return [_record(cls, row) for row in connection.execute(query, asked or {})]
+        except sa.exc.SQLAlchemyError as error:
+            raise self._error(error) from None
 
-    def _one(self, cls: type, query: sa.Select) -> Any:
-        with self._read() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else _record(cls, row)
+    def _one(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> Any:
+        return next(iter(self._all(cls, query, asked)), None)
 
 
-def _prepare(connection: Any, _record_of_pool: Any) -> None:
+def _raise(connection: sa.Connection, client: str, source: str, least: int) -> None:
+    """The source's next dump gets a higher number than least."""
+    connection.execute(statements.RAISED, {"client": client, "source": source, "last": least})
+
+
+def _prepare(connection: Any, synchronous: str) -> None:
     # we write BEGIN ourselves: Python's driver would begin late and leave reads and DDL outside
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
         cursor.execute("PRAGMA " + pragma)
     cursor.close()

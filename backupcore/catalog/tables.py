@@ -97,6 +97,29 @@ holds = sa.Table(
     sa.Column("when_ns", _int, nullable=False), sa.Column("why", _text, nullable=False),
 )  # fmt: skip
 
+locks = sa.Table(
+    "locks", meta,
+    sa.Column("dump", _text, sa.ForeignKey("dumps.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", _text, primary_key=True), sa.Column("until_ns", _int, nullable=False),
+    sa.Column("mode", _text, nullable=False), sa.Column("held", _bool, nullable=False),
+)  # fmt: skip
+
+spent = sa.Table(
+    "spent", meta,
+    sa.Column("target", _text, primary_key=True), sa.Column("month", _text, primary_key=True),
+    *(sa.Column(name, _int, nullable=False) for name in ("write", "read", "delete", "sent", "got", "woken")),
+)  # fmt: skip
+# No foreign key: a stay outlives its dump, since places bill by the time.
+stays = sa.Table(
+    "stays", meta,
+    sa.Column("dump", _text, primary_key=True), sa.Column("target", _text, primary_key=True),
+    sa.Column("came_ns", _int, primary_key=True), sa.Column("client", _text, nullable=False),
+    sa.Column("source", _text, nullable=False), sa.Column("bytes", _int, nullable=False),
+    sa.Column("objects", _int, nullable=False), sa.Column("small", _int, nullable=False),
+    sa.Column("small_bytes", _int, nullable=False), sa.Column("gone_ns", _int),
+    sa.Index("stays_by_time", "gone_ns"),
+)  # fmt: skip
+
 
 def _first(connection: sa.Connection) -> None:
     # the tables as they are above; a later migration alters what this one made, and new catalogs run all of them
@@ -122,5 +145,22 @@ def _fifth(connection: sa.Connection) -> None:
     holds.create(connection)
 
 
+def _sixth(connection: sa.Connection) -> None:
+    locks.create(connection)
+
+
+def _seventh(connection: sa.Connection) -> None:
+    spent.create(connection)
+    stays.create(connection)
+    # what lies there now; when what is gone lay there nobody kept
+    connection.exec_driver_sql(
+        "INSERT INTO stays (dump, target, came_ns, client, source, bytes, objects, small, small_bytes) "
+        "SELECT c.dump, c.target, COALESCE(c.verified_ns, d.ended_ns), d.client, d.source, "
+        "CASE WHEN c.bytes > 0 THEN c.bytes ELSE d.stored_size END, 0, 0, 0 "
+        "FROM copies c JOIN dumps d ON d.id = c.dump "
+        "WHERE c.target <> 'holding' AND c.state IN ('done', 'verified', 'damaged')"
+    )
+
+
 # Version n is reached by running the first n. Never edit one that was released: append.
-MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third, _fourth, _fifth]
+MIGRATIONS: List[Callable[[sa.Connection], None]] = [_first, _second, _third, _fourth, _fifth, _sixth, _seventh]

@@ -3,7 +3,8 @@
 _main      finds the verb, turns what comes out into text or JSON and an exit status
 _output    how answers and errors look
 _progress  bars on a terminal, plain lines elsewhere
-NAME.py    `stowage NAME`: add(parser), run(args, open_engine) -> _output.Answer
+_noted     what stands in the audit log: before and after
+NAME.py    `stowage NAME`: add(parser), run(args, open_engine) -> _output.Answer; audited(args) of what changes things
 """
 
 from __future__ import annotations

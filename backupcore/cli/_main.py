@@ -15,6 +15,7 @@ import argparse
 import importlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -24,17 +25,20 @@ from typing import Any, Dict, List, NoReturn, Optional
 
 from .. import __version__
 from ..errors import RequestError, StowageError
-from . import _output, _prompt
+from . import _noted, _output, _prompt
 
 VERBS = {
     "check": "everything a night needs, before the night; and what no source covers",
     "plan": "tonight's levels and why",
+    "policy": "what holds for a source, where it is written, and what becomes of its next dumps",
     "simulate": "replay a scenario of many nights through the planner",
     "run": "dump what is due to the holding disk, then copy it to the targets",
     "status": "what runs now, else how the last run ended",
     "report": "the last night: the worst first",
+    "watch": "what is wrong between two nights; tells who listens what begins, lasts and ends",
     "stage": "make the copies that the policies ask for",
     "prune": "remove what is past its keep; what stays, and why",
+    "usage": "what targets take, are asked for and cost, by the month",
     "hold": "keep a dump, or all of a client, whatever keep says",
     "release": "take a hold away",
     "verify": "read copies and images again, make anew what is damaged",
@@ -44,6 +48,9 @@ VERBS = {
     "drill": "restore something of every client from the farthest copy, and take it away again",
     "rebuild": "make the catalog again, from the images of one target",
     "key": "the keys that dumps are sealed for, and the key kit",
+    "target": "the places of copies: what is known of them, prove one, add one",
+    "audit": "who restored, pruned, changed keys; whether that log is as it was written",
+    "support": "one archive for whoever helps: versions, configuration without secrets, last runs",
     "drivers": "the kinds of sources, targets and events at hand",
 }
 CONFIG = "/etc/stowage/stowage.yml"
@@ -75,10 +82,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         _catch_threads(argv, opener)
         args = parser(_verb(argv)).parse_args(argv)
         as_json = args.json
-        opener.file = args.config
+        opener.file, opener.command = args.config, shlex.join(["stowage", *argv])
         verb = importlib.import_module(f"{__package__}.{args.command}")
         with opener:
-            return _output.give(verb.run(args, opener), args.json, args.strict)
+            return _output.give(_noted.run(verb, args, opener), args.json, args.strict)
     except StowageError as error:
         if opener.place:
             from . import _place
@@ -146,9 +153,11 @@ class _Opener:
 
     def __init__(self) -> None:
         self.file = CONFIG
+        self.command = ""  # as it was typed: no secret ever stands in it
         self.engine: Any = None
         self.lasting = True
         self.place = ""  # options of a place without a server, as a next command needs them
+        self.opened: Any = None  # called with the engine when it was opened
         self._written: Any = None
 
     @property
@@ -165,6 +174,9 @@ class _Opener:
             from ..app.engine import Engine
 
             self.engine = Engine(self.file, self.written)
+            self.engine.command = self.command
+            if self.opened is not None:
+                self.opened(self.engine)
         return self.engine
 
     def take(self, engine: Any) -> Any:

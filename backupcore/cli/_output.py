@@ -27,7 +27,7 @@ class Answer:
     lines: for people. data: for programs. items: a long list that is written as it comes, under a name in JSON and
     by item_line as text. status: OK, WARN, FAIL; warnings: --strict makes them count. notes: what could not be done,
     told as warnings. status, next and notes may be callables, asked when the last item is out; tail: one that gives
-    what else JSON has behind the items.
+    what else JSON has behind the items. audit: what the audit log keeps of it, where the verb stands in it.
     """
 
     data: Dict[str, Any] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class Answer:
     item_line: Optional[Callable[[Dict[str, Any]], str]] = None
     notes: Any = ()
     tail: Any = None
+    audit: Dict[str, Any] = field(default_factory=dict)
 
 
 def give(answer: Answer, as_json: bool, strict: bool) -> int:
@@ -86,8 +87,24 @@ def _give_json(answer: Answer) -> str:
     return _now(answer.status)
 
 
+def word(status: Any) -> str:
+    """A status as JSON has it."""
+    return _WORDS[_now(status)]
+
+
 def _now(value: Any) -> Any:
     return value() if callable(value) else value
+
+
+def line(words: str) -> None:
+    """A line of an answer that goes on, at once."""
+    _line(words)
+    sys.stdout.flush()
+
+
+def write(words: str) -> None:
+    """Words of our own for a terminal, as they are."""
+    sys.stdout.write(words)
 
 
 def _line(line: str) -> None:

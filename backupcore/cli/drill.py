@@ -72,6 +72,7 @@ def _answer(done: Any, state: proven.Proven) -> _output.Answer:
         if client in tried:
             lines.append(f"     all of {proven.estimated(client, estimate)}, {text.size(estimate['bytes'])}")
     lines += [f"WARN {client} has no copy to restore from" for client in done.without]
+    lines += [f"     {text.escape(one)} sleeps in an archive: passed over" for one in done.asleep]
     if done.stopped:
         lines.append("WARN the time was over before the end")
     cost = "".join(f", {proven.money(amount, name)}" for name, amount in sorted(done.money.items()))
@@ -95,8 +96,8 @@ def _answer(done: Any, state: proven.Proven) -> _output.Answer:
     return _output.Answer(
         data={
             "results": [one.as_dict() for one in done.results], "estimates": done.estimates, "money": done.money,
-            "without": list(done.without), "stopped": done.stopped, "seconds": round(done.seconds, 3),
-            "proven": state.as_dict(), "lines": lines,
+            "without": list(done.without), "asleep": list(done.asleep), "stopped": done.stopped,
+            "seconds": round(done.seconds, 3), "proven": state.as_dict(), "lines": lines,
         },
         lines=lines,
         next=list(dict.fromkeys(again))[:3] or ["stowage report"],

@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .. import files, text
 from ..errors import ConfigError, RequestError
-from . import _keys, _output
+from . import _keys, _noted, _output
 
 WHAT = ("generate", "list", "add", "prove", "revoke", "rewrap", "kit")
 PAIRS = ("operations", "escrow")
@@ -52,6 +52,14 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="rewrap: only dumps of this client; may be repeated")  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="kit: into this new file, 0600 (default: standard output)")
     parser.add_argument("--unprotected", action="store_true", help="kit: also a private key without passphrase")
+
+
+def audited(args: argparse.Namespace) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """What the audit log keeps of it: names and files, never what is in them."""
+    if args.what == "list":
+        return None
+    names = ("words", "only", "type", "no_passphrase", "key", "target", "client", "out", "unprotected")
+    return f"key {args.what}", _noted.given(args, *names)
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
@@ -107,7 +115,8 @@ def _generate(args: argparse.Namespace, engine: Any) -> _output.Answer:
             "changed": bool(made or new_signer)}  # fmt: skip
     after = ["stowage key kit --out key-kit.txt", "stowage key rewrap"] if made else ["stowage key list"]
     idle = [name for name in kept if not there[name].active]
-    return _output.Answer(data, lines, after, status="WARN" if idle else "OK", warnings=len(idle))
+    noted = {"made": [_named(one) for one in made], "signing": fingerprint, "signing_made": new_signer}
+    return _output.Answer(data, lines, after, status="WARN" if idle else "OK", warnings=len(idle), audit=noted)
 
 
 def _list(args: argparse.Namespace, engine: Any) -> _output.Answer:
@@ -143,8 +152,9 @@ def _add(args: argparse.Namespace, engine: Any) -> _output.Answer:
         record = store.add(engine.settings.keys, name, pem)
     line = f"key {name} {record.fingerprint} is known; nothing is sealed for it until its private half was shown"
     return _output.Answer(
-        {"key": _plain(engine, record), "changed": True}, [line], [f"stowage key prove {name} --key FILE"]
-    )
+        {"key": _plain(engine, record), "changed": True}, [line], [f"stowage key prove {name} --key FILE"],
+        audit={"key": _named(_plain(engine, record))},
+    )  # fmt: skip
 
 
 def _prove(args: argparse.Namespace, engine: Any) -> _output.Answer:
@@ -159,7 +169,8 @@ def _prove(args: argparse.Namespace, engine: Any) -> _output.Answer:
     lines = [f"key {name} opens what is sealed for it: it is active"]
     lines += _clients_must_know(engine) if before != record else []
     return _output.Answer({"key": _plain(engine, record), "changed": before != record}, lines,
-                          ["stowage key kit", "stowage key rewrap"])  # fmt: skip
+                          ["stowage key kit", "stowage key rewrap"],
+                          audit={"key": _named(_plain(engine, record)), "changed": before != record})  # fmt: skip
 
 
 def _revoke(args: argparse.Namespace, engine: Any) -> _output.Answer:
@@ -179,6 +190,7 @@ def _revoke(args: argparse.Namespace, engine: Any) -> _output.Answer:
         {"key": _plain(engine, record), "changed": before != record}, lines,
         ["stowage key rewrap" if left else "stowage key generate --only NAME"],
         status="WARN" if missing else "OK", warnings=bool(missing),
+        audit={"key": _named(_plain(engine, record)), "changed": before != record},
     )  # fmt: skip
 
 
@@ -194,9 +206,10 @@ def _rewrap(args: argparse.Namespace, engine: Any) -> _output.Answer:
              for dump, place, error in done.failed[:MOST_FAILED]]  # fmt: skip
     if len(failed) > MOST_FAILED:
         lines.append(f"FAIL and {len(failed) - MOST_FAILED} more; --json names all")
+    lines += [f"FAIL {text.escape(one)}" for one in done.unlocked]
     if done.later:
         lines.append(f"WARN {len(done.later)} dumps are being copied now: do it again when they are")
-    status = "FAIL" if failed else "WARN" if done.later else "OK"
+    status = "FAIL" if failed or done.unlocked else "WARN" if done.later else "OK"
     lines.append(f"{status:4s} keys of {len({dump for dump, _place, _name in done.added})} dumps were wrapped for "
                  f"{', '.join(done.recipients)} at {len(done.added)} places; {done.covered} dumps needed nothing, "
                  f"{done.unsealed} are not sealed, {len(failed)} failed")  # fmt: skip
@@ -204,10 +217,11 @@ def _rewrap(args: argparse.Namespace, engine: Any) -> _output.Answer:
         {
             "recipients": list(done.recipients), "covered": done.covered, "unsealed": done.unsealed, "failed": failed,
             "added": [{"dump": dump, "place": place, "file": name} for dump, place, name in done.added],
-            "later": done.later, "changed": bool(done.added),
+            "later": done.later, "unlocked": list(done.unlocked), "changed": bool(done.added),
         },
         lines, ["stowage key rewrap"] if failed or done.later else ["stowage key list"], status=status,
         warnings=len(done.later),
+        audit={"recipients": list(done.recipients), "wrapped": len(done.added), "failed": len(failed)},
     )  # fmt: skip
 
 
@@ -237,6 +251,10 @@ def _plain(engine: Any, record: Any) -> Dict[str, Any]:
     from ..app import keys as wiring
 
     return next(one for one in wiring.overview(engine.settings)["keys"] if one["name"] == record.name)
+
+
+def _named(one: Dict[str, Any]) -> str:
+    return f"{one['name']} {one['fingerprint']}"
 
 
 def _state(one: Dict[str, Any]) -> str:

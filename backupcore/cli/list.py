@@ -111,6 +111,8 @@ def _dump_row(one: Dict[str, Any]) -> List[str]:
 def _copy_row(one: Dict[str, Any]) -> List[str]:
     verified = one["verified"] or ""
     state = one["state"] + (" (marked)" if one["marked"] else "")
+    until = clock.parse_iso(one["locked"]) if one["locked"] else 0
+    state += f" (locked until {clock.local(until)[:10]})" if until > clock.now_ns() else ""
     return [one["dump"], _source(one), str(one["level"]), one["target"], state,
             text.size(one["bytes"]), verified, text.escape(one["error"])]  # fmt: skip
 

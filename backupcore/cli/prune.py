@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import clock, text
 from ..errors import RequestError
-from . import _output, _progress
+from . import _noted, _output, _progress
 
 FOLD = 40  # lines of sources that are shown one by one
 _WORDS = {"mark": "is marked", "waits": "waits", "remove": "goes now"}
@@ -22,6 +22,15 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="nothing that is marked goes, or not that dump's copies")  # fmt: skip
 
 
+def audited(args: argparse.Namespace) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """What the audit log keeps of it."""
+    if args.dry_run:
+        return None
+    if args.undo is not None:
+        return "prune --undo", {"words": args.undo or "all"}
+    return "prune", _noted.given(args, "target")
+
+
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Prunes, or says what a prune would do, or takes marks away."""
     from ..app import pruning
@@ -34,22 +43,27 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         lines = [f"OK   {count} copies are no longer marked" if count else "OK   nothing was marked"]
         if count:
             lines.append("the next prune marks them again, unless their keep is longer by then or they are held")
-        return _output.Answer({"unmarked": count}, lines, ["stowage hold DUMP", "stowage prune --dry-run"])
+        return _output.Answer({"unmarked": count}, lines, ["stowage hold DUMP", "stowage prune --dry-run"],
+                              audit={"unmarked": count})  # fmt: skip
     if args.dry_run:
         return _told(args, pruning, engine, pruning.look(engine, args.target))
     with _progress.progress(args.json):
         done = pruning.run(engine, args.target)
-    lines = [f"WARN {text.escape(problem)}" for problem in done.problems]
+    unlocked = pruning.said_unlocked(done.unlocked)
+    lines = [f"FAIL {text.escape(one)}" for one in unlocked]
+    lines += [f"WARN {text.escape(problem)}" for problem in done.problems]
     told = pruning.notes(done)
-    status = "WARN" if done.problems else "OK"
+    status = pruning.status_of(done)
     lines += [f"{status:4s} {one}" for one in told or ["nothing to remove"]]
     return _output.Answer(
         data={
             "copies": [pruning.record(one) for one in done.verdicts],
             "removed": [{"dump": dump, "target": target} for dump, target in done.removed],
-            "forgotten": list(done.forgotten), "problems": list(done.problems),
+            "forgotten": list(done.forgotten), "problems": list(done.problems), "unlocked": list(unlocked),
+            "locked": [{"dump": dump, "target": target} for dump, target in done.locked],
         },
-        lines=lines, next=["stowage prune --dry-run"], status=status, warnings=len(done.problems),
+        lines=lines, next=["stowage check"] * bool(unlocked) + ["stowage prune --dry-run"], status=status,
+        warnings=len(done.problems), audit=pruning.noted(done),
     )  # fmt: skip
 
 

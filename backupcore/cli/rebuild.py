@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import text
 from ..report.night import count
-from . import _keys, _output
+from . import _keys, _noted, _output
 
 SHOWN = 20  # lines of one kind; --json has more
 FEW = 3  # dumps without an index that are told one by one
@@ -31,6 +31,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="ID", help="which server's dumps, where a target has those of several")
 
 
+def audited(args: argparse.Namespace) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """What the audit log keeps of it."""
+    given = _noted.given(args, "signer", "signer_key", "server", "witness", "last_run")
+    return "rebuild", {"from": args.place, **given}
+
+
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Rebuilds."""
     from ..app import rebuilding
@@ -47,7 +53,9 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     if report.failed:
         after = [f"stowage rebuild --from {target}"]
     data = report.as_dict()
-    return _output.Answer(data, lines, after, report.status, report.left_count + report.findings_count)
+    done = {"added": report.added, "known": report.known, "left": report.left_count, "server": report.server,
+            "adopted": list(report.adopted)}  # fmt: skip
+    return _output.Answer(data, lines, after, report.status, report.left_count + report.findings_count, audit=done)
 
 
 class _Told:

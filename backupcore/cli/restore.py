@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, List
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import text
-from ..errors import RequestError
+from ..errors import RequestError, StillAsleep
 from ..report.night import count
 from ..restore.report import shell_word
-from . import _keys, _output, _place, _progress
+from . import _keys, _noted, _output, _place, _progress
 
 EXISTS = "exists: not restored"  # what the agent says of a name that is taken (agent/writers.py)
 
@@ -35,7 +35,19 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="what becomes of a file that is there already (default: refuse)")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="also remove what was not there at that moment")
     parser.add_argument("--plan", action="store_true", help="only say what would be read and written")
+    parser.add_argument("--wait", metavar="DURATION", help="wait so long for what sleeps in an archive, such as 13 h "
+                        "(default: ask for it, and end with exit status 1)")  # fmt: skip
     parser.add_argument("--permit", metavar="ID", help="the permit that the playbook restore wrote on the client")
+
+
+def audited(args: argparse.Namespace) -> Optional[Tuple[str, Dict[str, Any]]]:
+    """What the audit log keeps of it."""
+    if args.plan:
+        return None
+    to = "--stdout" if args.stdout else "--in-place" if args.in_place else args.to or "scratch"
+    more = _noted.given(args, "at", "place", "exact", "permit")
+    existing = {"existing": args.existing} if args.existing != "refuse" else {}
+    return "restore", {"words": args.words, "to": to, **more, **existing}
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
@@ -53,8 +65,26 @@ def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
         engine = open_engine()
     asked = restoring.Request(
         args.words, args.at, place, args.to, args.in_place, args.existing, args.exact, args.permit,
-        _keys.ring(args, engine.settings),
+        _keys.ring(args, engine.settings), _wait(args.wait),
     )  # fmt: skip
+    try:
+        return _restore(engine, asked, args)
+    except StillAsleep as error:  # what was asked for stays asked for: the place knows it
+        again = [_again(args)] if args.wait is not None else [_again(args), _again(args, wait="24h")]
+        error.hint = "   or   ".join(again)
+        raise
+
+
+def _wait(word: Any) -> Any:
+    try:
+        return None if word is None else text.parse_duration(word)
+    except ValueError as error:
+        raise RequestError(f"--wait: {error}", "stowage restore WHAT --wait 13h") from None
+
+
+def _restore(engine: Any, asked: Any, args: argparse.Namespace) -> _output.Answer:
+    from ..app import restoring
+
     if args.stdout:
         for piece in restoring.cat(engine, asked, lambda note: _output.say(f"WARN {text.escape(note)}")):
             sys.stdout.buffer.write(piece)
@@ -90,6 +120,8 @@ def _again(args: argparse.Namespace, **other: Any) -> str:
     words += ["--in-place"] if args.in_place else []
     words += ["--existing", args.existing] if args.existing != "refuse" else []
     words += ["--exact"] if args.exact else []
+    words += ["--stdout"] if args.stdout else []
+    words += ["--wait", args.wait] if args.wait is not None else []
     for option, values in (("--key", args.key), ("--passphrase-file", [args.passphrase_file])):
         for value in values:
             words += [option, value] if value is not None else []
@@ -123,4 +155,6 @@ def _answer(report: Any, args: argparse.Namespace) -> _output.Answer:
     taken = _taken(report, args)
     # where nothing else is wrong, a list of dumps helps nobody
     after = taken if taken and all(why == EXISTS for _path, why in report.failed) else [*taken, *report.next]
-    return _output.Answer(data, lines, after or ["stowage status"], status, warnings)
+    done = {"files": report.files, "bytes": report.bytes, "destination": report.destination, "as_of": report.moment,
+            "failed": report.failed_count}  # fmt: skip
+    return _output.Answer(data, lines, after or ["stowage status"], status, warnings, audit=done)

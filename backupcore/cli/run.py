@@ -6,14 +6,14 @@ import argparse
 from typing import Any, List
 
 from .. import text
-from ..app import early
+from ..app import early, retrying
 from ..dump.warm import Warm
 from ..errors import Busy, RequestError
 from . import _output, _progress, stage
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """--client, --source, --level."""
+    """What is dumped, at which level, and who is waited for."""
     parser.add_argument("--client", metavar="C", action="append", default=[], help="only this client; may be repeated")
     parser.add_argument(
         "--source", metavar="S", action="append", default=[], help="only sources of this name; may be repeated"
@@ -24,24 +24,42 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--due", action="store_true", help="only what schedules of sources' own, and windows of copies, ask for now"
     )
+    parser.add_argument(
+        "--join", action="store_true", help="wait for a run at work, and dump what it has not dumped meanwhile"
+    )
+    parser.add_argument(
+        "--retry", action="store_true", help="wait for clients that fail as long as `retry` of the configuration says"
+    )
+    parser.add_argument(
+        "--wait-for", metavar="CLIENT[=DURATION]", action="append", default=[],
+        help="wait so long for this client, an hour if not said; may be repeated",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, open_engine: Any) -> _output.Answer:
     """Runs now."""
     if args.due and args.level is not None:
         raise RequestError("--due and --level together", "stowage run --client C --source S --level N")
+    if args.due and args.join:
+        raise RequestError("--due and --join together", "what is due is asked for again in a few minutes")
+    if args.due and (args.retry or args.wait_for):
+        raise RequestError("--due does not wait for clients", "what is due is asked for again in a few minutes")
     with Warm() as ready:
         if not args.due:
             early.begin(ready, open_engine.written, args.client, args.source)
         engine = open_engine()
         some = bool(args.client or args.source)
         chosen = engine.select(args.client, args.source) if some else None
+        patience = retrying.patience(engine, args.retry, args.wait_for, chosen)
         try:
             with _progress.progress(args.json) as progress:
-                done = engine.run(chosen, args.level, progress, ready=ready, due=args.due)
+                done = engine.run(chosen, args.level, progress, ready=ready, due=args.due, join=args.join,
+                                  patience=patience)  # fmt: skip
         except Busy as busy:
             if not args.due:
+                busy.hint = busy.hint if args.json else f"{text.escape(engine.command)} --join"
                 raise
+            retrying.refused(engine, chosen)
             told = f"{busy.message}: what is due waits for its end"  # the timer comes again
             return _output.Answer(data={"headline": told, "sources": []}, lines=[told], next=["stowage status"])
     report = done.report

@@ -9,6 +9,9 @@
 
 Of a sealed dump, state, row and the index in the clear never lie on the holding disk: they wait in <state>/pending.
 
+Of a dump that went straight to its targets (direct.py) what is not a part goes there between the second and the next
+step, and there is no rename: its row says that no holding disk has it, and comes with its copies.
+
 A kill between any two leaves either nothing that counts or a whole dump, whose row sweep.py adds by the same
 steps. Here live those after finish.
 """
@@ -21,11 +24,11 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from .. import files
 from ..catalog import places
-from ..catalog.records import DumpRow
+from ..catalog.records import CopyRow, DumpRow
 from ..image import layout
 from ..settings import Settings
 from .holding import Landing, again, writing
@@ -41,7 +44,10 @@ def write_row(landing: Landing, row: DumpRow) -> None:
     """Notes the row beside the incoming folder, for good."""
     with writing(landing.disk):
         files.write_synced(landing.row, json.dumps(row.as_dict()).encode("ascii"))
-        files.sync_folder(landing.row.parent)
+        # a dump whose parts are at their targets has nothing here but what lies in these folders
+        files.sync_up(landing.folder.parent, landing.disk)
+        if landing.private is not None:
+            files.sync_up(landing.private, landing.private.parents[2])
 
 
 def read_row(landing: Landing) -> Optional[DumpRow]:
@@ -54,12 +60,16 @@ def read_row(landing: Landing) -> Optional[DumpRow]:
         return None
 
 
-def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow) -> DumpRow:
+def accept(
+    settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow, made: Optional[Sequence[CopyRow]] = None
+) -> DumpRow:  # fmt: skip
     """Puts a whole dump in its place, its state and index beside the catalog, its row into it. Returns the row.
 
+    made: it went straight to its targets: its copies, at least one of them verified; nothing stays on a holding disk.
     May be called again after a kill at any step.
     """
-    if landing.folder.exists():
+    here = landing.final if made is None else landing.folder
+    if made is None and landing.folder.exists():
 
         def move() -> None:
             _make_synced(landing.final.parent, landing.disk)
@@ -71,7 +81,7 @@ def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow)
     notes = list(row.notes)
     folder = places.state_folder(settings.state, row.client, row.source, row.segment)
     state = folder / (row.id + ".state")
-    index = landing.final / layout.index_name(row.codec)
+    index = here / layout.index_name(row.codec)
     kept = places.index_folder(settings.state, row.client, row.source, row.segment) / (row.id + _suffix(row.codec))
     if not _keep(settings, landing.state, state, notes, "the next dump will be a full"):
         state = None
@@ -80,11 +90,14 @@ def accept(settings: Settings, catalog: Catalog, landing: Landing, row: DumpRow)
     _keep(settings, index, kept, notes, "find has to fetch it again", link=landing.private is None)
     table = places.frames_copy(settings.state, row.client, row.source, row.id, row.segment)
     _keep(settings, landing.table, table, notes, "the first restore of a file has to read it all")
-    done = replace(
-        row, holding=os.fspath(landing.final), state=None if state is None else state.name, notes=tuple(notes)
-    )
-    catalog.add_dump(done)
-    landing.remove_beside()
+    holding = os.fspath(landing.final) if made is None else None
+    done = replace(row, holding=holding, state=None if state is None else state.name, notes=tuple(notes))
+    if made is None:
+        catalog.add_dump(done)
+        landing.remove_beside()
+    else:
+        catalog.add_dump(done, made)
+        landing.remove()
     _drop_old_states(settings, catalog, done)
     return done
 
@@ -111,6 +124,7 @@ def _keep(settings: Settings, source: Path, dest: Path, notes: List[str], loss: 
         return False
     try:
         _make_synced(dest.parent, Path(settings.state))
+        files.clear_killed(dest.parent)  # of runs and restores
         try:
             if link:
                 os.link(source, dest)
@@ -128,13 +142,11 @@ def _keep(settings: Settings, source: Path, dest: Path, notes: List[str], loss: 
 
 
 def _copy(source: Path, dest: Path) -> None:
-    for left in dest.parent.glob("*.tmp"):  # by a run that was killed here
-        left.unlink(missing_ok=True)
     # a client that sends an endless index or state must not fill the disk of the catalog
     free = os.statvfs(dest.parent)
     if source.stat().st_size > free.f_bavail * free.f_frsize - SPARE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    temporary = dest.with_name(dest.name + ".tmp")
+    temporary = Path(files.temporary_of(dest))
     try:
         with open(files.create(temporary), "wb") as target, open(source, "rb") as stream:
             shutil.copyfileobj(stream, target, 1 << 20)

@@ -80,8 +80,8 @@ class Budget:
         smaller dump takes its place, or nothing does. waiting: all that have not begun, most important first.
         """
         short = self._short(one, waiting)
-        if not short and self._calm(one, waiting, now_ns):
-            return one, True
+        if not short and (not self._at_work or self._calm(one, waiting, now_ns)):
+            return one, True  # what could spoil it would be at work, or cannot begin
         if self._at_work:
             return None, False
         why = self._why(one, short)

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple
 
 from .. import files, ids
 from ..catalog.records import DumpRow
+from ..errors import StowageError
 from ..image.index import check_path
 from ..schedule.segments import MOST, Segment
 from ..settings import Settings
@@ -114,6 +115,15 @@ def read(settings: Settings, client: str, source: str) -> Optional[Cut]:
         return _checked(Cut(shares, int(value["night"]), float(value["wanted"]), before, leaving))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def wanted(settings: Settings, client: str, source: str, name: str) -> Share:
+    """The segment of that name that is to be dumped. Raises StowageError."""
+    found = read(settings, client, source)
+    share = found.share(name) if found is not None else None
+    if share is None:  # the next plan makes it again
+        raise StowageError(f"{place(settings, client, source)} does not say what segment {name} is", "stowage run")
+    return share
 
 
 def current(settings: Settings, catalog: Any, client: str, source: str) -> Optional[Cut]:

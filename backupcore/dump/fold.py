@@ -38,6 +38,7 @@ _KINDS = 100_000  # files with several names that are no regular ones; of more t
 _FILTER = 1 << 23  # bits
 _PLACE = struct.Struct("<QQ")
 _LIMIT = 1 << 63
+_OTHERS = (b"l\t", b"c\t", b"b\t", b"p\t")
 
 
 class Count(NamedTuple):
@@ -145,9 +146,10 @@ def _row(found: Found, links: _Links) -> Row:
         kind = links.kind(entry, names)
     if "s" in entry.flags:
         flags |= SUSPECT
-    if size >= _LIMIT or entry.inode >= 2 * _LIMIT or not max(-entry.mtime_ns, entry.mtime_ns, entry.ctime_ns) < _LIMIT:
+    if size >= _LIMIT or entry.inode >= 2 * _LIMIT:
         raise ImageDamaged("a line of the index holds what cannot be: %r" % entry.path[:200])
-    return (_TYPES[kind] | entry.mode | flags, size, entry.mtime_ns, entry.ctime_ns, state.signed(entry.inode), names)
+    numbers = (size, *map(state.signed, (entry.mtime_ns, entry.ctime_ns, entry.inode)))
+    return (_TYPES[kind] | entry.mode | flags, *numbers, names)
 
 
 # the first pass: sub-folders of each folder, hard links
@@ -190,6 +192,8 @@ def _folder_lines(chunks: Iterable[bytes], links: _Links, tally: List[int]) -> I
             entry = index.parse(line)
             if entry.is_dir:
                 yield entry
+        elif kind not in _OTHERS:  # at once: a client may send a hundred million empty lines
+            raise ImageDamaged("a line of the index cannot be read: %r" % line[:200])
     tally[:] = [entries, files]
 
 

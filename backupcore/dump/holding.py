@@ -1,36 +1,52 @@
-"""The holding disks: who they belong to, the space on them, and the folders dumps land in.
+"""The holding disks: who they belong to, and the folders dumps land in.
 
     <holding>/.stowage                                   the id of the server this disk belongs to
     <holding>/.incoming/<client>/<source>/<dump>/        a dump on its way; <dump>.state and <dump>.row beside it
                                                          (of a sealed one in <state>/pending: no name is on this disk)
+    <holding>/.incoming/<client>/<source>/<dump>.cut/    what came of one that was cut, see resume.py
     <holding>/<client>/<source>/<dump>/                  a dump that is whole
 
-Here live reservations and names; when a dump is whole is decided in accept.py, what killed runs left is
-cleared by sweep.py.
+Here live names, and what errors of a disk mean. Who may write how much is space.py; when a dump is whole is decided in
+accept.py, what killed runs left is cleared by sweep.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Optional
 
 from .. import files
 from ..catalog.places import source_folder
 from ..errors import ConfigError, HoldingFull, StowageError
 from ..image import layout
-from ..settings import HoldingDisk
-from ..text import size
+from .space import Room, Space
+from .stored import CUT, INCOMING
 
-INCOMING = ".incoming"
+__all__ = ["CUT", "INCOMING", "OWNER", "DiskFailed", "DiskFull", "Landing", "Room", "Space"]
 OWNER = ".stowage"
-UNKNOWN = 64 << 20  # what a dump without a past is expected to take
-STEP = 64 << 20  # a reservation grows by this much, or by a tenth of itself
-SLACK = 1 << 20  # manifest, RESTORE.txt and such
+
+# What says that a disk as a whole cannot be written, not only one name on it.
+_DISK_IS_GONE = (
+    errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EACCES,
+    errno.EPERM,
+)  # fmt: skip
+
+
+class DiskFull(HoldingFull):
+    """A disk has no room although it was reserved: others' files are on it. disk: which."""
+
+    disk = Path()
+
+
+class DiskFailed(StowageError):
+    """A disk went away, or takes nothing any more. disk: which."""
+
+    disk = Path()
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,16 @@ class Landing:
         """The server's copy of a large frame table, while it comes in."""
         return self._beside(".frames")
 
+    @property
+    def came(self) -> Path:
+        """The journal of what came, while it comes in and after a cut."""
+        return self._beside(".came")
+
+    @property
+    def cut(self) -> Path:
+        """In place of folder, once its line was cut."""
+        return self.folder.with_name(self.folder.name + CUT)
+
     def make(self) -> None:
         """Makes the folders."""
         with writing(self.disk):
@@ -78,13 +104,15 @@ class Landing:
                 again(lambda: files.make_folder(private))
 
     def remove(self) -> None:
-        """Removes all that came in; what is not there is no error."""
+        """Removes all that came in; what is not there is no error, nor is a disk that lets nothing go."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.remove_beside()
+        shutil.rmtree(self.cut, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.remove_beside()
 
     def remove_beside(self) -> None:
         """Removes what lies beside the folder, and folders that are empty then."""
-        for path in (self.state, self.row, self.index, self.table):
+        for path in (self.state, self.row, self.index, self.table, self.came):
             path.unlink(missing_ok=True)
         remove_empty(self.folder.parent, self.disk)
         if self.private is not None:
@@ -132,8 +160,15 @@ class writing:
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, OSError):
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise HoldingFull(f"the holding disk {self.disk} is full", "stowage stage, or more room") from None
-            raise StowageError(f"the holding disk {self.disk} cannot be written: {error.strerror}") from None
+                full = DiskFull(f"the holding disk {self.disk} is full", "stowage stage, or more room")
+                full.disk = self.disk
+                raise full from None
+            told = f"the holding disk {self.disk} cannot be written: {error.strerror}"
+            if error.errno not in _DISK_IS_GONE:
+                raise StowageError(told) from None
+            failed = DiskFailed(told, "stowage check")
+            failed.disk = self.disk
+            raise failed from None
 
 
 def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
@@ -142,7 +177,10 @@ def claim(disk: Path, server: str, catalog: Optional[Any] = None) -> None:
     The disk's own folder must be there: an unmounted disk must not become a folder on the root file system. catalog:
     when it has images on this disk, the marker must be there too: a bare mount point is not claimed as a new disk.
     """
-    if not is_claimed(disk, server, catalog):
+    claimed = is_claimed(disk, server, catalog)
+    if os.statvfs(disk).f_flag & os.ST_RDONLY:
+        raise ConfigError(f"the holding disk {disk} is read-only", f"find out why; then: mount -o remount,rw {disk}")
+    if not claimed:
         with writing(disk):
             files.replace(disk / OWNER, (server + "\n").encode())
 
@@ -171,102 +209,3 @@ def is_claimed(disk: Path, server: str, catalog: Optional[Any] = None) -> bool:
             f"give it a folder of its own; if that server is no more: rm {owner}",
         )
     return True
-
-
-class Space:
-    """Who may write how much on which holding disk. Thread-safe; one for a run."""
-
-    def __init__(self, disks: Sequence[HoldingDisk]):
-        self.disks = list(disks)
-        self._lock = threading.Lock()
-        self._rooms: List[Room] = []
-
-    def reserve(self, expected: int | None) -> Room:
-        """Room for a dump of expected bytes (None: unknown) on the disk that has most. Raises HoldingFull."""
-        wanted = (UNKNOWN if expected is None else expected + expected // 10) + SLACK
-        least = SLACK if expected is None else expected + SLACK
-        with self._lock:
-            free = [(self._free(disk), disk) for disk in self.disks]
-            if not free:
-                raise HoldingFull("no holding disk is configured")
-            most, disk = max(free, key=lambda pair: pair[0])
-            if most < least:
-                left = ", ".join(f"{disk.path} has {size(max(0, room))} left" for room, disk in free)
-                raise HoldingFull(
-                    f"no holding disk has room for {size(least)}: {left}", "stowage stage, or raise holding: use"
-                )
-            room = Room(self, disk, min(wanted, most))
-            self._rooms.append(room)
-            return room
-
-    def _grow(self, room: Room, total: int) -> None:
-        with self._lock:
-            if total <= room.reserved:
-                return
-            missing = total - room.reserved
-            free = self._free(room.disk)
-            if free < missing:
-                raise HoldingFull(
-                    f"the holding disk {room.disk.path} is full: {size(total)} of this dump came, no more fits",
-                    "stowage stage, or raise holding: use",
-                )
-            room.reserved += min(free, max(missing, STEP, room.reserved // 10))
-
-    def _close(self, room: Room) -> None:
-        with self._lock:
-            if room in self._rooms:
-                self._rooms.remove(room)
-
-    def _free(self, disk: HoldingDisk) -> int:
-        """Bytes that no dump has and none has reserved."""
-        try:
-            found = os.statvfs(disk.path)
-        except OSError:
-            return -1
-        mine = [room for room in self._rooms if room.disk is disk]
-        # what is reserved but not yet written looks free to the file system
-        free = found.f_bavail * found.f_frsize - sum(max(0, room.reserved - room.written) for room in mine)
-        if disk.use < 0:
-            return free + disk.use
-        return min(free, disk.use - _stored(disk.path) - sum(room.reserved for room in mine))
-
-
-class Room:
-    """What one dump may write. written: what it has."""
-
-    def __init__(self, space: Space, disk: HoldingDisk, reserved: int):
-        self.disk = disk
-        self.reserved = reserved
-        self.written = 0
-        self._space = space
-
-    def take(self, count: int) -> None:
-        """count bytes more will be written; grows the reservation. Raises HoldingFull."""
-        total = self.written + count
-        if total > self.reserved:
-            self._space._grow(self, total)
-        self.written = total
-
-    def close(self) -> None:
-        """Nothing more comes: what is not written is free again."""
-        self._space._close(self)
-
-
-def _stored(disk: Path) -> int:
-    """Bytes of the dumps that are whole (what comes in is counted by its reservation)."""
-    total = 0
-    folders = [os.fspath(disk)]
-    top = folders[0]
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        if not (folder == top and entry.name == INCOMING):
-                            folders.append(entry.path)
-                    else:
-                        total += entry.stat(follow_symlinks=False).st_size
-        except FileNotFoundError:  # released by a stage at work
-            continue
-    return total

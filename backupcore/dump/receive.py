@@ -1,34 +1,34 @@
 """One dump from the wire into the files of an image: every byte is touched once, every length is checked.
 
-Here live the checks of what an agent sends and the files it becomes: parts, index, frame table, state, sealed
-before they are written when the policy says so. The agent is hostile until checked: whatever it sends, it costs
-its own dump only. What a whole dump needs besides (sums, manifest, its place, its row) is accept.py.
+Here live the checks of what an agent sends and the files it becomes: parts, index, frame table, state, sealed before
+they are written when the policy says so. The agent is hostile until checked: whatever it sends, it costs its own dump
+only. Tables are tables.py's; what a whole dump needs besides (sums, manifest, its place, its row) is accept.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from .. import wire
 from ..errors import ImageDamaged, WireError
 from ..image import codec as codecs
 from ..image import frames, layout, seal
 from ..image.manifest import FileRecord
-from ..text import escape
-from . import statefile
+from . import journal, resume, statefile
+from .agreed import count_of
+from .direct import Direct
 from .holding import Landing, Room
 from .newfile import Beside, HashedFile
+from .notes import Notes
 from .sealing import Sealing
+from .tables import FrameTable, checked_lines
 
 PIECE = 256 << 10  # of a frame taken at once: small enough to be hashed and written while the processor has it at hand
-TABLE_LINES = 4096  # lines in a frame of the frame table
-INDEX_LIMIT = 256 << 20  # unpacked bytes in one INDEX message: no bomb, but 2048 lines of paths of any length
-NOTES_KEPT = 200
-NOTES_LIMIT = 1_000_000
 IDLE_LIMIT = 100_000  # messages in a row that bring nothing of the dump; a heartbeat of 5 s lasts six days
-_COUNT_LIMIT = 1 << 62
 
 
 class Received(NamedTuple):
@@ -55,13 +55,20 @@ def receive(
     part_size: int,
     progress: Callable[[int, int], None] = lambda entries, size: None,
     sealing: Optional[Sealing] = None,
+    direct: Optional[Direct] = None,
+    head: Optional[Mapping[str, Any]] = None,
+    came: Optional[resume.Came] = None,
 ) -> Received:
     """Takes the stream after START up to DONE. progress(entries, bytes stored) is called for every message.
-    sealing: the dump is sealed, and landing has a private folder.
+    sealing: the dump is sealed, and landing has a private folder. direct: takes the parts, at once or when the holding
+    disk is full. head: of the journal by which another attempt could go on, None: none is kept. came: what the agent
+    goes on with.
 
-    Raises WireError, HoldingFull or the agent's own error; what came until then is the caller's to remove.
+    Raises WireError, HoldingFull or the agent's own error; what came until then is the caller's to remove, or to keep.
+    Raises resume.Anew when the agent cannot go on with what came.
     """
-    receiver = Receiver(channel, landing, room, codec, part_size, progress, sealing)
+    receiver = Receiver(channel, landing, room, codec, part_size, progress, sealing, direct)
+    receiver.head, receiver.came = head, came
     try:
         return receiver.run()
     finally:
@@ -70,6 +77,9 @@ def receive(
 
 class Receiver:
     """The files of one dump while they come."""
+
+    head: Optional[Mapping[str, Any]] = None
+    came: Optional[resume.Came] = None
 
     def __init__(
         self,
@@ -80,43 +90,125 @@ class Receiver:
         part_size: int,
         progress: Callable[[int, int], None],
         sealing: Optional[Sealing] = None,
+        direct: Optional[Direct] = None,
     ):
         self.channel, self.landing, self.codec, self.part_size = channel, landing, codec, part_size
         self.peer, self.progress = channel.peer, progress
         self._codec = codecs.get(codec)
-        self._room, self._sealing = room, sealing
+        self._room, self._sealing, self._direct = room, sealing, direct
+        if direct is not None:
+            direct.lands(landing.folder, room)
         self._by_client = sealing is not None and sealing.by_client
         self._suffix = layout.SEALED if sealing else ""
         self._sealers: Dict[str, seal.Sealer] = {}  # of the files this server seals that are being written
-        self._notes: List[str] = []
-        self._index = self._open(layout.index_name(codec), seal.INDEX)
-        self._table = self._open(layout.frames_name(codec), seal.FRAMES)
-        self._plain_index = self._beside(landing.index, "find has to fetch it again") if sealing else None
+        self._notes = Notes(channel.peer)
+        self._index: Any = None
+        self._table: Any = None
+        self._plain_index: Optional[Beside] = None
+        self._journal: Optional[journal.Journal] = None
+        self._before = resume.Counts()  # what came before the line was cut
         self._state: Any = None
-        self._copy: Optional[Beside] = None  # of a frame table that is no small one
-        self._records = bytearray()  # what is still to come into it
-        self._part: Optional[HashedFile] = None
+        self._frames: Optional[FrameTable] = None
+        self._part: Any = None
         self._key_of = -1  # the part whose key came last, when the agent seals
         self._parts: List[FileRecord] = []
-        self._lines: List[bytes] = []
         self._number = self._offset = self._stored = self._entries = self._agent_entries = 0
         self._last = False
         self._passing = memoryview(bytearray(PIECE))
-        self._said = self._warnings = 0
 
-    def _open(self, name: str, kind: bytes, part: int = 0) -> HashedFile:
+    def _begin(self, came: int = 0) -> None:
+        """Opens what every dump has. came: bytes of the index that came before the line was cut."""
+        if self._sealing is not None:
+            self._plain_index = self._beside(self.landing.index, "find has to fetch it again", came)
+        self._index = self._open(layout.index_name(self.codec), seal.INDEX, size=0 if self._sealing else came)
+        table = self._table = self._open(layout.frames_name(self.codec), seal.FRAMES)
+        self._frames = FrameTable(
+            self._codec, lambda data: self._write_table(table, data), lambda: self._finish_table(table),
+            lambda: self._beside(self.landing.table, "the first restore of a file has to read it all"),
+        )  # fmt: skip
+
+    def _go_on(self, came: resume.Came) -> None:
+        """Waits for the agent to say where, and opens what came up to there."""
+        self._notes.goes_on = True
+        again = self._again()
+        point = next((one for one in came.points if one.count == again), None)
+        if again and point is None:
+            raise WireError(f"{self.peer} goes on where it was not asked to")
+        if point is None:
+            raise resume.Anew("the file in which the line was cut has changed since")
+        folder, records = self.landing.folder, came.parts(point)
+        names = {number: layout.part_name(number, self.codec) + self._suffix for number in records}
+        index = self.landing.index if self._sealing is not None else folder / layout.index_name(self.codec)
+        for path in list(folder.iterdir()):
+            if path.name not in names.values() and path != index:
+                path.unlink()
+        try:
+            self._before = resume.counts(index, point.index, self._codec)
+        except (ImageDamaged, OSError):
+            raise resume.Anew("the index that came is damaged") from None
+        if self._before.entries != point.entries:
+            raise resume.Anew("the index that came is damaged")
+        for number, name in names.items():
+            if came.note is None:  # else it lies at targets, and ends there
+                os.truncate(folder / name, records[number].size)
+            self._parts.append(replace(records[number], name=name))
+        self._begin(point.index)
+        if self._sealing is not None:
+            for piece in resume.pieces(index, point.index):
+                self._write_table(self._index, piece)
+        if self._direct is not None:
+            self._direct.has(self._parts)
+        for value in came.values(point):
+            if "frame" in value:
+                self._tabulate(journal.frame_of(value))
+            elif "key" in value and self._sealing is not None:
+                name, commitment, text = value["key"]
+                if name in names.values():
+                    self._sealing.again(name, commitment, text.encode("ascii"))
+            elif "note" in value:
+                self._notes.take(value["note"], value["warning"])
+        self._entries = point.entries
+        self._journal = journal.Journal(self.landing, self._room, self.head or {}, point)
+
+    def _again(self) -> int:
+        """How many frames of what came the agent goes on with."""
+        for _message in range(IDLE_LIMIT):
+            kind, payload = self.channel.expect(wire.AGAIN, wire.NOTE, wire.PROGRESS)
+            if kind == wire.AGAIN:
+                return count_of(payload, "frame", self.peer)
+            if kind == wire.NOTE:
+                self._note(payload)
+            self.progress(0, 0)
+        raise WireError(f"{self.peer} sends messages without end and nothing of the dump")
+
+    def _open(self, name: str, kind: bytes, part: int = 0, size: int = 0) -> Any:
         """A new file of the image; one that this server seals gets its key."""
         name += self._suffix
         if self._sealing is not None and not (kind == seal.PART and self._by_client):
             self._sealers[name] = self._sealing.sealer(name, kind, part)
-        return HashedFile(self.landing.folder / name, self.landing.disk, self._room)
+            if self._journal is not None and kind == seal.PART:
+                self._journal.key(name, *self._sealing.known(name))
+        path, direct = self.landing.folder / name, self._direct
+        if direct is None:
+            return HashedFile(path, self.landing.disk, self._room, size=size)
+        if kind == seal.PART:
+            return direct.part(name, lambda: HashedFile(path, self.landing.disk, self._room))
+        return HashedFile(path, self.landing.disk, self._room, direct.spill, size)
 
-    def _beside(self, path: Path, loss: str) -> Beside:
-        return Beside(path, lambda why: self._notes.append(f"{path.parent} cannot be written: {why}; {loss}"))
+    def _beside(self, path: Path, loss: str, size: int = 0) -> Beside:
+        return Beside(path, lambda why: self._notes.add(f"{path.parent} cannot be written: {why}; {loss}"), size)
 
     def run(self) -> Received:
         """Receives until DONE."""
         idle = 0
+        if self.came is not None:
+            self._go_on(self.came)
+        else:
+            self._begin()
+            if self.head is not None:
+                self._journal = journal.Journal(self.landing, self._room, self.head)
+        if self._direct is not None:
+            self._direct.frames = self._direct.ready and self._journal is not None
         take = {wire.INDEX: self._index_lines, wire.STATE: self._state_blocks}
         if self._by_client:
             take[wire.KEY] = self._key
@@ -131,15 +223,22 @@ class Receiver:
             if kind in take:
                 idle = 0
                 take[kind](payload)
-            elif kind in (wire.NOTE, wire.PROGRESS):
+            elif kind in (wire.NOTE, wire.PROGRESS) or (self.head is not None and kind in (wire.MARK, wire.LINKS)):
                 idle += 1
                 if idle > IDLE_LIMIT:
                     raise WireError(f"{self.peer} sends messages without end and nothing of the dump")
+                if kind == wire.LINKS:
+                    if self._journal is not None:
+                        self._journal.links(payload)
+                    continue
                 value = self.channel.json(payload)
                 if kind == wire.NOTE:
                     self._note(value)
+                elif kind == wire.MARK:
+                    if self._journal is not None:
+                        self._journal.mark(value)
                 else:
-                    self._agent_entries = _count(value, "entries", self.peer)
+                    self._agent_entries = count_of(value, "entries", self.peer)
             elif kind == wire.DONE:
                 return self._done(self.channel.json(payload))
             elif kind == wire.ERROR:
@@ -156,7 +255,10 @@ class Receiver:
             raise WireError(f"{self.peer} sent a key that is not the next part's")
         if part >= layout.MAX_PARTS:
             raise WireError(f"{self.peer} sent the key of one part too many")
-        self._sealing.take(layout.part_name(part, self.codec) + self._suffix, value, self.peer)
+        name = layout.part_name(part, self.codec) + self._suffix
+        self._sealing.take(name, value, self.peer)
+        if self._journal is not None:
+            self._journal.key(name, *self._sealing.known(name))
         self._key_of = part
 
     def _frame(self, size: int) -> None:
@@ -211,17 +313,28 @@ class Receiver:
                 hashed.update(piece)
                 part.write(piece)
             digest = hashed.digest()
+        if self._direct is not None:
+            part.frame()
         frame = frames.Frame(number, head.number, place, stored, head.offset, head.length, digest, head.flags)
-        self._lines.append(frames.format_frame(frame))
-        self._records += frames.record(frame)
-        if len(self._records) > frames.SMALL_COPY:
-            self._flush_records()
+        self._tabulate(frame)
+        if self._journal is not None:
+            self._journal_frame(frame)
+
+    def _tabulate(self, frame: frames.Frame) -> None:
+        """A frame is written."""
+        self._frames.add(frame)
         self._number += 1
-        self._offset += head.length
-        self._stored += stored
-        self._last = bool(head.flags & wire.LAST)
-        if len(self._lines) >= TABLE_LINES:
-            self._flush_table()
+        self._offset += frame.length
+        self._stored += frame.stored
+        self._last = bool(frame.flags & wire.LAST)
+
+    def _journal_frame(self, frame: frames.Frame) -> None:
+        text = self._index if self._plain_index is None else self._plain_index
+        if text.size < 0 or (self._direct is not None and self._direct.spilt):
+            self._journal.drop()
+            self._journal = None
+        else:
+            self._journal.frame(frame, self._part.digest().hex(), self._entries, text.size, text.digest().hex())
 
     def _close_part(self) -> None:
         if self._part is not None:
@@ -240,33 +353,12 @@ class Receiver:
             self._sealing.table(self._sealers[file.name], record)
         return record
 
-    def _flush_table(self) -> None:
-        if self._lines:
-            self._write_table(self._table, self._codec.compress(b"".join(self._lines)))
-            self._lines = []
-
-    def _flush_records(self, end: bytes = b"") -> None:
-        if self._copy is None:
-            self._copy = self._beside(self.landing.table, "the first restore of a file has to read it all")
-        self._copy.write(bytes(self._records) + end)
-        self._records = bytearray()
-
     def _index_lines(self, payload: bytes) -> None:
-        # unpacked once here: an index that nobody could read would make the image half worth
-        count = size = 0
-        piece = b""
-        try:
-            for piece in self._codec.unpack((payload,)):
-                count += piece.count(b"\n")
-                size += len(piece)
-                if size > INDEX_LIMIT:
-                    raise WireError(f"{self.peer} sent index lines that unpack to more than {INDEX_LIMIT} bytes")
-        except ImageDamaged as error:
-            raise WireError(f"{self.peer} sent index lines that cannot be unpacked: {error.message}") from None
-        if not piece.endswith(b"\n"):
-            raise WireError(f"{self.peer} sent a piece of an index line")
+        count, last = checked_lines(payload, self._codec, self.peer, journal.LONG)
         self._entries += count
         self._write_index(payload)
+        if self._journal is not None:
+            self._journal.last(last)
 
     def _write_index(self, data: bytes) -> None:
         self._write_table(self._index, data)
@@ -274,11 +366,12 @@ class Receiver:
             self._plain_index.write(data)
 
     def _state_blocks(self, payload: bytes) -> None:
-        if not payload:
-            raise WireError(f"{self.peer} sent an empty state")
+        if not payload or self.came is not None:
+            raise WireError(f"{self.peer} sent a state that cannot be one")
         if self._state is None:
             if self._sealing is None:
-                self._state = HashedFile(self.landing.state, self.landing.disk, self._room)
+                spill = self._direct.spill if self._direct is not None else None
+                self._state = HashedFile(self.landing.state, self.landing.disk, self._room, spill)
             else:
                 self._state = self._beside(self.landing.state, "the next dump will be a full")
             self._state.write(statefile.MAGIC)
@@ -286,54 +379,38 @@ class Receiver:
         self._state.write(payload)
 
     def _note(self, value: Dict[str, Any]) -> None:
-        self._said += 1
-        if self._said > NOTES_LIMIT:
-            raise WireError(f"{self.peer} sends notes without end")
-        self._warnings += value.get("level") != "info"
-        if len(self._notes) < NOTES_KEPT:
-            path, message = (escape(str(value.get(name, ""))[:1000]) for name in ("path", "message"))
-            self._notes.append(f"{path}: {message}" if path else message)
+        self._notes.say(value, self._journal.note if self._journal is not None else lambda text, warning: None)
 
     def _done(self, done: Dict[str, Any]) -> Received:
         if not self._last:
             raise WireError(f"{self.peer} ended the dump before its last frame")
-        for name, found in (("archive_size", self._offset), ("entries", self._entries)):
-            if _count(done, name, self.peer) != found:
+        before = self._before
+        for name, found in (("archive_size", self._offset), ("entries", self._entries - before.entries)):
+            if count_of(done, name, self.peer) != found:
                 raise WireError(f"{self.peer} sent {found} as {name.replace('_', ' ')} and says {done[name]}")
-        for name in ("files", "bytes", "suspects"):
-            _count(done, name, self.peer)
+        for name, came in (("files", before.files), ("bytes", before.bytes), ("suspects", before.suspects)):
+            done[name] = count_of(done, name, self.peer) + came
         self._close_part()
-        self._flush_table()
         if not self._index.size:
             self._write_index(self._codec.compress(b""))  # nothing changed; an empty file is none that unpacks
-        index, table = self._finish_table(self._index), self._finish_table(self._table)
+        index, table = self._finish_table(self._index), self._frames.finish()
         if self._plain_index is not None:
             self._plain_index.finish()
-        if self._copy is not None:
-            self._flush_records(frames.trailer(self._number, bytes.fromhex(table.sha256)))
-            self._copy.finish()
         state = self._state
         if state is not None:
             state.write(statefile.END)
             state.write(state.digest())
             state.finish()
-        if self._said > len(self._notes):
-            self._notes.append(f"and {self._said - len(self._notes)} more")
         return Received(
             self.codec, tuple(self._parts), index, table, self._offset,
             sum(record.size for record in (*self._parts, index, table)),
-            self._entries, state is not None, done, tuple(self._notes), self._warnings,
+            self._entries, state is not None, done, self._notes.told(), self._notes.warnings,
         )  # fmt: skip
 
     def close(self) -> None:
         """Closes what is still open."""
-        for file in (self._index, self._table, self._plain_index, self._copy, self._state, self._part):
+        journal = self._journal
+        for file in (self._index, self._table, self._plain_index, self._frames, self._state, self._part, journal):
             if file is not None:
                 file.close()
-
-
-def _count(value: Dict[str, Any], name: str, peer: str) -> int:
-    number = value.get(name, 0)
-    if type(number) is not int or not 0 <= number < _COUNT_LIMIT:
-        raise WireError(f"{peer} sent no number as {name}")
-    return number
+        self._frames = None  # it calls back: in a circle both, and what they compress with, would outlive the dump

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..errors import WireError
 from ..image import recipients as wrapping
@@ -30,7 +30,7 @@ class Sealing:
         self.by, self.prefix, self.recipients = by, prefix, tuple(recipients)
         self._commitments: Dict[str, str] = {}
         self._macs: Dict[str, str] = {}
-        self._lines: List[bytes] = list(wrapping.private_lines(self.recipients))
+        self._lines: Dict[str, bytes] = {}  # of keys.tsv, of each file
 
     @property
     def by_client(self) -> bool:
@@ -41,7 +41,7 @@ class Sealing:
         """A new key for the file `name`, and what seals it."""
         key = FileKey.make()
         self._commitments[name] = key.commitment
-        self._lines += wrapping.key_lines(name, key, self.recipients)
+        self._lines[name] = b"".join(wrapping.key_lines(name, key, self.recipients))
         return Sealer(key, self.prefix, kind, part)
 
     def take(self, name: str, value: Mapping[str, Any], peer: str) -> None:
@@ -51,12 +51,22 @@ class Sealing:
             raise WireError(f"{peer} sent a key without its commitment")
         if not isinstance(wrapped, dict) or set(wrapped) != {one.fingerprint for one in self.recipients}:
             raise WireError(f"{peer} wrapped a key for others than was asked for")
+        lines = []
         for one in self.recipients:
             secret = _decoded(wrapped[one.fingerprint])
             if secret is None or len(secret) not in _WRAPPED:
                 raise WireError(f"{peer} sent a wrapped key that cannot be one")
-            self._lines.append(wrapping.format_line(KeyLine(name, one.type, one.fingerprint, secret)))
+            lines.append(wrapping.format_line(KeyLine(name, one.type, one.fingerprint, secret)))
+        self._lines[name] = b"".join(lines)
         self._commitments[name] = commitment
+
+    def known(self, name: str) -> Tuple[str, bytes]:
+        """The commitment to a file's key, and its lines in keys.tsv: no secret."""
+        return self._commitments[name], self._lines[name]
+
+    def again(self, name: str, commitment: str, lines: bytes) -> None:
+        """What known() told of a file that came before the line was cut."""
+        self._commitments[name], self._lines[name] = commitment, lines
 
     def table(self, sealer: Sealer, record: FileRecord) -> None:
         """Authenticates an index or frame table that is written."""
@@ -69,7 +79,7 @@ class Sealing:
 
     def keys(self) -> bytes:
         """keys.tsv."""
-        return b"".join(self._lines)
+        return b"".join([*wrapping.private_lines(self.recipients), *self._lines.values()])
 
 
 def _decoded(value: Any) -> Optional[bytes]:

@@ -1,13 +1,12 @@
 """One dump of one source, from the reservation to the row in the catalog.
 
-Here lives the conversation of a dump and what surrounds it: which base, which name, what the agent agreed to,
-what to note for people. Files are receive.py's, the last steps accept.py's, several at once driver.py's.
+Here lives the conversation of a dump and what surrounds it: which base, which name, where it lands, what to note for
+people. What the agent agreed to is agreed.py, which cut dump is gone on with going_on.py; files are receive.py's, the
+last steps accept.py's, several at once driver.py's.
 """
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
@@ -15,30 +14,36 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Map
 from .. import __version__, clock, ids, wire
 from ..catalog import places
 from ..catalog.records import DumpRow
-from ..errors import AgentMissing, AgentRefused, ConfigError, ImageDamaged, StowageError, WireError
-from ..image import codec as codecs
-from ..image import folder, layout, state
+from ..errors import (
+    AgentMissing,
+    ConfigError,
+    HoldingFull,
+    ImageDamaged,
+    StowageError,
+    TargetRefused,
+    WireError,
+)
+from ..image import folder, layout
 from ..image.manifest import Link, Manifest, Signer
 from ..image.recipients import Recipient
 from ..schedule.bases import Planned
 from ..settings import Client, Policy, Settings, Source
 from ..text import escape
-from . import accept, cut, history, remake, statefile
-from .holding import Landing, Room, Space, landing, writing
+from . import accept, agreed, cut, resume, straight
+from .base import NeedsFull, check_fits, state_of
+from .direct import Direct, StateRoom, Targets
+from .going_on import GoingOn, head_of
+from .holding import Landing, Space, landing, writing
 from .receive import Received, receive
 from .sealing import CLIENT, Sealing
+from .sender import Sender
 from .transport import AgentConnection
 
 if TYPE_CHECKING:  # loading the database takes a while: whoever has a catalog has loaded it
     from ..catalog.store import Catalog
 
-# Options that change how a dump is made, not what is in it.
-NOT_CONTENT = ("before", "after")
-TOLD = ("encrypt", "folders", "path", "type")  # what a manifest tells of them
-OPTIONS_LIMIT = 1 << 20
 SITE = "run the playbook site again"
 PROGRESS_EVERY = 0.2
-SENDER_GRACE = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,7 @@ class Run:
     emit: Callable[[Dict[str, Any]], None]
     track: Callable[[Optional[AgentConnection], str], None] = lambda agent, source: None
     recipients: Tuple[Recipient, ...] = ()  # for whom dumps are sealed
-
-
-class NeedsFull(Exception):
-    """The base does not fit: the dump is made again as a full. reason: for people."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
+    direct: Optional[Targets] = None  # where dumps go that have no holding disk
 
 
 class Unreached(Exception):
@@ -85,24 +83,12 @@ def dump_source(run: Run, planned: Planned) -> Tuple[DumpRow, List[str]]:
     level, base, looked = planned.level, planned.base, []
     if planned.newer_ns:
         return OneDump(run, client, source, 0, None, looked, newer_ns=planned.newer_ns).make()
-    share = _share(run, planned)
+    share = cut.wanted(run.settings, planned.client, planned.source, planned.segment) if planned.segment else None
     try:
         return OneDump(run, client, source, level, base, looked, share).make()
     except NeedsFull as refused:
         looked.append(f"a full instead of level {level}: {refused.reason}")
         return OneDump(run, client, source, 0, None, looked, share).make()
-
-
-def _share(run: Run, planned: Planned) -> Optional[cut.Share]:
-    """The segment that is to be dumped, None for the whole source. Raises StowageError."""
-    if not planned.segment:
-        return None
-    found = cut.read(run.settings, planned.client, planned.source)
-    share = found.share(planned.segment) if found is not None else None
-    if share is None:  # the next plan makes it again
-        place = cut.place(run.settings, planned.client, planned.source)
-        raise StowageError(f"{place} does not say what segment {planned.segment} is", "stowage run")
-    return share
 
 
 def no_key(policy: Policy) -> ConfigError:
@@ -134,38 +120,119 @@ class OneDump:
         self.segment = share.name if share is not None else ids.INTERIM if newer_ns else ""
         self.past = [row for row in run.catalog.dumps(client.name, source.name) if row.segment == self.segment]
         self.chain = run.catalog.chain(base) if base is not None else []
+        base_row = self.chain[-1] if self.chain else None
+        head = head_of(source, self.segment, level, base_row, newer_ns, share, run.recipients)
+        self.going_on = GoingOn(run.settings, source.policy, head, run.id, run.direct)
         self.expected = self._expected()
+        self.again: List[str] = []  # what is noted of attempts before; no reason to look
         self._emitted = 0.0
+        self._untold = ("connecting", 0, 0)
 
     def make(self) -> Tuple[DumpRow, List[str]]:
-        """Reserves, connects, receives, finishes."""
+        """Reserves, connects, receives, finishes; goes on with what came before the line was cut, where it can."""
+        came = self.going_on.left(self.past[-1].begun_ns if self.past else None)
+        if came is not None:
+            try:
+                return self._make(came)
+            except resume.Anew as anew:
+                if came.note is not None:
+                    self.going_on.drop(came)
+                self.again = [f"the line was cut, and the dump begun again: {anew.reason}"]
+        return self._make(None)
+
+    def _make(self, came: Optional[resume.Came]) -> Tuple[DumpRow, List[str]]:
         self.emit("connecting", force=True)
-        blocks = self._state_of_base()
-        begun = self._begun()
-        name = ids.new_dump_name(clock.stamp(begun), self.level)
-        room = self.run.space.reserve(self.expected)
+        blocks = state_of(self.run.settings, self.run.catalog, self.chain, self.looked) if self.chain else None
+        if came is None:
+            begun = self._begun()
+            name = ids.new_dump_name(clock.stamp(begun), self.level)
+        else:
+            begun, name = came.head["begun_ns"], came.place.folder.name
+        prefix = layout.dump_prefix(self.client.name, self.source.name, name, self.segment or None)
         sealing, private = None, None
         if self.source.policy.encrypt != "none":
-            prefix = layout.dump_prefix(self.client.name, self.source.name, name, self.segment or None)
             sealing = Sealing(self.source.policy.encrypt, prefix, self.run.recipients)
             private = places.pending_folder(self.run.settings.state)
+        direct = self._direct(name, begun, prefix, private is not None)
+        if came is None:
+            room = self._room(direct)
+        elif came.note is not None:
+            room = straight.go_on(came, direct, self.run.settings)
+        else:
+            room = self.run.space.again(came.place.disk, came.size)
+            if room is None:
+                raise resume.Anew(f"{came.place.disk}, where it lies, is not there")
+        if came is not None:
+            self.again.append(resume.noted(came))
         place = landing(room.disk.path, self.client.name, self.source.name, name, self.segment, private)
         try:
+            if came is not None:
+                came.take_up()
             place.make()
-            hello, start, received = self._converse(place, room, blocks, sealing)
+            hello, start, received = self._converse(place, room, blocks, sealing, direct, begun, came)
             self.emit("finishing", received.entries, received.stored_size, force=True)
-            row = self._finish(place, name, begun, hello, start, received, sealing)
-        except BaseException:
-            if not place.final.exists():  # whole, but the catalog failed: the next run gives it its row
+            if direct is not None and direct.ready:
+                direct.check = self.run.space.check_not_stopped  # the conversation is over
+                direct.settle()
+            row = self._finish(place, name, begun, hello, start, received, sealing, direct)
+        except BaseException as error:
+            whole = place.final.exists()  # but the catalog failed: the next run gives it its row
+            cause = error.error if isinstance(error, Unreached) else error
+            if direct is not None:
+                direct.check, direct.hold = self.run.space.check_not_stopped, lambda on: None  # the agent is gone
+            if not whole:
+                whole = self.going_on.keep(place, cause, cause is error, direct)
+            if direct is not None:
+                if direct.abandon() and isinstance(error, StowageError):
+                    error.again = False  # another try would leave more there
+                whole = whole or direct.whole
+            if not whole:
                 place.remove()
             raise
         finally:
             room.close()
+            if direct is not None:
+                direct.close()
+        self.going_on.only(place)
         return row, self.looked
+
+    def _direct(self, name: str, begun: int, prefix: str, private: bool) -> Optional[Direct]:
+        """What takes the parts where no holding disk does; None when one must."""
+        targets, run = self.run.direct, self.run
+        if targets is None or self.source.holding == "required":
+            return None
+        row = DumpRow(
+            id=name, client=self.client.name, source=self.source.name, segment=self.segment, type=self.source.type,
+            path="", level=self.level, counter=self.past[-1].counter + 1 if self.past else 1, begun_ns=begun,
+            ended_ns=begun, base=self.chain[-1].id if self.chain else None, previous=None, run=run.id, codec="",
+            archive_size=0, stored_size=0, entries=0, files=0, holding=None, manifest_sha256="",
+        )  # fmt: skip
+        return Direct(targets, run.settings, row, prefix, private)
+
+    def _room(self, direct: Optional[Direct]) -> Any:
+        """Room on a holding disk, or for all but the parts on the state disk. Raises HoldingFull, TargetRefused, each
+        with `again` where a target may be back later."""
+        if self.source.holding != "never":
+            try:
+                return self.run.space.reserve(self.expected)
+            except HoldingFull as full:
+                if direct is None:
+                    raise
+                try:
+                    direct.begin(places.direct_folder(self.run.settings.state))
+                except TargetRefused as error:
+                    full.message, full.again = f"{full.message}; {error.message}", error.again
+                    raise full from None
+        elif direct is None:
+            raise ConfigError(f"{self.client.name}:{self.source.name} has holding: never, and no target is at hand")
+        else:
+            direct.begin(places.direct_folder(self.run.settings.state))
+        return StateRoom(self.run.settings)
 
     def emit(self, phase: str, entries: int = 0, size: int = 0, force: bool = False) -> None:
         """Tells of progress, a few times a second at most."""
         now = time.monotonic()
+        self._untold = (phase, entries, size)
         if force or now - self._emitted >= PROGRESS_EVERY:
             self._emitted = now
             self.run.emit(
@@ -176,27 +243,6 @@ class OneDump:
     def _expected(self) -> Optional[int]:
         sizes = [row.stored_size for row in self.past if row.level == self.level]
         return sizes[-1] if sizes else None
-
-    def _state_of_base(self) -> Any:
-        if not self.chain:
-            return None
-        base = self.chain[-1]
-        path = history.state_path(self.run.settings, base)
-        fault = "missing"
-        if path is not None:
-            try:
-                statefile.check(path)
-                return path
-            except (StowageError, OSError):
-                self.run.catalog.forget_state(base.id)
-                fault = "damaged"
-        try:
-            path = remake.remake(self.run.settings, self.run.catalog, self.chain)
-        except (StowageError, OSError):
-            raise NeedsFull(f"the state of {base.id} is {fault}") from None
-        if fault == "damaged":
-            self.looked.append(f"the state of {base.id} was damaged and is made again from its indexes")
-        return path
 
     def _begun(self) -> int:
         now = clock.now_ns()
@@ -211,8 +257,9 @@ class OneDump:
         return last.begun_ns + clock.NS
 
     def _converse(
-        self, place: Landing, room: Room, blocks: Any, sealing: Optional[Sealing]
-    ) -> Tuple[Dict, Dict, Received]:
+        self, place: Landing, room: Any, blocks: Any, sealing: Optional[Sealing], direct: Optional[Direct] = None,
+        begun: int = 0, came: Optional[resume.Came] = None,
+    ) -> Tuple[Dict, Dict, Received]:  # fmt: skip
         """The whole conversation: (HELLO, START, what came)."""
         policy = self.source.policy
         request = {
@@ -220,6 +267,10 @@ class OneDump:
             "gzip_fallback": policy.gzip_fallback, "part_size": policy.part_size, "state": blocks is not None,
             "encrypt": "none",
         }  # fmt: skip
+        if policy.resume != "never":
+            request["marks"] = True
+        if came is not None:
+            request["resume"] = came.asked()
         if self.share is not None:
             request["segment"] = self.share.request()
         if self.newer_ns:
@@ -233,6 +284,8 @@ class OneDump:
             raise Unreached(error) from None
         with agent:
             self.run.track(agent, self.source.name)
+            if direct is not None:
+                direct.check, direct.hold = agent.check_not_cut, agent.hold_up
             try:
                 try:
                     # an older agent would dump all
@@ -250,16 +303,22 @@ class OneDump:
                         raise self._too_old("segments")
                     if start.get("newer") != request.get("newer"):
                         raise self._too_old("interim dumps")
-                    codec = self._codec(start, hello)
-                    self._same_options(start)
+                    codec = agreed.codec_of(start, self.client.name, policy)
+                    self.options = agreed.options_of(start, self.client.name, policy, self.newer_ns, self.share)
+                    if self.chain:
+                        check_fits(self.chain[-1], self.options)
+                    if came is not None and (start.get("resume") is not True or codec != came.head["codec"]):
+                        raise resume.Anew("the source, its options or the agent are others than before")
                     self.emit("dumping", force=True)
-                    with Sender(agent, blocks, hello) as sender:
+                    with Sender(agent, blocks, hello, came.links() if came is not None else None) as sender:
                         received = receive(
                             agent.channel, place, room, codec, policy.part_size,
-                            lambda entries, size: self.emit("dumping", entries, size), sealing,
+                            lambda entries, size: self.emit("dumping", entries, size), sealing, direct,
+                            self.going_on.journal_head(start, codec, begun), came,
                         )  # fmt: skip
                         sender.done = True
                 except (WireError, OSError) as error:
+                    self.emit(*self._untold, force=True)  # how far it came decides whether it is tried again
                     raise agent.failure(error) from None
                 except ImageDamaged as error:
                     if blocks is None:
@@ -274,53 +333,11 @@ class OneDump:
     def _too_old(self, what: str) -> AgentMissing:
         return AgentMissing(f"the agent of {self.client.name} is too old for {what}", SITE)
 
-    def _codec(self, start: Mapping[str, Any], hello: Mapping[str, Any]) -> str:
-        wanted, policy = self.source.policy.compress.partition(":")[0], self.source.policy
-        codec = start.get("codec")
-        if codec == wanted:
-            return wanted
-        if codec == "gzip" and wanted == "zstd" and policy.gzip_fallback:
-            return "gzip"  # allowed: remark() names it
-        raise AgentRefused(
-            f"{self.client.name} can compress by {escape(str(codec)[:20])}, policy {policy.name} asks for {wanted}",
-            "set gzip_fallback in the policy, or install libzstd1 on the client" if wanted == "zstd" else "",
-        )
-
-    def _same_options(self, start: Mapping[str, Any]) -> None:
-        """What the agent's own file says decides the content; a base made by other words is no base."""
-        options = start.get("source")
-        try:
-            if not isinstance(options, dict) or not isinstance(options.get("path", ""), str):
-                raise ValueError
-            if len(json.dumps(options, ensure_ascii=False).encode("utf-8")) > OPTIONS_LIMIT:
-                raise ValueError
-        except ValueError:
-            raise WireError(f"{self.client.name} sent a START that cannot be read") from None
-        self.options = {name: value for name, value in options.items() if name not in NOT_CONTENT}
-        for name in ("folders", "newer_ns"):  # not the client's to say
-            self.options.pop(name, None)
-        if self.newer_ns:
-            self.options["newer_ns"] = self.newer_ns
-        if self.share is not None:
-            self.options["folders"] = self.share.request()["folders"]
-        if self.source.policy.encrypt != "none":
-            # a chain is opened by one way: who turns sealing on wants no base in the clear, and RESTORE.txt is for both
-            self.options["encrypt"] = self.source.policy.encrypt
-        if self.chain:
-            base = self.chain[-1]
-            names = sorted(set(self.options) | set(base.options))
-            if not base.run:  # found by a rebuild: images do not tell the others, and state bears their change
-                names = list(TOLD)
-            changed = [name for name in names if self.options.get(name) != base.options.get(name)]
-            if changed:
-                words = ", ".join(escape(name) for name in changed)
-                raise NeedsFull(f"{words} of the source changed on {self.client.name} since {base.id}")
-
     def _finish(
         self, place: Landing, name: str, begun: int, hello: Mapping, start: Mapping, received: Received,
-        sealing: Optional[Sealing],
+        sealing: Optional[Sealing], direct: Optional[Direct] = None,
     ) -> DumpRow:  # fmt: skip
-        """Signs the dump and hands it to accept()."""
+        """Signs the dump and hands it to accept(); of a direct one the copies come first."""
         client, source, run = self.client.name, self.source.name, self.run
         done = received.done
         self._note_limits(done)
@@ -338,7 +355,7 @@ class OneDump:
             archive_size=received.archive_size, stored_size=received.stored_size,
             entries=received.entries, files=done.get("files", 0), holding=None, manifest_sha256="",
             warnings=received.warnings, suspects=done.get("suspects", 0),
-            notes=(*self.looked, *received.notes), options=self.options,
+            notes=(*self.looked, *self.again, *received.notes), options=self.options,
         )  # fmt: skip
         accept.write_row(place, row)
         draft = Manifest(
@@ -356,7 +373,13 @@ class OneDump:
                 place.folder, draft, run.signer, [one.id for one in self.chain], sealing.keys() if sealing else b""
             )
         row = replace(row, manifest_sha256=finished.manifest_sha256)
-        taken = accept.accept(run.settings, run.catalog, place, row)
+        made = None
+        if direct is not None and direct.ready:
+            made = direct.bring(row, place.folder)
+            self.looked += direct.told()
+        taken = accept.accept(run.settings, run.catalog, place, row, made)
+        if direct is not None:
+            direct.over()
         self.looked += [note for note in taken.notes if note not in row.notes]
         return taken
 
@@ -370,49 +393,3 @@ class OneDump:
 
 def _word(value: Any) -> str:
     return escape(str(value)[:100]) if value is not None else ""
-
-
-class Sender:
-    """Streams the base's state to the agent while its dump is received. done: set when the dump came whole."""
-
-    def __init__(self, agent: AgentConnection, path: Any, hello: Mapping[str, Any]):
-        self._agent, self._path = agent, path
-        self._zstd = bool(hello.get("zstd"))
-        self._error: Optional[StowageError] = None
-        self._thread = threading.Thread(target=self._send, name=f"state to {agent.client}")
-        self.done = False
-
-    def _send(self) -> None:
-        channel = self._agent.channel
-        try:
-            for payload in statefile.payloads(self._path):
-                if not self._zstd and payload.startswith(b"\x28\xb5\x2f\xfd"):
-                    # the client lost its zstd library since
-                    payload = codecs.get("gzip").compress(state.unpack(payload))
-                channel.send(wire.STATE, payload)
-            channel.send(wire.END)
-            channel.flush()
-        except (WireError, OSError) as error:
-            if not isinstance(error, WireError) and self._path is not None and not self._path.exists():
-                self._error = StowageError(f"{self._path} went away while it was sent")
-            # else the receiving side hears it too, and says it better
-        except StowageError as error:
-            self._error = error
-        if self._error is not None:
-            self._agent.cut()
-
-    def __enter__(self) -> Sender:
-        if self._path is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *_exc: object) -> None:
-        if self._path is None:
-            return
-        if self.done:
-            self._thread.join(SENDER_GRACE)
-        if self._thread.is_alive():
-            self._agent.writer.close()
-            self._thread.join()
-        if self._error is not None:
-            raise self._error

@@ -5,15 +5,19 @@ Here live the file-like ends that wire.Channel reads and writes; the process beh
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import math
 import os
 import select
 import threading
 import time
-from typing import Any, BinaryIO, Callable, List
+from typing import Any, BinaryIO, Callable, List, Optional
 
-from ..errors import WireError
+from ..errors import LineLost, StowageError, WireError
 
 BUFFER = 1 << 16
+Pace = Callable[[int, Callable[[], None]], None]  # (bytes that were read, what raises when that is cut)
 
 
 class _Stream:
@@ -22,6 +26,9 @@ class _Stream:
     def __init__(self, stream: BinaryIO, peer: str, timeout: float, events: int):
         self.peer = peer
         self.timeout = timeout
+        self.held_up = False  # by us: the peer's silence says nothing
+        self.until = math.inf  # whatever comes, it is over then; late: what is raised
+        self.late: StowageError = WireError("")
         self._stream = stream
         self._fd = stream.fileno()
         self._lock = threading.Lock()
@@ -30,37 +37,52 @@ class _Stream:
         self._poll.register(self._fd, events)
 
     def close(self) -> None:
-        """Closes the pipe; whoever waits for it gets a WireError within a second."""
+        """Closes the pipe; whoever waits for it gets a LineLost within a second."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._stream.close()
 
+    def check_open(self) -> None:
+        """Raises LineLost when it is closed."""
+        if self._closed:
+            raise LineLost(f"the line to {self.peer} was cut")
+
     def _when_ready(self, act: Callable[..., Any], argument: Any, silence: str) -> Any:
         deadline = time.monotonic() + self.timeout
         while True:
+            if time.monotonic() > self.until:
+                raise self.late
             with self._lock:
                 if self._closed:
-                    raise WireError(f"the line to {self.peer} was cut")
+                    raise LineLost(f"the line to {self.peer} was cut")
                 try:
                     return act(self._fd, argument)
                 except BlockingIOError:
                     pass
+            if self.held_up:
+                deadline = time.monotonic() + self.timeout
             left = deadline - time.monotonic()
             if left <= 0:
-                raise WireError(
+                raise LineLost(
                     f"{self.peer} {silence} for {self.timeout:g} s", "raise timeouts: silence, if it is only slow"
                 )
             self._poll.poll(min(left, 1.0) * 1000)  # in steps, so that close() is noticed
 
 
 class Reader(_Stream):
-    """Reads whole counts; a peer that sends nothing for `timeout` seconds is a WireError."""
+    """Reads whole counts; a peer that sends nothing for `timeout` seconds is a LineLost."""
 
     def __init__(self, stream: BinaryIO, peer: str, timeout: float):
         super().__init__(stream, peer, timeout, select.POLLIN)
         self.begin = b""  # the first bytes, to tell an agent from a login shell
+        self.pace: Optional[Pace] = None  # what is read waits for it, so that pipe and line fill up and the peer waits
         self._buffer = b""
+
+    def narrow(self) -> None:
+        """Makes the pipe small: what waits in it has come over the line ahead of its rate."""
+        with contextlib.suppress(OSError):  # more is in it already
+            fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, BUFFER)
 
     def read(self, count: int) -> Any:
         """count bytes, or fewer at the end of the stream (bytes or a bytearray of the caller's own)."""
@@ -76,10 +98,11 @@ class Reader(_Stream):
             while done < count:
                 if count - done >= BUFFER:
                     with view[done:] as rest:
-                        got = self._when_ready(os.readv, [rest], "sent nothing")
+                        got = self._paced(self._when_ready(os.readv, [rest], "sent nothing"))
                     seen = view[done : done + min(got, 128)].tobytes()
                 else:
                     data = self._when_ready(os.read, BUFFER, "sent nothing")
+                    self._paced(len(data))
                     got = min(len(data), count - done)
                     view[done : done + got] = data[:got]
                     self._buffer = data[got:]
@@ -98,14 +121,20 @@ class Reader(_Stream):
             got = min(len(self._buffer), len(room))
             room[:got], self._buffer = self._buffer[:got], self._buffer[got:]
             return got
-        return self._when_ready(os.readv, [room], "sent nothing")
+        return self._paced(self._when_ready(os.readv, [room], "sent nothing"))
+
+    def _paced(self, count: int) -> int:
+        if self.pace is not None and count:
+            self.pace(count, self.check_open)
+        return count
 
 
 class Writer(_Stream):
-    """Writes, small pieces together; a peer that takes nothing for `timeout` seconds is a WireError."""
+    """Writes, small pieces together; a peer that takes nothing for `timeout` seconds is a LineLost."""
 
     def __init__(self, stream: BinaryIO, peer: str, timeout: float):
         super().__init__(stream, peer, timeout, select.POLLOUT)
+        self.pace: Optional[Pace] = None  # what was written waits for it
         self._pieces: List[bytes] = []
         self._size = 0
 
@@ -130,5 +159,8 @@ class Writer(_Stream):
         with memoryview(data) as view:
             done = 0
             while done < len(view):
-                with view[done:] as rest:
-                    done += self._when_ready(os.write, rest, "took nothing")
+                with view[done : done + BUFFER if self.pace is not None else None] as rest:
+                    count = self._when_ready(os.write, rest, "took nothing")
+                done += count
+                if self.pace is not None:
+                    self.pace(count, self.check_open)

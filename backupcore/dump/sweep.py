@@ -10,10 +10,10 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Collection, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
-from .. import ids
-from ..catalog import places
+from .. import clock, ids
+from ..catalog import past, places
 from ..catalog.records import DumpRow
 from ..catalog.rows import row_of
 from ..errors import ImageDamaged, StowageError
@@ -21,6 +21,7 @@ from ..image import layout
 from ..image.folder import check_folder
 from ..image.manifest import Manifest, digest, load_public_keys
 from ..settings import Settings
+from . import direct, resume, straight
 from .accept import accept, read_row
 from .holding import INCOMING, Landing, claim, remove_empty
 
@@ -39,12 +40,23 @@ class Swept:
     problems: List[str] = field(default_factory=list)
 
 
-def sweep(settings: Settings, catalog: Catalog) -> Swept:
-    """Clears all holding disks. Call only while runlock.hold() holds. A disk that is not there is a problem named."""
+def sweep(settings: Settings, catalog: Catalog, targets: Optional[direct.Targets] = None) -> Swept:
+    """Clears all holding disks, and targets of what direct dumps left there. Call only while runlock.hold() holds. A
+    disk or target that is not there is a problem named; without targets what lies there waits for the next sweep."""
     swept = Swept()
     server = places.server_id(settings.state)
     known: Dict[str, DumpRow] = {}
     keys = None
+    cut = straight.spared(settings, lambda: {row.id: row for row in catalog.dumps()})
+    if targets is not None and direct.notes(settings.state):
+        from . import direct_left
+
+        direct_left.take_up(settings, catalog, targets, load_public_keys(settings.keys), server, swept, set(cut))
+    noted = places.direct_folder(settings.state)
+    for path in noted.glob("*.tmp"):
+        path.unlink(missing_ok=True)
+    kept: Set[Path] = {path for one in cut.values() for path in (one.cut, one.came, one.index)}
+    _clear_rest(noted / INCOMING, swept, kept)
     waiting = _waiting(places.pending_folder(settings.state))
     for disk in settings.holding:
         try:
@@ -60,11 +72,29 @@ def sweep(settings: Settings, catalog: Catalog) -> Swept:
         for one in landings:
             if one.final.name in waiting:
                 one = replace(one, private=waiting[one.final.name])
-            _clear(settings, catalog, one, server, keys or {}, known, swept)
-        _clear_rest(disk.path / INCOMING, swept)
+            if _is_kept(settings, one, known):
+                kept |= {one.cut, one.came, one.index}
+            else:
+                _clear(settings, catalog, one, server, keys or {}, known, swept)
+        _clear_rest(disk.path / INCOMING, swept, kept)
     if not swept.problems:  # else its dump may be on the disk that is not there
-        _clear_rest(places.pending_folder(settings.state), swept)
+        _clear_rest(places.pending_folder(settings.state), swept, kept)
+    try:
+        past.forget(catalog, settings.state, clock.now_ns() - int(settings.prune.history * clock.NS))
+    except OSError as error:
+        swept.problems.append(f"what runs of long ago left cannot be removed: {error.filename} {error.strerror}")
     return swept
+
+
+def _is_kept(settings: Settings, landing: Landing, known: Mapping[str, DumpRow]) -> bool:
+    """Whether it is a dump whose line was cut, or whose server was killed, that the coming night may go on with."""
+    if landing.final.name in known or (landing.folder / layout.MANIFEST).exists():
+        return False
+    came = resume.read(landing)
+    try:
+        return came is not None and resume.is_kept(came, settings, known) and resume.keep(landing)
+    except (StowageError, OSError):
+        return False
 
 
 def _waiting(pending: Path) -> Dict[str, Path]:
@@ -166,11 +196,13 @@ def _remove(landing: Landing, swept: Swept) -> None:
         landing.remove()
 
 
-def _clear_rest(incoming: Path, swept: Swept) -> None:
+def _clear_rest(incoming: Path, swept: Swept, kept: Collection[Path] = ()) -> None:
     """Whatever else is in .incoming or pending: nobody's, since the lock is held."""
     if not incoming.is_dir():
         return
     for path in [*sorted(incoming.rglob("*"), reverse=True), incoming]:
+        if path in kept or path.parent in kept:
+            continue
         if path.is_dir() and not path.is_symlink():
             try:
                 path.rmdir()

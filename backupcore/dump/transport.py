@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Type
 
 from .. import __version__, wire
 from ..errors import (
@@ -29,11 +30,13 @@ from ..errors import (
     AgentRefused,
     ClientUnreachable,
     HostKeyChanged,
+    LineLost,
     StowageError,
+    TookTooLong,
     WireError,
 )
 from ..settings import Client, Settings
-from ..text import escape
+from ..text import duration, escape
 from .streams import Reader, Writer
 
 PIPE_SIZE = 1 << 20
@@ -55,6 +58,7 @@ def connect(settings: Settings, client: Client) -> AgentConnection:
         client.name,
         hello_timeout=settings.connect_timeout * 2,
         silence_timeout=settings.silence_timeout,
+        dump_timeout=settings.dump_timeout,
         ssh=client.address or client.name,
         known_hosts=settings.known_hosts / client.name,
     )
@@ -68,8 +72,9 @@ def connect_extract(settings: Settings, to_dir: Path | str, agent: Path | str = 
 
 def _local(settings: Settings, name: str, argv: List[str]) -> AgentConnection:
     return AgentConnection(
-        argv, name, hello_timeout=settings.connect_timeout * 2, silence_timeout=settings.silence_timeout
-    )
+        argv, name, hello_timeout=settings.connect_timeout * 2, silence_timeout=settings.silence_timeout,
+        dump_timeout=settings.dump_timeout,
+    )  # fmt: skip
 
 
 def _with_sudo(argv: List[str]) -> List[str]:
@@ -138,6 +143,7 @@ class AgentConnection:
         client: str,
         hello_timeout: float = 60.0,
         silence_timeout: float = 300.0,
+        dump_timeout: float = math.inf,
         ssh: str = "",
         known_hosts: Optional[Path] = None,
     ):
@@ -145,7 +151,8 @@ class AgentConnection:
         self.ssh = ssh
         self.known_hosts = known_hosts
         self.grace = SSH_GRACE if ssh else LOCAL_GRACE
-        self.silence_timeout = silence_timeout
+        self.hello_timeout, self.silence_timeout, self.dump_timeout = hello_timeout, silence_timeout, dump_timeout
+        self._held = 0.0  # since when nobody takes what the agent sends
         self._hello: Optional[Dict[str, Any]] = None
         self._ending = threading.Lock()
         environment = {
@@ -166,7 +173,9 @@ class AgentConnection:
         except OSError as error:
             message = f"{argv[0]} cannot be started: {error.strerror}"
             if ssh:
-                raise ClientUnreachable(message, "install the OpenSSH client", client=client) from None
+                missing = ClientUnreachable(message, "install the OpenSSH client", client=client)
+                missing.again = False
+                raise missing from None
             raise AgentMissing(f"{client} has no usable Python: {message}", SITE, client=client) from None
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):  # a user's limit; smaller works too
@@ -194,13 +203,23 @@ class AgentConnection:
                 self.channel.send(wire.REQUEST, _json(request))
             self.channel.flush()
             if self._hello is None:
+                self._over_after(self.hello_timeout * 2, WireError, "has not said who it is after")
                 _kind, hello = self.channel.expect(wire.HELLO)
                 self._check(hello)
                 self._hello = hello
                 self.reader.timeout = self.silence_timeout
+            # a client that is never silent and never through must not keep a run, and all nights after it, for ever
+            limit = self.dump_timeout if request is not None and request.get("request") == "dump" else math.inf
+            hint = "raise timeouts: dump, if it is only slow"
+            self._over_after(limit, TookTooLong, "is at its dump for longer than", hint)
         except (OSError, StowageError) as error:
             raise self.failure(error) from None
         return self._hello
+
+    def _over_after(self, seconds: float, kind: Type[StowageError], what: str, hint: str = "") -> None:
+        self.reader.until = time.monotonic() + seconds
+        if seconds < math.inf:
+            self.reader.late = kind(f"{self.client} {what} {duration(seconds)}", hint)
 
     def _check(self, hello: Dict[str, Any]) -> None:
         if hello.get("protocol") != wire.PROTOCOL:
@@ -221,9 +240,12 @@ class AgentConnection:
 
     def failure(self, error: Exception) -> StowageError:
         """What an error on the channel means, by what ssh, sudo or Python said; names the client."""
-        if isinstance(error, StowageError) and not isinstance(error, WireError):
+        if isinstance(error, TookTooLong):  # whatever it says now, it is ended for that
+            self.end()
+        if isinstance(error, TookTooLong) or isinstance(error, StowageError) and not isinstance(error, WireError):
             error.client = error.client or self.client
             return error
+        lost = isinstance(error, (LineLost, OSError))
         self.writer.close()
         by_itself = self._ended_within(1.0)
         self.end()
@@ -233,7 +255,11 @@ class AgentConnection:
             told = error.message if isinstance(error, StowageError) else f"the line to {self.client} was cut"
             last = said.strip().splitlines()[-1:] if said.strip() else []
             message = told + (f" ({last[0][:300]})" if last else "")
-            mapped = WireError(message, getattr(error, "hint", ""))
+            # an agent that ended by itself with a status of its own, no signal's, would do so again
+            own = status is not None and 0 < status < 128
+            mapped = (LineLost if lost and not own else WireError)(message, getattr(error, "hint", ""))
+        elif not lost:  # ssh passes on the status of an agent that talked nonsense
+            mapped.again = False
         mapped.client = self.client
         return mapped
 
@@ -302,6 +328,18 @@ class AgentConnection:
     def over(self) -> bool:
         """Whether the process has ended."""
         return self._ended_within(0)
+
+    def check_not_cut(self) -> None:
+        """Raises WireError when somebody ended the conversation while nothing is read or written."""
+        self.reader.check_open()
+
+    def hold_up(self, on: bool) -> None:
+        """Nobody takes what the agent sends now, so that it may take nothing: that is no silence of its own."""
+        self.writer.held_up = on
+        now = time.monotonic()
+        if not on and self._held:
+            self.reader.until += now - self._held
+        self._held = (self._held or now) if on else 0.0
 
     def cut(self) -> None:
         """Ends the conversation from any thread; the one that reads or writes gets a WireError within a second."""

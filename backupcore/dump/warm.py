@@ -84,6 +84,7 @@ class Warm:
 def _way(settings: Settings, client: Client) -> Any:
     """All that decides how client is reached."""
     return (
-        replace(client, sources={}, ignore={}, presence=""), settings.connect_timeout, settings.silence_timeout,
+        replace(client, sources={}, ignore={}, presence="", network="", dumps_at_once=1),
+        settings.connect_timeout, settings.silence_timeout,
         settings.known_hosts, settings.ssh_key, settings.ssh_program,
     )  # fmt: skip

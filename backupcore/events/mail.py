@@ -6,16 +6,14 @@ at the moment of sending and never stand in stowage.yml.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from pathlib import Path
 from typing import Any, List, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..hookspecs import Event, EventError
 from ..text import escape
+from . import _secret
 
 _ADDRESS = re.compile(r"[^@\s<>,;:\"()\\]+@[^@\s<>,;:\"()\\]+\Z")
 
@@ -59,9 +57,7 @@ class MailOptions(BaseModel):
     @field_validator("password_file")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if value and not value.startswith("/"):
-            raise ValueError("is no absolute path")
-        return value
+        return _secret.absolute(value)
 
     @model_validator(mode="after")
     def _login_is_whole(self) -> "MailOptions":
@@ -74,15 +70,16 @@ class MailOptions(BaseModel):
 
 def send(options: MailOptions, event: Event) -> None:
     """Sends the report to all addresses. Raises EventError when the server takes it for none of them."""
-    if options.when == "trouble" and event.status == "OK":
-        return
+    if options.when == "trouble" and event.status == "OK" and event.kind != "test":
+        if event.data.get("state") != "ended":  # who heard of the trouble hears of its end
+            return
     import smtplib  # smtplib and email cost 60 ms, which a run without mail need not pay
 
     where = f"{options.host}:{_port(options)}"
     try:
         with _connect(options) as server:
             if options.user:
-                server.login(options.user, _password(Path(options.password_file)))
+                server.login(options.user, _secret.first_line(options.password_file, "password"))
             refused = server.send_message(_message(options, event))
     except smtplib.SMTPAuthenticationError:
         raise EventError(f"{where} refuses the login of {options.user}", f"see {options.password_file}") from None
@@ -93,6 +90,12 @@ def send(options: MailOptions, event: Event) -> None:
         raise EventError(f"no mail server answers at {where}: {told}", "see host and port of the event") from None
     if refused:
         raise EventError(f"{where} refuses {', '.join(sorted(refused))}", "see the log of the mail server")
+
+
+def check(options: MailOptions) -> None:
+    """Raises EventError for what would keep the next mail from being sent; sends nothing."""
+    if options.password_file:
+        _secret.first_line(options.password_file, "password")
 
 
 def _port(options: MailOptions) -> int:
@@ -133,15 +136,6 @@ def _message(options: MailOptions, event: Event) -> Any:
     # every line is escaped, so that nothing from a client acts on the reader's terminal
     message.set_content("\n".join(escape(line) for line in event.text.split("\n")) + "\n")
     return message
-
-
-def _password(path: Path) -> str:
-    try:
-        if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
-            raise EventError(f"{path} can be read by others", f"chmod 600 {path}")
-        return path.read_text("utf-8").split("\n", 1)[0]
-    except OSError as error:
-        raise EventError(f"{path}: {error.strerror}", "make it, 0600, with the password in its first line") from None
 
 
 def _told(error: BaseException) -> str:

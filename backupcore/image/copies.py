@@ -13,8 +13,8 @@ import stat
 from typing import Any, Dict, Iterator, Optional
 
 from .. import text
-from ..errors import ImageDamaged, StowageError, TargetRefused
-from ..hookspecs import TargetError, Unreadable
+from ..errors import ImageDamaged, StillAsleep, StowageError, TargetRefused
+from ..hookspecs import Asleep, TargetError, Unreadable
 
 PIECE = 1 << 20
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
@@ -148,7 +148,8 @@ class TargetCopy:
             raise self._refused(error) from None
 
     def _refused(self, error: TargetError) -> StowageError:
-        return TargetRefused("target %s: %s" % (self.name, text.escape(error.message)), error.hint or "stowage check")
+        kind = StillAsleep if isinstance(error, Asleep) else TargetRefused
+        return kind("target %s: %s" % (self.name, text.escape(error.message)), error.hint or "stowage check")
 
 
 def _small(pieces: Iterator[bytes], name: str, limit: int) -> bytes:
@@ -158,3 +159,13 @@ def _small(pieces: Iterator[bytes], name: str, limit: int) -> bytes:
         if len(found) > limit:
             raise ImageDamaged("%s is larger than %d bytes" % (name, limit))
     return bytes(found)
+
+
+def asleep_told(target: str, files: int, size: int, usual: str, price: Any) -> str:
+    """Files of a target that sleep in an archive, for people: how much, how long it usually takes to wake, what that
+    costs if a price is known."""
+    many = "%d file%s" % (files, "s" * (files > 1))
+    said = "%s (%s) of target %s" % (many, text.size(size), target) if size else "%s of target %s" % (many, target)
+    each = getattr(price, "woken_gb", 0.0) if price is not None else 0.0
+    cost = "; waking them costs about %s %.2f" % (price.currency, each * size / price.gb) if each and size else ""
+    return said + (": " + usual if usual else "") + cost

@@ -65,10 +65,13 @@ def sums_text(records: Iterable[FileRecord]) -> bytes:
     return "".join("%s  %s\n" % (record.sha256, record.name) for record in records).encode("ascii")
 
 
-def check_folder(path: Path, public_keys: Mapping[str, bytes], full: bool = False) -> Manifest:
+def check_folder(
+    path: Path, public_keys: Mapping[str, bytes], full: bool = False, parts: bool = True
+) -> Manifest:  # fmt: skip
     """The manifest of the dump in path; raises ImageDamaged unless its signature is by one of public_keys, its
     small files are what it says and all others are there in their size; full: reads them all. Of a sealed one
-    each file's key must be there for somebody; whether it opens shows only who has a private key."""
+    each file's key must be there for somebody; whether it opens shows only who has a private key. parts: False: those
+    lie elsewhere."""
     try:
         manifest = open_manifest(
             read_small(path / layout.MANIFEST, SIZE_LIMIT), read_small(path / layout.SIGNATURE, 64), public_keys
@@ -80,7 +83,8 @@ def check_folder(path: Path, public_keys: Mapping[str, bytes], full: bool = Fals
         if digest(read_small(path / layout.RESTORE, SIZE_LIMIT)) != manifest.restore_sha256:
             raise ImageDamaged("RESTORE.txt is not what the manifest says")
         for record in manifest.all_files():
-            _check_file(path / record.name, record, full)
+            if parts or layout.parse_part_name(record.name) is None:
+                _check_file(path / record.name, record, full)
         if manifest.seal:
             _check_keys(manifest, [read_small(path / name, recipients.SIZE_LIMIT) for name in key_files(path)])
     except ImageDamaged as error:

@@ -32,14 +32,16 @@ NS = 1_000_000_000
 KINDS = frozenset("fdlhcbp-n")
 REASONS = frozenset((b"excluded", b"other-filesystem", b"unreadable", b"socket", b"segment"))
 FLAGS = re.compile("s?m?h?d?x?\\Z")
-_TIME = re.compile(rb"(-?)([0-9]{1,12})\.([0-9]{9})\Z")
+_TIME = re.compile(rb"(-?)([0-9]{1,18})\.([0-9]{9})\Z")
 _ODD = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
 _COUNT = rb"(0|[1-9][0-9]{0,19})"
+_LENGTH = rb"(0|[1-9][0-9]{0,17})"
+LARGEST = (1 << 63) - 1  # bytes of a file, and of an archive: more no system can tell
 # A line as most are; the others are taken apart step by step, or refused.
 _COMMON = re.compile(
-    rb"([^\x00-\x1f\x7f\\]+)\t([fd])\t(0|[1-7][0-7]{0,3})\t" + b"\t".join((_COUNT,) * 3)
-    + rb"\t(-?[0-9]{1,12}\.[0-9]{9})\t(-?[0-9]{1,12}\.[0-9]{9})\t" + _COUNT + rb"\t-\t(-|[0-9a-f]{64})\t" + _COUNT
-    + rb"\t" + _COUNT + rb"\t(-|s?m?h?d?x?)\Z"
+    rb"([^\x00-\x1f\x7f\\]+)\t([fd])\t(0|[1-7][0-7]{0,3})\t" + _COUNT + rb"\t" + _COUNT + rb"\t" + _LENGTH
+    + rb"\t(-?[0-9]{1,18}\.[0-9]{9})\t(-?[0-9]{1,18}\.[0-9]{9})\t" + _COUNT + rb"\t-\t(-|[0-9a-f]{64})\t" + _LENGTH
+    + rb"\t" + _LENGTH + rb"\t(-|s?m?h?d?x?)\Z"
 )  # fmt: skip
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,19})\Z")
@@ -179,6 +181,7 @@ def check_path(path: bytes) -> bool:
 
 def _check(entry: Entry, line: bytes) -> None:
     good = entry.kind in KINDS and FLAGS.match(entry.flags) and check_path(entry.path) and entry.mode <= 0o7777
+    good = good and max(entry.size, entry.offset, entry.length) <= LARGEST
     good = good and (entry.sha256 is None or (len(entry.sha256) == 32 and entry.kind == "f"))
     if entry.kind in "-n":
         good = good and not entry.offset and not entry.length

@@ -20,7 +20,7 @@ from .index import check_path
 from .signing import Signer, fingerprint, load_public_keys, verify
 
 __all__ = [
-    "FORMAT", "FileRecord", "Link", "Manifest", "RunRecord", "Signer", "fingerprint", "load_public_keys",
+    "FORMAT", "AuditHead", "FileRecord", "Link", "Manifest", "RunRecord", "Signer", "fingerprint", "load_public_keys",
     "open_manifest", "open_run_record", "sign_run_record", "verify",
 ]  # fmt: skip
 
@@ -199,6 +199,14 @@ def open_manifest(data: bytes, signature: bytes, public_keys: Mapping[str, bytes
     return manifest
 
 
+@dataclass(frozen=True)
+class AuditHead:
+    """The end of a server's audit log: how many entries it has, hex SHA-256 of the last one's line."""
+
+    entries: int
+    sha256: str
+
+
 def sign_run_record(
     signer: Signer,
     server: str,
@@ -207,17 +215,19 @@ def sign_run_record(
     ended_ns: int,
     status: str,
     manifests: Iterable[Mapping[str, Any]],
+    audit: Optional[AuditHead] = None,
 ) -> Tuple[bytes, bytes]:
     """(record, signature) of a run: what it made, so that a second place can witness what one place lost.
 
     manifests: a mapping {"client", "source", "dump", "counter", "manifest_sha256"} for each dump of the run, and
-    "segment" where it is of one.
+    "segment" where it is of one. audit: the end of the audit log, None where it cannot be read.
     """
     made: List[Dict[str, Any]] = [dict(one) for one in manifests]
     made.sort(key=lambda one: (one["client"], one["source"], one["dump"]))
     data = _dump({
         "format": FORMAT, "server": server, "run": run, "begun": _iso(begun_ns), "ended": _iso(ended_ns),
         "status": status, "manifests": made, "signer": signer.fingerprint,
+        **({} if audit is None else {"audit": {"entries": audit.entries, "sha256": audit.sha256}}),
     })  # fmt: skip
     return data, signer.sign(data)
 
@@ -245,6 +255,7 @@ class RunRecord:
     status: str
     manifests: Tuple[Made, ...]
     signer: str
+    audit: Optional[AuditHead] = None
 
 
 def open_run_record(data: bytes, signature: bytes, public_keys: Mapping[str, bytes]) -> RunRecord:
@@ -270,8 +281,18 @@ def open_run_record(data: bytes, signature: bytes, public_keys: Mapping[str, byt
         made.append(named)
     return RunRecord(
         _get(plain, "server", str), _get(plain, "run", str), _moment(plain, "begun"), _moment(plain, "ended"),
-        _get(plain, "status", str), tuple(made), signer,
+        _get(plain, "status", str), tuple(made), signer, _audit(plain),
     )  # fmt: skip
+
+
+def _audit(plain: Mapping[str, Any]) -> Optional[AuditHead]:
+    if plain.get("audit") is None:
+        return None  # of a server that kept none yet
+    value = _get(plain, "audit", dict)
+    head = AuditHead(_get(value, "entries", int), _get(value, "sha256", str))
+    if not _HEX.match(head.sha256):
+        raise _wrong("audit")
+    return head
 
 
 def digest(data: bytes) -> str:

@@ -47,7 +47,7 @@ class Signer:
         path = folder / PRIVATE
         if path.exists():
             raise ConfigError("%s: there is a signing key already" % path, "remove it only if nothing was signed by it")
-        files.make_folder(folder)
+        files.make_lasting(folder)  # a dump that outlives the key that signed it is nobody's
         key = Ed25519PrivateKey.generate()
         signer = cls(key)
         files.replace(folder / PUBLIC, signer.public_pem, 0o644)

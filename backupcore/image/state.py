@@ -40,6 +40,7 @@ Row = Tuple[int, int, int, int, int, int]
 ABSENT_ROW: Row = (ABSENT, 0, 0, 0, 0, 0)
 WIDTH = 6
 
+_HALF = 1 << 63
 _MAGIC = b"SWs1"
 _HEAD = struct.Struct("<4sIIHHB")  # 17 bytes
 _ROW = struct.Struct("<6q")  # 48 bytes
@@ -47,8 +48,9 @@ _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 
 def signed(number: int) -> int:
-    """An inode number as it stands in a row."""
-    return number - (1 << 64) if number >= 1 << 63 else number
+    """A number as it stands in a row: inodes go up to 2^64, times (in nanoseconds) before 1678 and from 2262 on are
+    beyond what fits, and go round."""
+    return number if -_HALF <= number < _HALF else (number + _HALF) % (2 * _HALF) - _HALF
 
 
 def unsigned(number: int) -> int:

@@ -23,7 +23,7 @@ _FOLDER_REST = REST + TYPES["d"][0] - TAIL[0]
 _MAGIC = b"ustar\00000"
 NS = 1_000_000_000
 _DECIMAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})\Z")
-_MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,11})(?:\.([0-9]{9}))?\Z")
+_MTIME = re.compile(rb"(-?)(0|[1-9][0-9]{0,17})(?:\.([0-9]{9}))?\Z")
 _MAX_MAP = 4 << 20
 _ODD = re.compile(rb"/\.{0,2}(?:/|\Z)|\0")  # an empty name, `.` or `..`, or a NUL
 

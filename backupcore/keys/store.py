@@ -156,7 +156,7 @@ def changing(folder: Path) -> Iterator[None]:
     """Holds the key folder, made when it is not there, for a change. Raises Busy, ConfigError."""
     try:
         for path in (folder, folder / "recipients", folder / "private"):
-            files.make_folder(path)
+            files.make_lasting(path)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}", "the key folder must be the user stowage's") from None

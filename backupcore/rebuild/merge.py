@@ -11,6 +11,7 @@ Each step may be cut by a kill and is made again by the next rebuild, which find
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from ..catalog import places
 from ..catalog.records import CopyRow
 from ..catalog.rows import row_of
 from ..catalog.store import Catalog
-from ..hookspecs import Target
+from ..errors import NothingThatOld
+from ..hookspecs import Target, TargetError
 from ..image.manifest import Manifest
 from ..image.signing import write_public
 from ..settings import Settings
@@ -170,6 +172,7 @@ class _Rebuild:
         pool = {**here, **asked.keys, **self.trusted}
         self.spool = self._scan(self.target, pool, asked.place, report.seen, "manifests")
         report.found = self.spool.count()
+        self._look_for_hidden()
         # a key that the operator gave by hand is as good as one this server knows
         known = {**self.trusted, **asked.keys}
         chosen = judge.choose_signers(self.spool.signers(), list(known), asked.signers, asked.place, asked.command)
@@ -184,6 +187,20 @@ class _Rebuild:
         report.server = judge.choose_server(servers, self.mine, fresh, which, asked.place)
         newest = self._claim(self.spool, self.target, report)
         self._contradict(witness, pool, newest)
+
+    def _look_for_hidden(self) -> None:
+        """Says that somebody hid files; raises NothingThatOld when nothing else is there."""
+        hidden = getattr(self.target, "hidden", None)
+        count = 0
+        if hidden is not None and not (self.asked.bare and self.report.found):  # who restores one thing does not wait
+            with contextlib.suppress(TargetError):
+                count = sum(1 for _name in hidden())
+        told = f"{count} files on {self.asked.place} are hidden by delete markers, and still there"
+        hint = "docs/targets.md (Versions) says how to take the markers off"
+        if count and not self.report.found:
+            raise NothingThatOld(f"no dump is seen: {told}", hint)
+        if count:
+            self.report.tell(Finding(WARN, "", told, hint))
 
     def _scan(
         self, target: Target, pool: Mapping[str, bytes], place: str, seen: scan.Seen, phase: str

@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .. import clock, ids, text
-from ..catalog import units
+from ..catalog import slim, units, wants
 from ..catalog.records import FAIL, OK, WARN, DumpRow, ResultRow, RunRow
 from ..errors import CatalogError, ClientUnreachable
-from ..hours import shown
 from ..settings import Client, Settings, Source
 from . import planned as planning
+from . import promised
 from . import proven as proving
+from .places import RANK, Copies, TargetLine
+from .promised import Promised
 from .proven import Proven
 
-RANK = {FAIL: 0, WARN: 1, OK: 2}
 # How many runs back a source's last result is looked for: a month of nights and some by hand.
 RUNS_BACK = 60
 READABLE = ("verified", "done")  # of copies: done are those that a rebuild found whole
@@ -49,21 +50,6 @@ class SourceLine:
 
 
 @dataclass(frozen=True)
-class TargetLine:
-    """How the copies on one target stand, seen from each source's newest dump that is wanted there."""
-
-    target: str
-    status: str
-    message: str = ""
-    hint: str = ""
-    verified: int = 0
-    pending: Tuple[str, ...] = ()
-    failed: Tuple[str, ...] = ()
-    waiting: Tuple[str, ...] = ()  # for their window: no trouble
-    opens: str = ""  # when the first of those windows opens, ISO
-
-
-@dataclass(frozen=True)
 class Report:
     """One night, or what a run by hand did. lines: all sources, worst first. warnings: how many things to look at."""
 
@@ -81,6 +67,12 @@ class Report:
     proven: Optional[Proven] = None  # what drills have shown; None in the report of a run of some sources
     stopped: str = ""  # why the run as a whole came to nothing, or was ended before it was through
     plan: Optional[Mapping[str, Any]] = None  # what the run kept of its plan
+    promises: Tuple[Promised, ...] = ()  # of copies, the worst first; those that are broken come first
+
+    @property
+    def broken(self) -> Tuple[Promised, ...]:
+        """The promises that are not kept."""
+        return tuple(one for one in self.promises if not one.kept)
 
     @property
     def pruned(self) -> Tuple[str, ...]:
@@ -105,6 +97,8 @@ class Report:
             "proven": self.proven.as_dict() if self.proven else None,
             "plan": self.plan,
             "prune": list(self.pruned),
+            "promises": {"kept": len(self.promises) - len(self.broken),
+                         "broken": [one.as_dict() for one in self.broken]},
             "sources": [asdict(line) for line in self.lines],
             "targets": [{**asdict(line), "pending": list(line.pending), "failed": list(line.failed),
                          "waiting": list(line.waiting)}
@@ -121,10 +115,12 @@ def make(
     only: Optional[Iterable[Tuple[str, str]]] = None,
     running: bool = False,
     failures: Iterable[str] = (),
+    promises: Sequence[Promised] = (),
 ) -> Report:
     """The report of a run (None: the last one). only: (client, source) pairs, when the run was asked for these.
 
     failures: what else went wrong in it, each as `WHAT -> NEXT STEP`.
+    promises: of copies, how each stands, the worst first.
     running: the run of this report is at work right now, in this process or another.
     """
     if run is None:
@@ -133,7 +129,7 @@ def make(
     chosen = None if only is None else set(only)
     past = _Past(catalog, run)
     lines: List[SourceLine] = []
-    copies = _Copies(settings, catalog, now_ns)
+    copies = Copies(settings, catalog, now_ns)
     plan = planning.of(run.summary) if run is not None else None
     notes: List[str] = []
     for client in settings.clients.values():
@@ -159,12 +155,14 @@ def make(
     wrong = list(failures) + (_damaged(catalog) if chosen is None else [])
     proven = proving.read(settings, catalog, now_ns) if chosen is None else None
     wrong += proving.trouble(proven)
-    return replace(_sum_up(lines, copies.lines(), notes, run, now_ns, stopped, wrong, proven), plan=plan)
+    late = promised.trouble(promises)
+    made = _sum_up(lines, copies.lines(), notes, run, now_ns, stopped, wrong, proven, late)
+    return replace(made, plan=plan, promises=tuple(promises))
 
 
 def _damaged(catalog: Any) -> List[str]:
     """The copies that are damaged and not made anew yet, in one line."""
-    found = [row for row in catalog.copies() if row.state == "damaged"]
+    found = slim.damaged(catalog)
     if not found:
         return []
     dump = catalog.dump(found[0].dump)
@@ -231,14 +229,14 @@ def _line(
     now_ns: int,
     run: Optional[RunRow],
     past: "_Past",
-    copies: "_Copies",
+    copies: Copies,
     plan: Optional[Mapping[str, Any]],
 ) -> SourceLine:
     result = past.last(client.name, source.name)
     newest, good = _stand(catalog, source, copies)
     rpo = source.policy.rpo
     facts: Dict[str, Any] = {"client": client.name, "source": source.name, "rpo": rpo}
-    age = max(0.0, (now_ns - good.begun_ns) / clock.NS) if good else None
+    age = wants.age_ns(good.run, good.begun_ns, now_ns) / clock.NS if good else None
     facts["age"] = age
     if result is not None and run is not None and result.run == run.id:
         results = past.all(client.name, source.name)
@@ -301,7 +299,7 @@ def _told(result: ResultRow) -> ResultRow:
     return replace(result, message=f"{what}: {result.message}")
 
 
-def _stand(catalog: Any, source: Source, copies: "_Copies") -> Tuple[Optional[DumpRow], Optional[DumpRow]]:
+def _stand(catalog: Any, source: Source, copies: Copies) -> Tuple[Optional[DumpRow], Optional[DumpRow]]:
     """(the newest dump, the newest good one); of a source in segments the newest is of the one that stands worst, and
     the good one of the oldest: a source is as old as its oldest segment."""
     newest = catalog.newest(source.client, source.name)
@@ -352,84 +350,6 @@ def _join(what: str, why: str) -> str:
     return f"{what}: {why}" if why else what
 
 
-class _Copies:
-    """The copies that policies ask for, of each source's newest dump, by target."""
-
-    def __init__(self, settings: Settings, catalog: Any, now_ns: int):
-        self.catalog, self.now_ns = catalog, now_ns
-        self.waiting: Dict[str, List[str]] = {name: [] for name in settings.targets}
-        self.opens: Dict[str, int] = {}
-        self.verified: Dict[str, List[str]] = {name: [] for name in settings.targets}
-        self.pending: Dict[str, List[str]] = {name: [] for name in settings.targets}
-        self.failed: Dict[str, List[Tuple[str, str]]] = {name: [] for name in settings.targets}
-
-    def look_at(self, source: Source, dumps: Sequence[DumpRow]) -> None:
-        """dumps: the newest, of a source in segments one of each."""
-        copies = {dump.id: {row.target: row for row in self.catalog.copies(dump=dump.id)} for dump in dumps}
-        name = f"{source.client}:{source.name}"
-        for rule in source.policy.copies:
-            done = waits = False
-            failed: Optional[str] = None
-            for dump in dumps:
-                if rule.dumps == "full" and dump.level or rule.dumps == "incremental" and not dump.level:
-                    continue
-                row = copies[dump.id].get(rule.target)
-                if row is not None and (row.state == "verified" or row.state == "done" and dump.holding is None):
-                    # done and on no holding disk: a rebuild found it whole, staging has nothing to do; verify reads it
-                    done = True
-                elif row is not None and row.state in ("failed", "damaged"):
-                    failed = row.error
-                else:
-                    waits = True
-            if failed is not None:
-                self.failed[rule.target].append((name, failed))
-            elif waits and rule.windows is not None and not rule.windows.open_at(self.now_ns):
-                self.waiting[rule.target].append(name)
-                opens = rule.windows.opens(self.now_ns)
-                if opens is not None:
-                    self.opens[rule.target] = min(opens, self.opens.get(rule.target, opens))
-            elif waits:
-                self.pending[rule.target].append(name)
-            elif done:
-                self.verified[rule.target].append(name)
-
-    def lines(self) -> List[TargetLine]:
-        found = []
-        for target, verified in self.verified.items():
-            failed, pending = self.failed[target], self.pending[target]
-            again = f"stowage stage --target {target}"
-            facts: Mapping[str, Any] = {
-                "target": target, "verified": len(verified), "pending": tuple(pending),
-                "failed": tuple(name for name, _error in failed), "waiting": tuple(self.waiting[target]),
-                "opens": clock.iso(self.opens[target]) if target in self.opens else "",
-            }  # fmt: skip
-            if failed:
-                reasons = list(dict.fromkeys(text.escape(error) for _name, error in failed))
-                more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
-                names = _some([name for name, _error in failed])
-                found.append(
-                    TargetLine(status=FAIL, message=f"no copy of {names}: {reasons[0]}{more}", hint=again, **facts)
-                )
-            elif pending:
-                found.append(TargetLine(status=WARN, message=f"copies of {_some(pending)} wait", hint=again, **facts))
-            else:
-                found.append(TargetLine(status=OK, message=self._waits(target), **facts))
-        return sorted(found, key=lambda line: RANK[line.status])
-
-
-    def _waits(self, target: str) -> str:
-        names = self.waiting[target]
-        if not names:
-            return ""
-        opens = self.opens.get(target)
-        return f"copies of {_some(names)} wait for their window" + (f": {shown(opens)}" if opens else "")
-
-
-def _some(names: List[str]) -> str:
-    """The names, the first few when there are many."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _sum_up(
     lines: List[SourceLine],
     targets: List[TargetLine],
@@ -439,13 +359,15 @@ def _sum_up(
     stopped: str,
     wrong: List[str],
     proven: Optional[Proven],
+    late: List[str],
 ) -> Report:
     lines = sorted(lines, key=_worst_first)
     away = tuple(sorted({line.client for line in lines if line.away}))
     shown = [line for line in lines if line.status != OK and not line.away]
     trouble = [(line.status, f"{line.client}:{line.source} {line.message}", line.hint) for line in shown]
     trouble += [(line.status, f"{line.target}: {line.message}", line.hint) for line in targets if line.status != OK]
-    told = [(FAIL, stopped)] * bool(stopped) + [(FAIL, one) for one in wrong] + [(WARN, note) for note in notes]
+    told = [(FAIL, stopped)] * bool(stopped) + [(FAIL, one) for one in wrong]
+    told += [(WARN, note) for note in [*notes, *late]]
     for rank, note in told:
         message, _arrow, hint = note.partition(" -> ")
         trouble.append((rank, message, hint))

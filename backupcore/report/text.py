@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import List, Sequence
 
 from .. import clock, text
 from ..catalog.records import OK
 from . import planned
 from .night import Report, SourceLine, count
+
+FOLD = 10  # copies older than promised that are told of one target
 
 
 def render(report: Report, everything: bool = False) -> str:
@@ -16,6 +19,7 @@ def render(report: Report, everything: bool = False) -> str:
     rows = [_row(line) for line in report.lines if line.status != OK or line.message or everything]
     rows += [[line.status, line.target, "", "", "", "", _told(line.message, line.hint)]
              for line in report.targets if line.status != OK]  # fmt: skip
+    rows += _promises(report)
     rows += [["FAIL", "", "", "", "", "", report.stopped]] if report.stopped else []
     rows += [["WARN", "", "", "", "", "", note] for note in report.notes]
     folded = [line for line in report.lines if line.status == OK and not line.message]
@@ -29,8 +33,9 @@ def render(report: Report, everything: bool = False) -> str:
         parts += ["", table(("", "source", "level", "size", "took", "newest", "what"), rows)]
     for line in report.targets:
         if line.status == OK:
-            parts.append(f"{line.target}: {line.verified} of {line.verified} newest dumps have a verified copy"
-                         + (f"; {line.message}" if line.message else ""))  # fmt: skip
+            some = f"{line.verified} of {line.verified} newest dumps have a verified copy"
+            told = [some if line.verified else "no policy sends one of the newest dumps there", line.message]
+            parts.append(f"{line.target}: " + "; ".join(filter(None, told)))
     parts += planned.lines(report.plan)
     parts += report.pruned
     if report.run is not None:
@@ -39,6 +44,20 @@ def render(report: Report, everything: bool = False) -> str:
     if report.proven is not None and report.proven.line:
         parts.append(report.proven.line)
     return "\n".join(parts)
+
+
+def _promises(report: Report) -> List[List[str]]:
+    """The copies that are older than promised, the worst of each target."""
+    rows, seen = [], Counter[str]()
+    for one in report.broken:
+        seen[one.target] += 1
+        if seen[one.target] <= FOLD:
+            age = "never" if one.age is None else text.duration(one.age)
+            rows.append(["WARN", f"{one.client}:{one.source}", "", "", "", age, one.message])
+    for target, number in seen.items():
+        if number > FOLD:
+            rows.append(["WARN", target, "", "", "", "", f"{number - FOLD} more sources are older there than promised"])
+    return rows
 
 
 def _row(line: SourceLine) -> List[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from .. import files
 from ..catalog.records import DumpRow
-from ..errors import ImageDamaged, KeyLocked, KeyMissing, StowageError, TargetRefused
+from ..errors import ImageDamaged, KeyLocked, KeyMissing, StillAsleep, StowageError, TargetRefused
 from ..image import frames, layout, manifest, recipients, seal
 from . import indexes, tables
 from .filekeys import FileKeys
@@ -87,6 +86,7 @@ class ImageReader:
         self._error: StowageError | None = None
         self._lost: set[str] = set()
         self._sound: set[str] = set()  # places whose manifest is right
+        self._asleep: dict[tuple[str, str], PlaceFailed] = {}  # (place, file) that sleeps in an archive there
         self._ahead: dict[tuple[str, str], bytes] = {}  # small files that were asked for before they were needed
         self.broken = False
 
@@ -141,8 +141,11 @@ class ImageReader:
         named = {"client": self.dump.client, "source": self.dump.source}
         if not self.places:
             return TargetRefused(f"no copy of {self.name} is known where it may be read from", **named)
-        self.broken = self.broken or not any(getattr(error, "away", False) for error in errors) and bool(errors)
+        asleep = any(getattr(error, "asleep", False) for error in errors)
+        there = asleep or any(getattr(error, "away", False) for error in errors)
+        self.broken = self.broken or not there and bool(errors)
         cls = ImageDamaged if any(isinstance(error, ImageDamaged) for error in errors) else TargetRefused
+        cls = StillAsleep if asleep else cls  # what sleeps may be whole
         told = "; ".join(dict.fromkeys(error.message for error in errors)) or "every copy failed before"
         return cls(f"{self.name} cannot be read: {told}", errors[-1].hint if errors else "", **named)
 
@@ -263,7 +266,7 @@ class ImageReader:
         errors = []
         for place in self._good():
             files.make_folder(path.parent)
-            temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+            temporary = Path(files.temporary_of(path))
             try:
                 fd = files.create(temporary)
                 try:
@@ -321,9 +324,16 @@ class ImageReader:
     ) -> dict[int, bytes]:
         """The frames of group that are right at place; what is wrong with the others is noted."""
         name = self._manifest.parts[group.part].name
+        if (place.name, name) in self._asleep:  # asked once: the next place may have it awake
+            errors.append(self._asleep[place.name, name])
+            return {}
         try:
             data = memoryview(place.read(name, group.start, group.length))
         except PlaceFailed as error:
+            if error.asleep:
+                self._asleep[place.name, name] = error
+                errors.append(error)
+                return {}
             if len(group.frames) > 1 and not error.away:
                 # a part that is cut: what it still has is good
                 found = {}

@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Callable, Iterator
+from typing import Callable, Iterator, NamedTuple
 
 from .. import text
 from ..errors import ImageDamaged, StowageError, TargetRefused
-from ..hookspecs import Target, TargetError
+from ..hookspecs import Asleep, Target, TargetError
 
 HOLDING = "holding"
 PIECE = 16 << 20  # at most this much in one piece
 
 
 class PlaceFailed(TargetRefused):
-    """A place did not give what was asked for. away: it may be the place itself, not this file."""
+    """A place did not give what was asked for. away: it may be the place itself, not this file. asleep: the file is
+    whole, in an archive that has to be asked for it."""
 
     away = False
+    asleep = False
+
+
+class Rest(NamedTuple):
+    """Whether a file sleeps in an archive; its name at the target, and how long it takes to wake."""
+
+    sleeps: bool
+    name: str = ""
+    usual: str = ""
 
 
 class Place:
-    """Where one dump lies; name: as in reports; counts what it gave."""
+    """Where one dump lies; name: as in reports; counts what it gave. archives: files there may sleep."""
+
+    archives = False
 
     def __init__(self, name: str):
         self.name = name
@@ -57,6 +69,19 @@ class Place:
 
     def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
         raise NotImplementedError
+
+    def asleep(self, name: str) -> Rest | None:
+        """Whether a file sleeps, by reading a byte of it; None: it is not there, or the place cannot be reached."""
+        try:
+            for _piece in self._pieces(name, 0, 1):
+                break
+        except PlaceFailed as error:
+            return None if not error.asleep else Rest(True, self.name_of(name), error.hint)
+        return Rest(False)
+
+    def name_of(self, name: str) -> str:
+        """The name of a file of the dump as its place knows it."""
+        return name
 
 
 class HoldingPlace(Place):
@@ -94,7 +119,11 @@ class TargetPlace(Place):
 
     def _pieces(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
         try:
-            yield from self._open(self.name).read(f"{self._prefix}/{name}", offset, length)
+            yield from self._open(self.name).read(self.name_of(name), offset, length)
+        except Asleep as error:
+            failed = PlaceFailed(f"target {self.name}: {text.escape(error.message)}", error.hint)
+            failed.asleep = True
+            raise failed from None
         except TargetError as error:
             failed = PlaceFailed(f"target {self.name}: {text.escape(error.message)}", error.hint)
             failed.away = error.retry
@@ -103,3 +132,15 @@ class TargetPlace(Place):
             failed = PlaceFailed(f"target {self.name}: {error.message}", error.hint)
             failed.away = True
             raise failed from None
+
+    @property
+    def archives(self) -> bool:  # type: ignore[override]
+        """Asked of the driver, not of its capabilities: these may try the place by writing, which no restore does."""
+        try:
+            return callable(getattr(self._open(self.name), "wake", None))
+        except StowageError:
+            return False
+
+    def name_of(self, name: str) -> str:
+        """As Place.name_of()."""
+        return f"{self._prefix}/{name}"

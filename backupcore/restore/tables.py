@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Union
@@ -111,7 +110,7 @@ def table_of(path: Path | None, manifest: Manifest, chunks: Callable[[], Iterabl
 
 def _keep(path: Path, manifest: Manifest, found: Iterable[frames.Frame]) -> frames.Copy:
     files.make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = Path(files.temporary_of(path))
     digest = bytes.fromhex(manifest.frames.sha256)
     try:
         with open(files.create(temporary), "wb") as file:

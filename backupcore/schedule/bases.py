@@ -53,7 +53,7 @@ class Claim:
 class Planned:
     """Tonight's level of a source, or of a segment of it. base: the dump it is to hold the changes since. reason: for
     people. not_before_ns: its dump does not begin earlier. claim: where hard limits are kept. instead: smaller dumps,
-    the best one first, for the case that they leave no room for it.
+    the best one first, for the case that they leave no room for it. seconds: it is expected to take.
     """
 
     client: str
@@ -66,6 +66,7 @@ class Planned:
     newer_ns: int = 0  # of an interim dump, under ids.INTERIM as its segment: what was changed before is left out
     claim: Optional[Claim] = None
     instead: Tuple["Planned", ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

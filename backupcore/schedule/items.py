@@ -183,6 +183,8 @@ def _deadline(item: Item, view: View) -> None:
     if item.broken or item.kind == "asked":
         last = night
         trace = trace._replace(missed=None)
+    elif trace.missed == night and unit.reachable:
+        trace = trace._replace(missed=None)  # it failed earlier in this very night: whoever runs once more wants it
     if night > last or (night == last and trace.missed is not None):
         if trace.missed is None:
             last = night

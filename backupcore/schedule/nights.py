@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import datetime, time, timedelta, timezone, tzinfo
 from typing import FrozenSet, Iterator, Optional, Tuple
 
-from ..hours import ALL, NS, parse_days, parse_time, shown_days, wall
+from ..hours import ALL, NS, day_of, night_of, parse_days, parse_time, shown_days, wall, weekday_of
 
 __all__ = [
     "ALL", "NS", "Own", "Times", "at", "begin_of", "day_of", "longest_gap", "moment", "night_of", "parse_days",
@@ -21,7 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 DAY_NS = 86_400 * NS
-HALF = timedelta(hours=12)
 LOOK_BACK = 400  # days: who was away longer is due whatever the schedule says
 
 
@@ -30,21 +29,6 @@ def moment(shown: datetime, zone: Optional[tzinfo] = None) -> int:
     if zone is not None:
         return int(shown.replace(tzinfo=zone, fold=0).astimezone(timezone.utc).timestamp()) * NS
     return int(shown.timestamp()) * NS
-
-
-def night_of(ns: int, zone: Optional[tzinfo] = None) -> int:
-    """The night of a moment."""
-    return (wall(ns, zone) - HALF).toordinal()
-
-
-def day_of(night: int) -> date:
-    """The day on which a night begins."""
-    return date.fromordinal(night)
-
-
-def weekday_of(night: int) -> int:
-    """0 for a night that begins on a Monday."""
-    return (night - 1) % 7
 
 
 def begin_of(night: int, zone: Optional[tzinfo] = None) -> int:

@@ -13,7 +13,7 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from ..errors import ImageDamaged
 from ..image.escape import unescape
-from ..image.index import KINDS, REASONS, check_path
+from ..image.index import KINDS, LARGEST, REASONS, check_path
 
 COLUMNS = 14
 ROOT = b"."
@@ -24,8 +24,9 @@ STALE = b"u"  # a flag of this room: the newest dump could not read it, this is 
 
 Row = tuple  # of nine fields, as they stand in the index
 _NUMBERS = re.compile(rb"(?:(?:0|[1-9][0-9]{0,19}|-)\n)*+\Z")
+_SIZES = re.compile(rb"(?:(?:0|[1-9][0-9]{0,17}|-)\n)*+\Z")
 _MODES = re.compile(rb"(?:(?:0|[1-7][0-7]{0,3}|-)\n)*+\Z")
-_TIMES = re.compile(rb"(?:(?:-?[0-9]{1,12}\.[0-9]{9}|-)\n)*+\Z")
+_TIMES = re.compile(rb"(?:(?:-?[0-9]{1,18}\.[0-9]{9}|-)\n)*+\Z")
 _SHAS = re.compile(rb"(?:(?:[0-9a-f]{64}|-)\n)*+\Z")
 _FLAGS = re.compile(rb"(?:(?:s?m?h?d?x?|-)\n)*+\Z")
 _DEVICE = re.compile(rb"[0-9]{1,10},[0-9]{1,10}\Z")
@@ -119,11 +120,14 @@ def _fits(kind: bytes, link: bytes) -> bool:
 
 def _check(columns: Sequence[Sequence[bytes]]) -> None:
     for number, shape in (
-        (MODE, _MODES), (UID, _NUMBERS), (GID, _NUMBERS), (SIZE, _NUMBERS), (MTIME, _TIMES), (SHA, _SHAS),
-        (FLAGS, _FLAGS),
+        (MODE, _MODES), (UID, _NUMBERS), (GID, _NUMBERS), (MTIME, _TIMES), (SHA, _SHAS), (FLAGS, _FLAGS),
     ):  # fmt: skip
         if not shape.match(b"\n".join(columns[number]) + b"\n" if columns[number] else b""):
             raise _refuse("a field that cannot be")
+    sizes = columns[SIZE]
+    if sizes and not _SIZES.match(b"\n".join(sizes) + b"\n"):  # files of holes only, or lies
+        if not _NUMBERS.match(b"\n".join(sizes) + b"\n") or any(int(size) > LARGEST for size in sizes if size != b"-"):
+            raise _refuse("a size that cannot be")
     if b"" in columns[LINK] or b"" in columns[FLAGS]:
         raise _refuse("an empty field")
 

@@ -8,15 +8,13 @@ for each core.
 from __future__ import annotations
 
 import os
-import signal
 from bisect import bisect_right
-from collections import deque
 from dataclasses import dataclass
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Iterator, NamedTuple, Sequence
 
 from ..image import order
 from ..image.escape import unescape
-from . import lineage
+from . import forked, lineage
 from .block import Names, Rows, filter_bits, parent
 from .lines import FLAGS, KIND, LINK, MTIME, ROOT, SIZE, STALE
 from .query import Query, folded
@@ -278,30 +276,14 @@ def search(opened: Sequence[Opened], query: Query, processes: int | None = None)
 
 def _together(searchers: list[Searcher], tasks: Sequence[_Task], processes: int) -> Iterator[Hit]:
     global _SEARCHERS
-    import multiprocessing  # slow to load, and most searches do without
-
     _SEARCHERS = searchers
-    pool = multiprocessing.get_context("fork").Pool(processes, _calm)
+    found = forked.each(_work, ((task.history, task.blocks) for task in tasks), processes)
     try:
-        waiting: deque[Any] = deque()
-        rest = iter(tasks)
-        for task in rest:
-            waiting.append(pool.apply_async(_work, (task.history, task.blocks)))
-            if len(waiting) < 4 * processes:
-                continue
-            yield from waiting.popleft().get()
-        while waiting:
-            yield from waiting.popleft().get()
+        for hits in found:
+            yield from hits
     finally:
-        pool.terminate()
-        pool.join()
+        found.close()
         _SEARCHERS = []
-
-
-def _calm() -> None:
-    # what the parent does on a signal is not for its helpers: the parent ends them
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _work(history: int, blocks: Sequence[int]) -> list[Hit]:

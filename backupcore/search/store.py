@@ -9,17 +9,17 @@ time and is made again from the indexes. A dump that is in no history is never s
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Collection, Iterable, Iterator, NamedTuple, Sequence
 
 from .. import files
 from ..errors import KeyLocked, KeyMissing, StowageError
-from . import compact, merge
+from . import compact, forked, merge
 from .history import History, HistoryDamaged, Writer
 from .lineage import Lineage, Member
 
@@ -158,12 +158,12 @@ def open_all(state: Path, dumps: Iterable[Any]) -> tuple[list[Opened], list[Any]
 def _own(state: Path, *paths: Path) -> None:
     """What root makes belongs to whom the state folder belongs: the night may run as somebody else."""
     if os.geteuid() == 0:
-        owner = os.stat(state)
+        owner = files.owner_of_state(state)
         for path in paths:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+            os.chown(path, *owner, follow_symlinks=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def lock(state: Path, wait: bool) -> Iterator[bool]:
     """Held while histories are written; gives whether it could be had."""
     files.make_folder(folder(state))
@@ -200,11 +200,9 @@ def update(
             for one in work:
                 done.add(_update_one(*one))
         else:
-            import multiprocessing  # slow to load, and most updates do without
-
             _WORK[:] = work
-            with multiprocessing.get_context("fork").Pool(processes) as pool:
-                for part in pool.imap_unordered(_numbered, range(len(work))):
+            with contextlib.closing(forked.each(_numbered, zip(range(len(work))), processes)) as parts:
+                for part in parts:
                     done.add(part)
             _WORK.clear()
         if clean:

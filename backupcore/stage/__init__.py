@@ -3,7 +3,10 @@
     wanted.py    which copies are due
     copy.py      one dump's way to one target
     pace.py      when copies may send, and how fast
-    stager.py    many copies at once, each isolated; targets made ready; run records
+    copier.py    copies, each isolated: where from, and what becomes of errors
+    place.py     a target made ready: marker, keys, run records; given up while it is down
+    service.py   the queue and its threads, beside the dumps of a night or by itself
+    stager.py    the ways in
     release.py   holding images that may go, and how they go
 
 app/ calls, while it holds the run lock, with opened targets handed in:

@@ -13,16 +13,18 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from .. import clock
+from ..catalog import locked
 from ..catalog.records import CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import ImageDamaged, StowageError, TargetRefused
-from ..hookspecs import Paused, Target, TargetError, WrongDigest
+from ..hookspecs import Paused, Stored, Target, TargetError, WrongDigest
 from ..image import layout
 from ..image.manifest import SIZE_LIMIT, Manifest, digest
 from . import pace as pacing
+from . import waking
 from .origins import Item, OriginDamaged, prefix_of
 
-SAVE_SECONDS = 1.0  # between two notes of how far a file's upload is
+SAVE_SECONDS = 1.0  # between two notes of how far a copy is
 
 
 class Copying:
@@ -47,20 +49,24 @@ class Copying:
         self.current: Dict[str, Any] = dict(upload.get("current") or {})
         # what lies there was this very dump once: whatever of it is another now is put anew
         self.repair = row.state == "damaged" or bool(upload.get("repair"))
+        self.asked = upload.get("asked")  # by a person, from that target: no rule has to want it
         self.bad: Dict[str, str] = {}  # origins found damaged on the way, and what is wrong with them
+        self.changed = False  # whether anything at the target is other than it was
         self.sizes: Dict[str, int] = {}
         self.there = False
         self.saved = 0.0
+        self.unsaved = False  # whether a file came that no note tells of
         self.done = 0
         self.total = 0
 
     def make(self) -> int:
         """Makes and verifies the copy; returns its bytes. Raises OriginDamaged, TargetRefused, TargetError; Paused when
-        its time is over: what was sent is used by the next try."""
+        its time is over, Sleeping when what it is made from has to be woken: what was sent is used by the next try."""
         try:
             return self._make()
-        except Paused:
-            self._note("copying")
+        except BaseException as error:
+            if self.unsaved or isinstance(error, (Paused, waking.Sleeping)):
+                self._note("copying")
             raise
 
     def _make(self) -> int:
@@ -68,7 +74,7 @@ class Copying:
         self.total = sum(item.size for item in items) + manifest.size
         self._note("copying")
         self.there = self._refuse_another()
-        self.sizes = self._listed() if self.files or self.there or self.repair else {}
+        self.sizes = self._listed() if self.files or self.current or self.there or self.repair else {}
         for item in items:
             self._bring(item)
         self._check_sizes(items)
@@ -77,12 +83,14 @@ class Copying:
             found = self.target.stat(self._at(manifest))
             if found is None or found.size != manifest.size:
                 raise TargetRefused(f"target {self.row.target} lost {self._at(manifest)}", "stowage check")
-        self._note("done", bytes=self.total)
+        self._note("done", bytes=self.total)  # with its files: what it costs there is told by them
         if self.files.get(manifest.name) != _proof(manifest) and not self._reads_right(manifest):
             # it came under this name by this copy or is the same dump's: without it the next try begins anew
-            self.target.delete(self._at(manifest))
+            self._take_away(manifest)
             raise self._other_bytes(manifest)
         keys = {item.name: item.sha256 for item in items if layout.parse_keys_name(item.name)}
+        if self.repair:  # files of it were put anew: what was known of their locks is so no more
+            locked.forget(self.catalog, self.dump.id, self.row.target)
         # wrapped keys are not signed: what they were is what verify will compare them with
         self._note("verified", bytes=self.total, verified_ns=clock.now_ns(), upload={"keys": keys} if keys else {})
         return self.total
@@ -92,14 +100,14 @@ class Copying:
     def _items(self) -> List[Item]:
         """The files to copy, manifest.json last, by the first origin that has them right."""
         error: Optional[StowageError] = None
-        while self.origins:
+        for origin in list(self.origins):
             try:
-                return self.origins[0].items()
+                return origin.items()
             except OriginDamaged as failure:
                 self.bad[failure.origin] = failure.message
                 error = error or failure
             except StowageError as failure:
-                error = error or failure
+                error = waking.worth_more(error, failure, origin)
             del self.origins[0]
         hint = "stowage verify"
         raise error or StowageError(f"no place is known that {self.dump.id} could be copied from", hint)
@@ -138,7 +146,8 @@ class Copying:
     def _bring(self, item: Item) -> None:
         """The file at the target, good: as an earlier try left it, or sent now."""
         if self.sizes.get(self._at(item)) == item.size and (
-            self.files.get(item.name) == _proof(item) or (self.there and self._reads_right(item))
+            self.files.get(item.name) == _proof(item)
+            or ((self.there or self._was_sent(item)) and self._reads_right(item))
         ):
             self._count(item.size)
         else:
@@ -149,12 +158,19 @@ class Copying:
             )
             self.done = before + item.size
             if not stored.proven and not self._reads_right(item):
-                self.target.delete(self._at(item))
+                self._take_away(item)
                 raise self._other_bytes(item)
         self.files[item.name] = _proof(item)
         if self.current.get("name") == item.name:
             self.current = {}
-        self._note("copying")
+        self.unsaved = True
+        if time.monotonic() - self.saved >= SAVE_SECONDS:  # a note for each small file would take longer than the file
+            self._note("copying")
+
+    def _was_sent(self, item: Item) -> bool:
+        """Whether an earlier try may have been killed between the last byte of the file and its note of that. Where
+        reading costs money, the driver finds it out by what the place tells."""
+        return self.current.get("name") == item.name and not self.target.capabilities.metered
 
     def _put_manifest(self, item: Item) -> None:
         try:
@@ -170,9 +186,13 @@ class Copying:
 
     def _put(self, item: Item, **more: Any):
         """Sends the file from the first origin that has it right."""
+        self.changed = True
         error: Optional[StowageError] = None
         for origin in self.origins:
             try:
+                stored = self._copied_there(origin, item, more)
+                if stored is not None:
+                    return stored
                 with origin.file(item) as path:
                     try:
                         more["sha256"] = item.sha256
@@ -183,9 +203,25 @@ class Copying:
                 self.bad[failure.origin] = failure.message
                 error = error or failure
             except StowageError as failure:
-                error = error or failure
+                error = waking.worth_more(error, failure, origin)
         assert error is not None
         raise error
+
+    def _copied_there(self, origin: Any, item: Item, more: Mapping[str, Any]) -> Optional[Stored]:
+        """The file, copied from another target by the place itself and read back if need be; None when it has to come
+        through this machine: the place cannot, or what it copied is not what was signed."""
+        copy_from = getattr(self.target, "copy_from", None)
+        other = getattr(getattr(origin, "copy", None), "target", None)
+        if copy_from is None or other is None or item.name == layout.MANIFEST:  # that one is put only if absent
+            return None
+        before = self.done
+        stored = copy_from(other, self._at(item), size=item.size, sha256=item.sha256, pace=self.pace, **more)
+        self.done = before
+        if stored is None:
+            return None
+        if stored.proven or self._reads_right(item):
+            return replace(stored, proven=True)
+        return None
 
     def _reads_right(self, item: Item) -> bool:
         """Whether reading the file back gives the bytes that were sent."""
@@ -197,6 +233,15 @@ class Copying:
             if size > item.size:
                 return False
         return found.hexdigest() == item.sha256
+
+    def _take_away(self, item: Item) -> None:
+        """What is not what was sent; where the night may not delete, the next try puts it anew, over what is there."""
+        self.changed = True
+        try:
+            self.target.delete(self._at(item))
+        except TargetError:
+            self.repair = True
+            self._note("copying")
 
     def _other_bytes(self, item: Item) -> TargetRefused:
         told = f"target {self.row.target} gives other bytes of {self._at(item)} than were sent"
@@ -232,9 +277,11 @@ class Copying:
         upload: Dict[str, Any] = {"files": self.files, "current": self.current}
         if self.repair:
             upload["repair"] = True
+        if self.asked:
+            upload["asked"] = self.asked
         self.row = replace(self.row, **{"state": state, "upload": upload, "error": "", "updated_ns": 0, **values})
         self.catalog.put_copy(self.row)
-        self.saved = time.monotonic()
+        self.saved, self.unsaved = time.monotonic(), False
 
 
 def _same_upload(old: Optional[Mapping[str, Any]], new: Mapping[str, Any]) -> bool:

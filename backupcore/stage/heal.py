@@ -15,14 +15,15 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from .. import files
 from ..catalog import aside
-from ..catalog.records import HOLDING, DumpRow
+from ..catalog.records import HOLDING, CopyRow, DumpRow
 from ..catalog.store import Catalog
 from ..errors import HoldingFull, StowageError
 from ..image.folder import check_folder
 from ..settings import Settings
 from ..text import size
-from .origins import LEFT_FREE, OriginDamaged, prefix_of
-from .wanted import policy_of, wanted_of
+from . import waking
+from .origins import OriginDamaged, Rooms, prefix_of
+from .wanted import source_of, wanted_of
 
 INCOMING = ".incoming"  # below a holding disk; a sweep clears it, since it is nobody's while the run lock is held
 
@@ -57,21 +58,23 @@ def is_needed(settings: Settings, catalog: Catalog, dump: DumpRow) -> bool:
     """Whether an image of this dump belongs on the holding disk: it is among the newest, or copies of it are wanted."""
     rows = catalog.copies(dump=dump.id)
     states = {row.target: row.state for row in rows}
-    wanted = wanted_of(settings, dump, rows)
+    wanted = wanted_of(settings, catalog, dump)
     if not wanted or any(states.get(target) != "verified" for target in wanted):
         return True
-    policy = policy_of(settings, dump)
+    source = source_of(settings, dump)
     newer = [
         one for one in catalog.dumps(dump.client, dump.source)
         if one.segment == dump.segment and one.counter > dump.counter and one.holding is not None
     ]  # fmt: skip
-    return len(newer) < (policy.keep_on_holding if policy else 1)
+    return len(newer) < (source.policy.keep_on_holding if source else 1)
 
 
-def holding(settings: Settings, catalog: Catalog, dump: DumpRow, origins: Callable[[], List[Any]]) -> Optional[int]:
+def holding(settings: Settings, catalog: Catalog, dump: DumpRow, origins: Callable[[], List[Any]],
+            rooms: Optional[Rooms]) -> Optional[int]:  # fmt: skip
     """Brings the image of a damaged holding copy back; its bytes, None when there was nothing to do.
 
-    Raises StowageError when no origin has it right; the damaged one stays then.
+    Raises StowageError when no origin has it right, waking.Sleeping when one may have, which sleeps in an archive; the
+    damaged one stays then.
     """
     rows = {one.target: one for one in catalog.copies(dump=dump.id)}
     row = rows[HOLDING]
@@ -85,9 +88,18 @@ def holding(settings: Settings, catalog: Catalog, dump: DumpRow, origins: Callab
             aside.put_aside(settings, catalog, dump, row.error)
         aside.forget(settings, catalog, dump, row)
         return None
-    found = os.statvfs(disk)
-    if found.f_bavail * found.f_frsize < dump.stored_size + LEFT_FREE:
-        raise HoldingFull(f"the holding disk {disk} has no room for {size(dump.stored_size)}", "make room on it")
+    room = rooms.borrow(dump.stored_size, disk) if rooms is not None else None
+    if room is None:
+        told = f"the holding disk {disk} has no room for {size(dump.stored_size)}"
+        raise HoldingFull(told, "make room on it, or raise holding: use")
+    try:
+        return _anew(settings, catalog, dump, row, disk, origins)
+    finally:
+        room.close()
+
+
+def _anew(settings: Settings, catalog: Catalog, dump: DumpRow, row: CopyRow, disk: Path,
+          origins: Callable[[], List[Any]]) -> int:  # fmt: skip
     final = disk / prefix_of(dump)
     incoming = disk / INCOMING / "healed" / dump.id
     shutil.rmtree(incoming, ignore_errors=True)
@@ -96,14 +108,11 @@ def holding(settings: Settings, catalog: Catalog, dump: DumpRow, origins: Callab
         try:
             count = _fetch(origin, incoming)
             break
-        except OriginDamaged as failure:
-            spoiled(settings, catalog, dump.id, failure.origin, failure.message)
-            error = error or failure
         except StowageError as failure:
-            error = error or failure
-        finally:
-            if error is not None:
-                shutil.rmtree(incoming, ignore_errors=True)
+            shutil.rmtree(incoming, ignore_errors=True)
+            if isinstance(failure, OriginDamaged):
+                spoiled(settings, catalog, dump.id, failure.origin, failure.message)
+            error = waking.worth_more(error, failure, origin)
     else:
         raise error or StowageError(f"no place that has {dump.id} can be reached", "stowage check")
     if dump.holding is not None:

@@ -11,21 +11,34 @@ import contextlib
 import hashlib
 import os
 import secrets
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol
 
 from .. import files
 from ..catalog.records import HOLDING, DumpRow
-from ..errors import HoldingFull, ImageDamaged, StowageError
+from ..errors import HoldingFull, ImageDamaged, StowageError, TargetRefused
+from ..hookspecs import TargetError
 from ..image import layout, recipients
 from ..image.folder import check_folder, key_files, read_small
 from ..image.manifest import SIZE_LIMIT, Manifest, digest, open_manifest
 from ..image.signing import LENGTH
-from ..settings import Settings
 from ..text import size
 
 SPOOL = ".incoming/copies"  # below a holding disk: nobody's while the run lock is held, so a sweep clears it
-LEFT_FREE = 64 << 20
+MakeRoom = Callable[[Mapping[Path, int]], bool]
+
+
+class Rooms(Protocol):
+    """Where room on the holding disks is taken from, by dumps and by what passes through (dump.space.Space)."""
+
+    def borrow(self, count: int, disk: Optional[Path] = None) -> Optional[Any]:
+        """Room for count bytes, at once or not at all, with .disk.path, .take(count) and .close(); disk: there."""
+        ...
+
+    def lacks(self, count: int) -> Dict[Path, int]:
+        """Disk -> bytes that it lacks for borrow(count)."""
+        ...
 
 
 class Item(NamedTuple):
@@ -57,12 +70,12 @@ def items_of(manifest: Manifest, content: bytes, signature: bytes, restore: int,
 
 
 class FromHolding:
-    """The image on the holding disk."""
+    """The image on the holding disk. parts: False: they are at the target already, only the other files lie there."""
 
     name = HOLDING
 
-    def __init__(self, dump: DumpRow, public_keys: Mapping[str, bytes]):
-        self.dump, self.public_keys = dump, public_keys
+    def __init__(self, dump: DumpRow, public_keys: Mapping[str, bytes], parts: bool = True):
+        self.dump, self.public_keys, self.parts = dump, public_keys, parts
         self.folder = Path(dump.holding or "")
 
     def items(self) -> List[Item]:
@@ -71,7 +84,7 @@ class FromHolding:
             hint = "is the holding disk mounted? then: stowage stage; else: stowage verify --target holding"
             raise StowageError(f"the image is not on the holding disk: {self.folder}", hint)
         try:
-            manifest = check_folder(self.folder, self.public_keys)
+            manifest = check_folder(self.folder, self.public_keys, parts=self.parts)
             content = read_small(self.folder / layout.MANIFEST, SIZE_LIMIT)
             signature = read_small(self.folder / layout.SIGNATURE, LENGTH)
             keys = {name: read_small(self.folder / name, recipients.SIZE_LIMIT) for name in key_files(self.folder)}
@@ -99,14 +112,24 @@ class FromHolding:
 
 
 class FromCopy:
-    """A copy at another target, or a damaged image whose good files are of use. copy: image.copies."""
+    """A copy at another target, or a damaged image whose good files are of use. open_copy(): it, as of image.copies,
+    when it is first used. rooms: None: there is no way by a holding disk. make_room: as relief.Relief.room."""
 
-    def __init__(self, settings: Settings, dump: DumpRow, copy: Any, public_keys: Mapping[str, bytes]):
-        self.settings, self.dump, self.copy, self.public_keys = settings, dump, copy, public_keys
-        self.name = copy.name
+    def __init__(self, dump: DumpRow, name: str, open_copy: Callable[[], Any], public_keys: Mapping[str, bytes],
+                 rooms: Optional[Rooms], make_room: MakeRoom):  # fmt: skip
+        self.dump, self.name, self._open, self.public_keys = dump, name, open_copy, public_keys
+        self.rooms, self.make_room = rooms, make_room
+
+    @cached_property
+    def copy(self) -> Any:
+        """Raises StowageError when the place is away."""
+        try:
+            return self._open()
+        except TargetError as error:
+            raise TargetRefused.of(self.name, error) from None
 
     def items(self) -> List[Item]:
-        """As FromHolding.items()."""
+        """As FromHolding.items(). Raises TargetRefused, too."""
         copy = self.copy
         try:
             content = copy.small(layout.MANIFEST, SIZE_LIMIT)
@@ -131,17 +154,22 @@ class FromCopy:
     @contextlib.contextmanager
     def file(self, item: Item) -> Iterator[Path]:
         """A file on the holding disk with the bytes of the item, which are checked. Raises OriginDamaged."""
-        folder = self._room(item.size) / SPOOL / f"{self.dump.id}-{secrets.token_hex(4)}"
-        files.make_folder(folder)
-        path = folder / item.name
+        room = self._room(item.size)
         try:
-            self.fetch(item, path)
-            yield path
+            folder = room.disk.path / SPOOL / f"{self.dump.id}-{secrets.token_hex(4)}"
+            _make(folder)
+            path = folder / item.name
+            try:
+                self.fetch(item, path)
+                room.take(item.size)
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+                for empty in (folder, folder.parent):
+                    with contextlib.suppress(OSError):
+                        empty.rmdir()
         finally:
-            path.unlink(missing_ok=True)
-            for empty in (folder, folder.parent):
-                with contextlib.suppress(OSError):
-                    empty.rmdir()
+            room.close()
 
     def fetch(self, item: Item, path: Path) -> None:
         """Writes the item's bytes to a new file at path, synced. Raises OriginDamaged, TargetRefused, HoldingFull."""
@@ -174,18 +202,29 @@ class FromCopy:
         error.origin = self.name
         return error
 
-    def _room(self, count: int) -> Path:
-        """A holding disk with room for so many bytes."""
-        free = []
-        for disk in self.settings.holding:
-            with contextlib.suppress(OSError):
-                found = os.statvfs(disk.path)
-                free.append((found.f_bavail * found.f_frsize, disk.path))
-        if not free or max(free)[0] < count + LEFT_FREE:
-            raise HoldingFull(
-                f"no holding disk has room for {size(count)} on their way from {self.name}", "make room on one"
-            )
-        return max(free)[1]
+    def _room(self, count: int) -> Any:
+        """Room on a holding disk for so many bytes; images that may go leave for it. Raises HoldingFull."""
+        while self.rooms is not None:
+            room = self.rooms.borrow(count)
+            if room is not None:
+                return room
+            lacks = self.rooms.lacks(count)
+            # what nobody lacks is kept for a dump that waits for it
+            if not any(missing > 0 for missing in lacks.values()) or not self.make_room(lacks):
+                break
+        told = f"no holding disk has room for {size(count)} on their way from {self.name}"
+        raise HoldingFull(told, "make room on one, or raise holding: use")
+
+
+def _make(folder: Path) -> None:
+    """The folder, though another copy that ends may just remove the one above, which it found empty."""
+    for _try in range(100):
+        try:
+            files.make_folder(folder)
+            return
+        except FileNotFoundError:
+            continue
+    raise HoldingFull(f"{folder} cannot be made", "look at the holding disk")
 
 
 def _again(dump: DumpRow) -> str:

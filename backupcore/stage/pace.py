@@ -1,68 +1,21 @@
 """When copies may send, and how fast: one limit over all uploads of a target, one over those of a copy rule.
 
-Here lives waiting: the rates and windows themselves are hours.py. A Pace is what a target's put is given. Not here:
-what becomes of a copy whose window closes (stager.py).
+Here lives who waits for what. A Pace is what a target's put is given. Not here: waiting for a rate (limiter.py), the
+windows themselves (hours.py), what becomes of a copy whose window closes (stager.py).
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 from .. import clock
 from ..hookspecs import Paused, Target
-from ..hours import Rates, Windows, shown
-from ..settings import CopyRule, Settings
-
-STEP = 0.5  # the longest sleep at once: a rate that changes and an interrupt are seen that soon
-CREDIT = 0.1  # seconds of the rate that may be caught up after a late awakening
-
-
-class Limiter:
-    """So many bytes a second, whoever sends them. check(): called while waiting; may raise to end that."""
-
-    def __init__(
-        self,
-        rates: Rates,
-        check: Callable[[], None] = lambda: None,
-        now_ns: Callable[[], int] = lambda: clock.now_ns(),
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ):
-        self.rates, self._check, self._now_ns = rates, check, now_ns
-        self._monotonic, self._sleep = monotonic, sleep
-        self._turn = threading.Lock()
-        self._tokens = 0.0  # below 0: what was sent ahead of its time
-        self._at = monotonic()
-        self._rate: Optional[float] = None
-        self._holds = 0  # up to when the rate holds, in ns
-
-    def take(self, count: int) -> None:
-        """Waits until count more bytes may be sent. What was taken before is paid for first: no piece is too large."""
-        with self._turn:  # one after the other: who sends small pieces is not starved by who sends large ones
-            while True:
-                self._check()
-                rate = self._refill()
-                if rate is None or self._tokens >= 0:
-                    self._tokens = self._tokens - count if rate is not None else 0.0
-                    return
-                self._sleep(min(-self._tokens / rate, STEP))
-
-    def _refill(self) -> Optional[float]:
-        now, passed = self._monotonic(), 0.0
-        passed, self._at = now - self._at, now
-        if self._rate is not None:
-            self._tokens = min(self._tokens + passed * self._rate, CREDIT * self._rate)
-        if self._now_ns() >= self._holds:
-            moment = self._now_ns()
-            self._rate = self.rates.at(moment)
-            until = self.rates.until(moment)
-            # looked at again in a while, too: somebody may set the clock
-            self._holds = min(until or moment + 60 * clock.NS, moment + 60 * clock.NS)
-        return self._rate
+from ..hours import Windows, shown
+from ..limiter import Limiter
+from ..settings import CopyRule, Settings, Source
 
 
 class Gate:
@@ -137,13 +90,20 @@ class Paces:
         """The window of a rule; None: of a source that left the configuration, always open."""
         return Gate(rule.windows if rule is not None and not self._now else None, self._leave)
 
-    def of(self, policy: str, target: str, rule: Optional[CopyRule]) -> Pace:
-        """The pace of a copy."""
+    def of(self, said_by: str, target: str, rule: Optional[CopyRule]) -> Pace:
+        """The pace of a copy. said_by: who asks for the rate: those that it stands for share it."""
         limiters = [self._of_targets[target]] if target in self._of_targets else []
         if rule is not None and rule.rate is not None:
             with self._lock:
-                limiters.append(self._of_rules.setdefault((policy, target), Limiter(rule.rate, self._check)))
+                limiters.append(self._of_rules.setdefault((said_by, target), Limiter(rule.rate, self._check)))
         return Pace(self.gate(rule), limiters, self._check)
+
+
+def said_by(source: Optional[Source], target: str) -> str:
+    """Where the rate of a source's copies to a target is written: those that it stands for share it."""
+    if source is None:
+        return ""
+    return source.origins.get(f"copies.{target}.rate", source.policy.name)
 
 
 def put(target: Target, pace: Optional[Pace], name: str, path: Path, size: int, **more: Any) -> Any:

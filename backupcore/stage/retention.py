@@ -13,7 +13,7 @@ from datetime import tzinfo
 from typing import AbstractSet, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import clock, hours, ids
-from ..catalog import units
+from ..catalog import units, wants
 from ..catalog.records import HOLDING, CopyRow, DumpRow
 
 GOOD = ("verified", "done")
@@ -65,10 +65,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Point:
-    """A restore point: its moment, and the dumps that are the newest of each unit then."""
+    """A restore point: its moment, and the dumps that are the newest of each unit then. made: its moment by the clock
+    of its run, which is another one where the clock was wrong; None: the same."""
 
     moment: int
     tops: Tuple[DumpRow, ...]
+    made: Optional[int] = None
 
 
 def decide(
@@ -109,7 +111,8 @@ def points(rows: Iterable[DumpRow], zone: Optional[tzinfo] = None) -> List[Point
             continue
         tops = tuple(newest[name] for name in units.in_force(newest))
         if tops and (not found or found[-1].tops != tops):
-            found.append(Point(row.begun_ns, tops))
+            made = wants.made_ns(row.run, row.begun_ns)
+            found.append(Point(row.begun_ns, tops, made if made != row.begun_ns else None))
     return found
 
 
@@ -140,17 +143,37 @@ def chosen(
             # by the calendar: a night that begins some minutes later must not cost a day
             if (newest - hours.wall(point.moment, zone).date()).days <= keep["days"]:
                 reasons.setdefault(number, f"within {keep['days']} days of the newest")
-    for name, label in _LABELS.items():
-        seen: Set[tuple] = set()
-        for number in range(len(found) - 1, -1, -1):
-            span = label(found[number].moment, zone)
-            if span in seen:
-                continue
-            if len(seen) >= keep.get(name, 0):
-                break
-            seen.add(span)
-            reasons.setdefault(number, f"the last of its {_SPANS[name]} ({name} {keep[name]})")
+    for moments in _readings(found):
+        for name, label in _LABELS.items():
+            seen: Set[tuple] = set()
+            for number in range(len(found) - 1, -1, -1):
+                times, moment = moments[number]
+                span = times, label(moment, zone)
+                if span in seen:
+                    continue
+                if len(seen) >= keep.get(name, 0):
+                    break
+                seen.add(span)
+                reasons.setdefault(number, f"the last of its {_SPANS[name]} ({name} {keep[name]})")
+        for number in range(min(reasons) + 1, len(found)):
+            if moments[number][0] != moments[number - 1][0]:  # without it nobody would know, the next time
+                reasons.setdefault(number, "the first after the clock was set back")
     return reasons
+
+
+def _readings(found: Sequence[Point]) -> List[List[Tuple[int, int]]]:
+    """The moments by which points share a day, each with how often the clock had been set back by then. Where a clock
+    was wrong, by each of the two moments that are known, and once more with those times: one alone could put the
+    nights of many weeks into one day, or a night into the week before, whose last one it would seem."""
+    dated = [(0, point.moment) for point in found]
+    made = [(0, point.moment if point.made is None else point.made) for point in found]
+    if made == dated:
+        return [dated]
+    times, apart = 0, [made[0]]
+    for (_none, before), (_none, moment) in zip(made, made[1:]):
+        times += moment < before
+        apart.append((times, moment))
+    return [dated, made, apart]
 
 
 class _Source:
@@ -246,16 +269,16 @@ class _Source:
         return reasons, ""
 
     def _last_fulls(self, target: str) -> Set[str]:
-        """The last good full here of each unit in force; of each unit, as long as none is."""
-        fulls: Dict[str, DumpRow] = {}
-        newest: Dict[str, DumpRow] = {}
-        for row in self.rows:
-            if row.segment != ids.INTERIM and self._state(row, target) in GOOD and self._restorable(row, None, GOOD):
-                newest[row.segment] = row
-                if row.level == 0:
-                    fulls[row.segment] = row
-        force = units.in_force(newest) or tuple(fulls)
-        return {fulls[name].id for name in force if name in fulls}
+        """The last good full of each unit in force, by what is here and by what is anywhere: dumps of one night may lie
+        on several targets. Of each unit, as long as none is."""
+        good = [row for row in self.rows if row.segment != ids.INTERIM and self._restorable(row, None, GOOD)]
+        found: Set[str] = set()
+        for rows in ([row for row in good if self._state(row, target) in GOOD], good):
+            newest = units.newest_of(rows)
+            fulls = units.newest_of(row for row in rows if row.level == 0)
+            force = units.in_force(newest) or tuple(fulls)
+            found |= {fulls[name].id for name in force if name in fulls}
+        return found
 
     def _unfinished(self, target: str) -> Set[str]:
         """Segments of cuts that lack some here: more may be on their way. Until a newer cut is complete here."""

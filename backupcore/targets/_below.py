@@ -25,13 +25,15 @@ def below(root: int, folders: List[str], make: bool = False) -> Iterator[int]:
     current = os.dup(root)
     try:
         for part in folders:
-            if make:
-                try:
+            try:
+                following = os.open(part, FOLDER, dir_fd=current)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o700, dir_fd=current)
                     os.fsync(current)
-                except FileExistsError:
-                    pass
-            following = os.open(part, FOLDER, dir_fd=current)
+                following = os.open(part, FOLDER, dir_fd=current)
             os.close(current)
             current = following
         yield current

@@ -12,14 +12,23 @@ import json
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
 from backupcore import clock, files
 from backupcore.hookspecs import Finding, TargetError
 
-from ._s3_client import code_of, explained, told
+from . import _s3_kept as keeping
+from . import _s3_lock as locking
+from . import _s3_shown as shown
+from . import _s3_trial as trial
+from . import _s3_versions as versions
+from ._s3_errors import code_of, explained, told
+from ._s3_kept import ObjectOptions
 
 FACTS_LAST_NS = 7 * 86400 * clock.NS
+UNLOCKED_LAST_NS = 3600 * clock.NS  # that no lock was kept may have been a fault of an hour: each night asks again
+# refusals that say themselves that the bytes are others than were meant
+_DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,10 @@ class Facts:
     """What was seen. sha256: x-amz-checksum-sha256 is kept. md5: only Content-MD5 makes the place check.
 
     put_checked, part_checked: bytes damaged after signing were refused, in a put, in an upload part.
-    if_none_match: honoured, ignored or refused (the place takes no such header).
+    if_none_match: honoured, ignored or refused (the place takes no such header). asked: of objects, besides their
+    bytes. wrong: why nothing may be put: the place refuses or ignores that. notes: what it does not keep, to nobody's
+    harm. versions: Enabled, Suspended, '' of a bucket that keeps none. lock: the mode that is kept, ''; lock_tried: and
+    that held; unlocked: why not; default_lock: what the bucket locks by itself, or ''; locks_parts: large files too.
     """
 
     place: str
@@ -37,23 +49,40 @@ class Facts:
     put_checked: bool
     part_checked: bool
     if_none_match: str
+    asked: str
+    wrong: str
+    notes: List[str]
+    tag_after: bool
+    versions: str
+    lock: str
+    lock_tried: bool
+    unlocked: str
+    default_lock: str
+    locks_parts: bool
 
 
-def load(path: Path, place: str) -> Optional[Facts]:
+def load(path: Path, place: str, asked: str) -> Optional[Facts]:
     """The facts of place from path when they are there and young enough."""
     try:
         found = Facts(**json.loads(path.read_bytes()))
-        return found if found.place == place and 0 <= clock.now_ns() - found.seen_ns < FACTS_LAST_NS else None
+        young = 0 <= clock.now_ns() - found.seen_ns < (UNLOCKED_LAST_NS if found.unlocked else FACTS_LAST_NS)
+        return found if young and (found.place, found.asked) == (place, asked) else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def find(client, bucket: str, key: str, place: str, path: Path, put_options: dict) -> Facts:
+def asked_of(options: ObjectOptions) -> str:
+    """What is asked of objects, as it stands in the facts: others are found when it changes."""
+    return options.model_dump_json(include=set(ObjectOptions.model_fields))
+
+
+def find(client, bucket: str, key: str, place: str, path: Path, options: ObjectOptions, remover) -> Facts:
     """Tries everything with small objects at key, then removes them; keeps the facts at path.
 
-    client is one of its own: what damages the bytes on their way is registered there for good.
+    client is one of its own: what damages the bytes on their way is registered there for good. remover: one that may
+    remove, the same when there is no other.
     """
-    prober = _Prober(client, bucket, key, put_options)
+    prober = _Prober(client, bucket, key, options, remover)
     try:
         facts = prober.facts(place)
     finally:
@@ -64,8 +93,9 @@ def find(client, bucket: str, key: str, place: str, path: Path, put_options: dic
 
 
 class _Prober:
-    def __init__(self, client, bucket, key, put_options):
-        self.client, self.bucket, self.key, self.put_options = client, bucket, key, put_options
+    def __init__(self, client, bucket, key, options: ObjectOptions, remover):
+        self.client, self.bucket, self.key, self.options, self.remover = client, bucket, key, options, remover
+        self.put_options: dict = {}
         self.damage = False
         for operation in ("PutObject", "UploadPart"):
             client.meta.events.register(f"before-send.s3.{operation}", self._damage)
@@ -73,11 +103,18 @@ class _Prober:
     def _damage(self, request, **_kwargs):
         """Changes a bit of the body after it was signed, as a bad network card or memory would."""
         if self.damage:
-            body = request.body if isinstance(request.body, (bytes, bytearray)) else request.body.read()
+            body = request.body
+            if not isinstance(body, (bytes, bytearray)):
+                body.seek(0)
+                stream, body = body, body.read()
+                stream.seek(0)  # a second try sends it from where it stands
             request.body = bytes([body[0] ^ 1]) + body[1:]
 
     def facts(self, place: str) -> Facts:
         content = secrets.token_bytes(1024)
+        kept = keeping.prove(self.client, self.bucket, self.key, self.options)
+        if not kept.wrong:
+            self.put_options = {**keeping.encrypted(self.options), **keeping.tagged(self.options)}
         sha256 = self._keeps_sha256(content)
         md5, put_checked, part_checked = False, False, False
         for md5 in (False, True):
@@ -85,7 +122,28 @@ class _Prober:
             part_checked = self._refuses_part(content, sha256, md5)
             if put_checked and part_checked:
                 break
-        return Facts(place, clock.now_ns(), sha256, md5, put_checked, part_checked, self._if_none_match(content))
+        if_none_match = self._if_none_match(content)
+        locks = self._locks()
+        return Facts(
+            place, clock.now_ns(), sha256, md5, put_checked, part_checked, if_none_match, asked_of(self.options),
+            kept.wrong, kept.notes, kept.tag_after, self._versions(),
+            locks.mode, locks.tried, locks.wrong, locks.default, locks.whole,
+        )  # fmt: skip
+
+    def _versions(self) -> str:
+        found = versions.status(self.client, self.bucket)
+        if found is None:  # who may not ask sees it by an object, unless versioning is suspended
+            with told(f"cannot look for versions in bucket {self.bucket}"):
+                head = self.client.head_object(Bucket=self.bucket, Key=self.key)
+            found = "Enabled" if head.get("VersionId") not in (None, "null") else ""
+        return found
+
+    def _locks(self) -> locking.Bucket:
+        if self.options.lock_mode:
+            return locking.prove(
+                self.client, self.bucket, self.key + ".lock", self.options.lock_mode, self.remover, self.put_options
+            )
+        return locking.Bucket(default=locking.default(self.client, self.bucket) or "")
 
     def _put(self, content, sha256, md5, **more):
         more = {**checksums(content, sha256, md5), **self.put_options, **more}
@@ -104,34 +162,42 @@ class _Prober:
 
     def _refuses(self, send) -> bool:
         """Whether the place refuses when the bytes change on their way."""
+        code = self._refusal(send)
+        if code is None or code in _DAMAGED:
+            return code is not None
+        # it may have been for another reason, that has passed since: a token that expired, a slow line
+        with told(f"cannot try checksums in bucket {self.bucket}"):
+            send()
+        return self._refusal(send) is not None
+
+    def _refusal(self, send) -> Optional[str]:
+        """The code with which damaged bytes are refused, None when they are taken."""
+        what = f"cannot try checksums in bucket {self.bucket}"
         self.damage = True
         try:
             send()
-            return False
+            return None
         except self.client.exceptions.ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if 400 <= status < 500 and code_of(error) not in ("AccessDenied", "NotImplemented", "404", "NoSuchKey"):
-                return True
-            raise explained(error, f"cannot try checksums in bucket {self.bucket}") from None
+                return code_of(error)
+            raise explained(error, what) from None
         except Exception as error:
-            raise explained(error, f"cannot try checksums in bucket {self.bucket}") from None
+            raise explained(error, what) from None
         finally:
             self.damage = False
 
     def _refuses_part(self, content, sha256, md5) -> bool:
         algorithm = {"ChecksumAlgorithm": "SHA256"} if sha256 else {}
         with told(f"cannot begin an upload in bucket {self.bucket}"):
-            begun = self.client.create_multipart_upload(
-                Bucket=self.bucket, Key=self.key, **algorithm, **self.put_options
-            )
-        where = {"Bucket": self.bucket, "Key": self.key, "UploadId": begun["UploadId"]}
+            where = trial.begin(self.client, {"Bucket": self.bucket, "Key": self.key}, **algorithm, **self.put_options)
         try:
             return self._refuses(
                 lambda: self.client.upload_part(**where, PartNumber=1, Body=content, **checksums(content, sha256, md5))
             )
         finally:
             with told(f"cannot end an upload in bucket {self.bucket}"):
-                self.client.abort_multipart_upload(**where)
+                trial.end(self.client, where)
 
     def _if_none_match(self, content) -> str:
         with told(f"cannot write to bucket {self.bucket}"):
@@ -149,12 +215,8 @@ class _Prober:
 
     def remove(self) -> None:
         """Removes what was written; a key that may not delete leaves a kilobyte."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            self.client.delete_object(Bucket=self.bucket, Key=self.key)
-        except (BotoCoreError, ClientError):
-            pass
+        for key in (self.key, self.key + keeping.PARTS):
+            locking.sweep(self.remover, self.bucket, key)
 
 
 def checksums(content: bytes, sha256: bool, md5: bool) -> dict:
@@ -174,7 +236,12 @@ def findings(target, folder: Path) -> Iterator[Finding]:
     except TargetError as error:
         yield Finding(False, "write", error.message, error.hint)
         return
+    if facts.wrong:
+        yield Finding(False, "write", facts.wrong, "correct the option, or the key's rights: nothing is put as it is")
+        return
     yield Finding(True, "write", f"{facts.place} takes files")
+    for note in facts.notes:
+        yield Finding(True, "options", note, "correct the option, or live with it", True)
     if facts.put_checked and facts.part_checked:
         yield Finding(True, "checksums", "damaged bytes are refused: a finished copy is verified")
     else:
@@ -185,6 +252,7 @@ def findings(target, folder: Path) -> Iterator[Finding]:
     else:
         message = f"If-None-Match is {facts.if_none_match}: files are protected only by a look before"
         yield Finding(True, "overwrite", message, "let one backup server alone write below a prefix", True)
+    yield from shown.locks(target, facts)
     name = f".stowage/probe-{secrets.token_hex(4)}"
     path = folder / name.rpartition("/")[2]
     content = secrets.token_bytes(4096)
@@ -197,6 +265,7 @@ def findings(target, folder: Path) -> Iterator[Finding]:
     finally:
         path.unlink(missing_ok=True)
     yield from _leftovers(target)
+    yield from shown.findings(target, facts)
 
 
 def _way_there_and_back(target, name: str, path: Path, content: bytes) -> Iterator[Finding]:
@@ -210,9 +279,7 @@ def _way_there_and_back(target, name: str, path: Path, content: bytes) -> Iterat
         yield Finding(False, "ranges", error.message, error.hint)
     listed = [found.name for found in target.list(name)] == [name]
     yield Finding(listed, "list", "files are listed" if listed else "a file that was written is not listed")
-    target.delete(name)
-    gone = target.stat(name) is None
-    yield Finding(gone, "delete", "files are removed" if gone else "a removed file is still there")
+    yield from shown.removal(target, name)
 
 
 def _leftovers(target) -> Iterator[Finding]:

@@ -7,23 +7,25 @@ send the pieces. Not here: when and what to upload.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import json
 import os
 import re
 from concurrent.futures import Future
-from pathlib import Path
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from backupcore import files
 from backupcore.hookspecs import TargetError, WrongDigest, to_the_end
 
+from . import _s3_kept as keeping
 from . import _s3_probe as probing
+from ._s3_begin import begun, begun_and_noted, ended
 from ._s3_client import LARGEST_PART, MIB, SMALLEST_PART, code_of, paced, told
+from ._s3_kept import check_answer
+from ._s3_memory import Held
 
 MOST_PARTS = 10_000
+STEP = 1 << 20  # bytes read and hashed at once: they are still in the processor's cache when they are hashed
 _MD5_TAG = re.compile(r'"?([0-9a-f]{32})"?\Z')
+_JOINED_TAG = re.compile(r"[0-9a-f]{32}-\d+\Z")
 
 
 class Part(NamedTuple):
@@ -43,8 +45,9 @@ class Upload:
         self.pace = pace
         self.client = target.client()
         self.where = {"Bucket": target.bucket, "Key": target.prefix + name}
-        self.size = os.fstat(fd).st_size
+        self.size = os.fstat(fd).st_size if fd is not None else 0  # of a stream: what came so far
         self.what = f"cannot write {name} to {target.place}"
+        self.whole = ""  # the checksum of checksums that the place told of what it put together
         self.found = hashlib.sha256()
         self.read = 0
 
@@ -55,56 +58,58 @@ class Upload:
             content = self._next(self.size + 1)
             self._check_digest()
             protect = {"IfNoneMatch": "*"} if self.if_absent and self.facts.if_none_match != "refused" else {}
-            with told(self.what), paced(to_the_end(self.pace)):
-                self.client.put_object(
-                    **self.where,
-                    Body=content,
-                    **probing.checksums(content, self.facts.sha256, self.facts.md5),
-                    **self.target.put_options,
-                    **protect,
-                )
+            self._put_one(content, protect)
         if self.progress and self.size:
             self.progress(self.size)
         # 200 to a signed request: all of it is there; when it came to be is not told, and costs a request to ask
         return {"Size": self.size, "LastModified": None}, self.facts.put_checked
 
+    def _put_one(self, content: bytes, protect: Mapping[str, str]) -> None:
+        asked = self.target.asked(self.name, len(content))
+        with told(self.what), paced(to_the_end(self.pace)):
+            answer = self.client.put_object(
+                **self.where,
+                Body=content,
+                **probing.checksums(content, self.facts.sha256, self.facts.md5),
+                **asked,
+                **protect,
+            )
+        check_answer(answer, self.target.options, self.what)
+
     def in_parts(self, resume: Optional[Mapping[str, Any]]) -> Tuple[dict, bool]:
         """Upload parts, those of an earlier try used again when their bytes are these bytes."""
-        upload, part_size, there = self._resumed(resume) or self._begun()
+        going_on = self._resumed(resume)
+        if going_on is None and resume:
+            whole = self._whole(resume)
+            if whole is not None:
+                return whole, self.facts.part_checked
+        upload, part_size, there = going_on or self._begun()
         where = {**self.where, "UploadId": upload}
-        note = self.target.notes() / (note_name(upload) + ".json")
-        try:
-            parts = self._send_all(where, part_size, there)
+        with ended(self.target, self.where["Key"], upload, WrongDigest, keep=self.checkpoint is not None):
+            with self.target.buffers.kept():
+                parts = self._send_all(where, part_size, there)
             self._check_digest()
             self._complete(where, parts)
-        except WrongDigest:
-            self._forget(upload, note)
-            raise
-        except BaseException:
-            if self.checkpoint is None:
-                with contextlib.suppress(TargetError):
-                    self._forget(upload, note)
-            raise
-        note.unlink(missing_ok=True)
         found = self._landed()
         # not the tag of the completion's answer: servers that answer before they are done leave it empty
-        return found, self.facts.part_checked and _made_of(found.get("ETag", ""), parts)
+        return found, self.is_proven(found, parts)
 
-    def _forget(self, upload: str, note: Path) -> None:
-        self.target.abort(self.where["Key"], upload)
-        note.unlink(missing_ok=True)
+    def is_proven(self, found: dict, parts) -> bool:
+        """Whether the place checked each upload part, and says of the whole that it is made of these."""
+        of_these = made_of(found.get("ETag", ""), parts) or bool(self.whole) and self.whole == whole_of(parts)
+        return self.facts.part_checked and of_these
 
     def _begun(self):
         part_size = part_size_for(self.size, self.target.part_size)
-        algorithm = {"ChecksumAlgorithm": "SHA256"} if self.facts.sha256 else {}
-        with told(self.what):
-            begun = self.client.create_multipart_upload(**self.where, **algorithm, **self.target.put_options)
-        upload = begun["UploadId"]
-        files.make_folder(self.target.notes())
-        note = {"bucket": self.where["Bucket"], "key": self.where["Key"], "upload": upload}
-        files.replace(self.target.notes() / (note_name(upload) + ".json"), json.dumps(note).encode())
+        upload = begun_and_noted(self.target, self.where, self.begin)
         self._save(upload, part_size, 0)
         return upload, part_size, {}
+
+    def begin(self) -> str:
+        """A new upload at the place: its id."""
+        algorithm = {"ChecksumAlgorithm": "SHA256"} if self.facts.sha256 else {}
+        asked = self.target.asked(self.name, self.size)
+        return begun(self.target, self.where, self.what, **algorithm, **asked)
 
     def _resumed(self, resume):
         """The earlier upload and its parts as the place lists them; None when it is of no use any more."""
@@ -127,6 +132,36 @@ class Upload:
                 return None
         return upload, part_size, there
 
+    def _whole(self, resume: Mapping[str, Any]) -> Optional[dict]:
+        """The object as an earlier try put it together and had no time left to say so; None when it is none of these
+        bytes. Told by the checksums that the place gives of its parts: not a byte is sent again."""
+        found = self.target.entry(self.name)
+        part_size = resume.get("part_size")
+        if found is None or found["Size"] != self.size or not isinstance(part_size, int) or part_size < SMALLEST_PART:
+            return None
+        parts = []
+        with self.target.room:
+            while content := self._next(min(part_size, self.size + 1 - self.read)):
+                tag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+                sha256 = base64.b64encode(hashlib.sha256(content).digest()).decode()
+                parts.append(Part(len(parts) + 1, tag, sha256))
+        self._check_digest()
+        tag = found.get("ETag", "").strip('"')
+        # a tag that is no MD5 of the parts' (some encryptions) tells nothing
+        if (_JOINED_TAG.match(tag) and made_of(tag, parts)) or self._sum_of_sums() == _sum_of(parts):
+            if self.progress:
+                self.progress(self.size)
+            return found
+        self.read, self.found = 0, hashlib.sha256()
+        return None
+
+    def _sum_of_sums(self) -> str:
+        """The checksum of the parts' SHA-256 that the place keeps of the object, '' when it keeps none."""
+        if not self.facts.sha256:
+            return ""
+        with told(self.what):
+            return self.client.head_object(**self.where, ChecksumMode="ENABLED").get("ChecksumSHA256") or ""
+
     def _send_all(self, where, part_size: int, there: dict):
         """Reads the file once, in order, and lets the senders send; the memory is bounded by the target's room."""
         under_way: Dict[int, Future] = {}
@@ -139,12 +174,11 @@ class Upload:
                 try:
                     if number not in there:
                         self._may_begin()
-                    content = self._next(part_size)
-                    under_way[number] = senders.submit(self._send, where, number, content, there.get(number))
+                    held = [self._next_held(part_size)]
+                    under_way[number] = senders.submit(self._send, where, number, held, there.get(number))
                 except BaseException:
                     self.target.room.release()
                     raise
-                del content
                 self._gather(under_way, parts, where["UploadId"], part_size)
             while under_way:
                 self._gather(under_way, parts, where["UploadId"], part_size, wait=True)
@@ -170,26 +204,35 @@ class Upload:
                 if self.progress:
                     self.progress(min(part_size, self.size - (number - 1) * part_size))
 
-    def _send(self, where, number: int, content: bytes, there: Optional[dict]) -> Part:
-        """In a sender's thread."""
+    def _send(self, where, number: int, held: List[Any], there: Optional[dict]) -> Part:
+        """In a sender's thread. held: the content, which is let go before its room is."""
         try:
-            # where the place keeps no SHA-256, the signed payload's (computed by botocore) is what it checks
-            hashed = self.facts.sha256 or (there and there.get("ChecksumSHA256"))
-            sha256 = base64.b64encode(hashlib.sha256(content).digest()).decode() if hashed else ""
-            if there and there.get("Size") == len(content) and _same(there, content, sha256):
-                return Part(number, there["ETag"], sha256)
-            given = {"ChecksumSHA256": sha256} if self.facts.sha256 else {}
-            with told(f"{self.what} (upload part {number})"), paced(to_the_end(self.pace)):
-                answer = self.client.upload_part(
-                    **where,
-                    PartNumber=number,
-                    Body=content,
-                    **given,
-                    **probing.checksums(content, False, self.facts.md5),
-                )
-            return Part(number, answer["ETag"], sha256)
+            return self._sent(where, number, held[0], there)
         finally:
+            content = held.pop()
+            if isinstance(content, Held):
+                self.target.buffers.give(content.buffer)
+            del content
             self.target.room.release()
+
+    def _sent(self, where, number: int, content: Any, there: Optional[dict] = None) -> Part:
+        """The upload part at the place, once."""
+        # where the place keeps no SHA-256, the signed payload's (computed by botocore) is what it checks
+        hashed = self.facts.sha256 or (there and there.get("ChecksumSHA256"))
+        data = content.view if isinstance(content, Held) else content
+        sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode() if hashed else ""
+        if there and there.get("Size") == len(data) and _same(there, data, sha256):
+            return Part(number, there["ETag"], sha256)
+        given = {"ChecksumSHA256": sha256} if self.facts.sha256 else {}
+        with told(f"{self.what} (upload part {number})"), paced(to_the_end(self.pace)):
+            answer = self.client.upload_part(
+                **where,
+                PartNumber=number,
+                Body=content,
+                **given,
+                **probing.checksums(data, False, self.facts.md5),
+            )
+        return Part(number, answer["ETag"], sha256)
 
     def _complete(self, where, parts) -> None:
         if self.if_absent and self.target.entry(self.name) is not None:
@@ -200,11 +243,15 @@ class Upload:
         protect = {"IfNoneMatch": "*"} if self.if_absent and self.facts.if_none_match == "honoured" else {}
         with told(self.what):
             try:
-                self.client.complete_multipart_upload(**where, MultipartUpload={"Parts": listed}, **protect)
+                answer = self.client.complete_multipart_upload(**where, MultipartUpload={"Parts": listed}, **protect)
+                self.whole = answer.get("ChecksumSHA256") or ""
+                if self.facts.tag_after:
+                    tags = {"TagSet": keeping.tag_set(self.target.options)}
+                    self.client.put_object_tagging(**self.where, Tagging=tags)
             except self.client.exceptions.ClientError as error:
                 # a completion whose answer was lost and that was tried again: the object tells
                 found = self.target.entry(self.name) if code_of(error) == "NoSuchUpload" else None
-                if found is None or not _made_of(found.get("ETag", ""), parts):
+                if found is None or not made_of(found.get("ETag", ""), parts):
                     raise
 
     def _landed(self) -> dict:
@@ -220,6 +267,26 @@ class Upload:
         """Raises Paused when no more may be sent now; what is under way is sent to its end."""
         if self.pace:
             self.pace(0)
+
+    def _next_held(self, most: int) -> Held:
+        """The next bytes, in memory that is used again."""
+        size = min(most, self.size - self.read)
+        held, done = Held(self.target.buffers.take(size), size), 0
+        try:
+            while done < size:
+                with held.view[done : done + STEP] as step:
+                    count = os.preadv(self.fd, [step], self.read)
+                    self.found.update(step[:count])
+                if not count:
+                    raise TargetError(f"{self.path} changed while it was copied")
+                done += count
+                self.read += count
+        except BaseException as error:
+            self.target.buffers.give(held.buffer)
+            if isinstance(error, OSError):
+                raise TargetError(f"cannot read {self.path}: {error.strerror}") from None
+            raise
+        return held
 
     def _next(self, most: int) -> bytes:
         pieces = []
@@ -253,6 +320,15 @@ def part_size_for(size: int, wanted: int) -> int:
     return part_size
 
 
+def whole_of(parts) -> str:
+    """The SHA-256 of the parts' SHA-256s as places tell it; '' when one is not known. Tags of files that the place
+    encrypts with a key service are no MD5: then this proves them."""
+    if not all(part.sha256 for part in parts):
+        return ""
+    joined = b"".join(base64.b64decode(part.sha256) for part in parts)
+    return f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(parts)}"
+
+
 def _same(there: dict, content: bytes, sha256: str) -> bool:
     """Whether an upload part at the place holds these bytes, as its own checksum tells."""
     if there.get("ChecksumSHA256"):
@@ -261,7 +337,7 @@ def _same(there: dict, content: bytes, sha256: str) -> bool:
     return bool(tag) and tag.group(1) == hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _made_of(etag: str, parts) -> bool:
+def made_of(etag: str, parts) -> bool:
     """Whether the ETag of a whole object says that it is made of exactly these parts.
 
     Most places: MD5 over the parts' MD5s, then '-' and their number. Where parts' tags are no MD5, the number counts.
@@ -276,5 +352,7 @@ def _made_of(etag: str, parts) -> bool:
     return hashlib.md5(joined, usedforsecurity=False).hexdigest() == digest
 
 
-def note_name(upload: str) -> str:
-    return hashlib.sha256(upload.encode()).hexdigest()[:32]
+def _sum_of(parts) -> str:
+    """The checksum that a place gives of an object of these parts where it keeps their SHA-256."""
+    joined = b"".join(base64.b64decode(part.sha256) for part in parts)
+    return f"{base64.b64encode(hashlib.sha256(joined).digest()).decode()}-{len(parts)}"

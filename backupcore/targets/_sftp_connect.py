@@ -224,7 +224,7 @@ def _lines(options: SftpOptions) -> List[str]:
 def _scan(options: SftpOptions) -> str:
     port = "" if options.port == 22 else f"-p {options.port} "
     file = options.known_hosts or "known_hosts"
-    return f"ssh-keyscan {port}{options.host} > {file}, and compare with what the server's owner says"
+    return f"ssh-keyscan {port}{options.host} >> {file}, and compare with what the server's owner says"
 
 
 def _kinds(pinned: List[Any], known: Any, where: str) -> tuple:

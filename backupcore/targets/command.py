@@ -33,7 +33,9 @@ from backupcore.hookspecs import (
     to_the_end,
 )
 
+from . import _streaming as streaming
 from ._command_run import PIECE, Gone, Run, environment
+from ._command_stream import CommandStream
 from ._prove import INCOMING, proven
 
 MOST_LINES = 1_000_000
@@ -97,14 +99,19 @@ class CommandTarget:
         self._context = context
         self._incoming = f"{INCOMING}/{context.server_id}/"
         self._ranged = "offset" in _PLACEHOLDER.findall(" ".join(options.get))
-        self._by_path = "path" in _PLACEHOLDER.findall(" ".join(options.put))
+        told = _PLACEHOLDER.findall(" ".join(options.put))
+        self._by_path = "path" in told
+        self._streams = "path" not in told and "size" not in told
+        self.folder = context.folder
         self._putting = threading.BoundedSemaphore(options.parallel)
         self.place = f"target {context.name}"
 
     @property
     def capabilities(self) -> TargetCapabilities:
-        """Ranges when `get` takes them; a file is protected by a look before only."""
-        return TargetCapabilities(ranged_reads=self._ranged, overwrite_protection=False, delete=True)
+        """Ranges when `get` takes them, streams when `put` reads and needs no size; files are protected by a look."""
+        return TargetCapabilities(
+            ranged_reads=self._ranged, overwrite_protection=False, delete=True, streams=self._streams
+        )  # fmt: skip
 
     # -- the contract
 
@@ -115,31 +122,24 @@ class CommandTarget:
         with self._putting:
             if pace:
                 pace(0)
-            before = None if self._options.move and not if_absent else self._find(name)
-            if if_absent and before is not None:
-                raise self._exists(name)
+            before = self.before(name, if_absent)
             size = _checked(Path(path), sha256)
-            temporary = f"{self._incoming}{time.time_ns():016x}-{secrets.token_hex(4)}"
-            at = temporary if self._options.move else name
+            at = self.temporary() if self._options.move else name
             try:
                 self._send(name, at, Path(path), size, progress, pace)
-                found = self._find(at)
-                if found is None or found.size != size:
-                    told = "nothing" if found is None else f"{found.size} bytes"
-                    raise TargetError(f"{name} is {told} in {self.place} after {size} bytes were written", "", True)
-                if self._options.move:
-                    if if_absent and self._find(name) is not None:
-                        raise self._exists(name)
-                    self._do("move", f"cannot put {name} into its place", {"from": temporary, "to": name})
-                    found = self._find(name)
-                    if found is None or found.size != size:
-                        raise TargetError(f"{name} is not in {self.place} after it was moved there", "", True)
+                return self.settled(name, at, size, if_absent)
             except BaseException:
-                with contextlib.suppress(TargetError):
-                    if self._options.move or self._find(name) != before:
-                        self.delete(at)
+                self.forget(name, at, before)
                 raise
-        return found
+
+    def stream(self, name, *, if_absent=False, pace=None) -> CommandStream:
+        """Begins a file whose length nobody knows yet: `put` reads it from its standard input."""
+        safe_name(name)
+        if not self._streams:
+            raise TargetError(f"{self.place} cannot take a stream: put: asks for {{path}} or {{size}}")
+        if pace:
+            pace(0)
+        return CommandStream(self, name, if_absent, self._options.timeout, pace)
 
     def read(self, name, offset=0, length=None) -> Iterator[bytes]:
         """The bytes as the program writes them; of a program without ranges what is not wanted is passed over."""
@@ -207,17 +207,66 @@ class CommandTarget:
         yield Finding(True, "whole", message, "" if whole else "give move:, or see that put: does so", not whole)
 
     def clean(self, older_than_ns) -> int:
-        """Removes what this server's broken puts left in `incoming`; the names tell when they began."""
+        """Removes what this server's broken puts and streams left in `incoming`; names tell when they began."""
         removed = 0
+        notes = {facts.get("temporary"): path for path, facts in streaming.left(self.folder)}
         for name in self._listed(self._incoming):
             begun = re.match(r"([0-9a-f]{16})-[0-9a-f]{8}\Z", name[len(self._incoming) :])
-            if begun and int(begun.group(1), 16) < older_than_ns:
+            if begun and (int(begun.group(1), 16) < older_than_ns or name in notes):
                 self.delete(name)
                 removed += 1
+        for note in notes.values():
+            note.unlink(missing_ok=True)
         return removed
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    # -- for the stream, too
+
+    def before(self, name: str, if_absent: bool) -> Optional[Stored]:
+        """What stands under the name before it is put. Raises TargetError when nothing should."""
+        before = None if self._options.move and not if_absent else self._find(name)
+        if if_absent and before is not None:
+            raise self._exists(name)
+        return before
+
+    def temporary(self) -> str:
+        """A name in `incoming` that tells when it was made."""
+        return f"{self._incoming}{time.time_ns():016x}-{secrets.token_hex(4)}"
+
+    def settled(self, name: str, at: str, size: int, if_absent: bool) -> Stored:
+        """What was put at `at` is whole, and gets its name."""
+        found = self._find(at)
+        if found is None or found.size != size:
+            told = "nothing" if found is None else f"{found.size} bytes"
+            raise TargetError(f"{name} is {told} in {self.place} after {size} bytes were written", "", True)
+        if self._options.move:
+            if if_absent and self._find(name) is not None:
+                raise self._exists(name)
+            self._do("move", f"cannot put {name} into its place", {"from": at, "to": name})
+            found = self._find(name)
+            if found is None or found.size != size:
+                raise TargetError(f"{name} is not in {self.place} after it was moved there", "", True)
+        return found
+
+    def forget(self, name: str, at: str, before: Optional[Stored]) -> bool:
+        """Takes away what a put that failed left; whether nothing is left."""
+        try:
+            if self._options.move or self._find(name) != before:
+                self.delete(at)
+            return True
+        except TargetError:
+            return False
+
+    def begin(self, name: str, at: str) -> Run:
+        """`put`, to be fed."""
+        return self._run("put", f"cannot write {name} to {self.place}", {"name": at}, feed=True)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a file gets its name by a move."""
+        return self._options.move is not None
 
     # -- inside
 

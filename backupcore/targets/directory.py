@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
@@ -29,7 +30,9 @@ from backupcore.hookspecs import (
 )
 
 from . import _filesystem as filesystem
+from . import _streaming as streaming
 from ._below import PIECE, below, copy_into, is_mounted, listing, lstat, odd, read_at, told
+from ._directory_stream import DirectoryStream
 from ._prove import INCOMING, MARK, proven
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
@@ -55,19 +58,24 @@ class DirectoryTarget:
     """Files below one folder. A file is written in `.stowage/incoming/<server id>`, synced, then linked in place."""
 
     def __init__(self, options: DirectoryOptions, context: TargetContext):
-        self._root = os.fspath(options.path)
+        self._root = self.root = os.fspath(options.path)
         self._mount = options.mount
-        self._server = context.server_id
+        self._server = self.server = context.server_id
         self._context = context
+        self.folder = context.folder
         self._seen = context.folder / "used"  # there once this server has used the target: which file system it was
         self._known = (-1, -1)  # device and identity that were found to be that one
         self._hard_links = True
+        self._noting = threading.Lock()
+        self._note: Optional[streaming.Note] = None  # of all that is put: its names begin with _mine
+        self._mine = ""
+        self._left = False  # something that clean() has to remove
 
     @property
     def capabilities(self) -> TargetCapabilities:
         """Ranges and deletion always; overwrite protection where the file system has hard links."""
         return TargetCapabilities(
-            ranged_reads=True, overwrite_protection=self._hard_links, delete=True, tells_others=True
+            ranged_reads=True, overwrite_protection=self._hard_links, delete=True, tells_others=True, streams=True
         )  # fmt: skip
 
     # -- the contract
@@ -78,26 +86,35 @@ class DirectoryTarget:
         folders, last = _split(name)
         if pace:
             pace(0)
-        with told(f"cannot write {name} in {self._root}"), self._opened(first_use=True) as root:
-            if if_absent and self._stat(root, name) is not None:
-                raise _exists(name, self._root)
+        with told(f"cannot write {name} in {self._root}"), self.opened(first_use=True) as root:
+            if if_absent:
+                self.refuse_existing(root, name)
             with below(root, [*INCOMING.split("/"), self._server], make=True) as incoming:
-                temporary = secrets.token_hex(8)
+                temporary = self._temporary()
                 try:
                     size = copy_into(path, incoming, temporary, sha256, progress, to_the_end(pace))
-                    self._place(root, incoming, temporary, folders, last, if_absent, name)
+                    self.place(root, incoming, temporary, folders, last, if_absent, name)
                 except BaseException:
                     with contextlib.suppress(OSError):
                         os.unlink(temporary, dir_fd=incoming)
+                    with contextlib.suppress(OSError):
+                        self._left = self._left or lstat(incoming, temporary) is not None
                     raise
-            return self._stat(root, name) or Stored(name, size)
+            return self.found(root, name) or Stored(name, size)
+
+    def stream(self, name, *, if_absent=False, pace=None) -> DirectoryStream:
+        """Begins a file whose length nobody knows yet."""
+        folders, last = _split(name)
+        if pace:
+            pace(0)
+        return DirectoryStream(self, name, folders, last, if_absent, pace)
 
     def read(self, name, offset=0, length=None) -> Iterator[bytes]:
         """The bytes, read as they are asked for."""
         folders, last = _split(name)
         with contextlib.ExitStack() as stack:
             with told(f"cannot read {name} in {self._root}"):
-                root = stack.enter_context(self._opened())
+                root = stack.enter_context(self.opened())
                 folder = stack.enter_context(below(root, folders))
                 fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
                 stack.callback(os.close, fd)
@@ -118,8 +135,8 @@ class DirectoryTarget:
         safe_name(name)
         if self._unborn():
             return None
-        with told(f"cannot look at {name} in {self._root}"), self._opened() as root:
-            return self._stat(root, name)
+        with told(f"cannot look at {name} in {self._root}"), self.opened() as root:
+            return self.found(root, name)
 
     def list(self, prefix="") -> Iterator[Stored]:
         """All files in order of their names; what is no plain file or no safe name is passed over."""
@@ -128,7 +145,7 @@ class DirectoryTarget:
         if self._unborn():
             return
         start = prefix.rpartition("/")[0]
-        with told(f"cannot list {self._root}"), self._opened() as root:
+        with told(f"cannot list {self._root}"), self.opened() as root:
             try:
                 with below(root, start.split("/") if start else []) as folder:
                     found = listing(folder, start + "/" if start else "")
@@ -145,7 +162,7 @@ class DirectoryTarget:
         parts = safe_name(folder).split("/")
         if self._unborn():
             return
-        with told(f"cannot list {folder} in {self._root}"), self._opened() as root:
+        with told(f"cannot list {folder} in {self._root}"), self.opened() as root:
             try:
                 with below(root, parts) as found:
                     yield from odd(found, folder + "/")
@@ -155,7 +172,7 @@ class DirectoryTarget:
     def delete(self, name) -> None:
         """Removes the file and the folders that it leaves empty."""
         folders, last = _split(name)
-        with told(f"cannot remove {name} in {self._root}"), self._opened() as root:
+        with told(f"cannot remove {name} in {self._root}"), self.opened() as root:
             try:
                 with below(root, folders) as folder:
                     os.unlink(last, dir_fd=folder)
@@ -182,26 +199,49 @@ class DirectoryTarget:
             yield Finding(True, "space", text.size(free.f_bavail * free.f_frsize) + " free")
 
     def clean(self, older_than_ns) -> int:
-        """Removes this server's files in `incoming` that were last written before that time."""
+        """Removes this server's files in `incoming` that were last written before that time, or that somebody who was
+        killed left."""
         removed = 0
-        with told(f"cannot clean {self._root}"), self._opened() as root:
+        with told(f"cannot clean {self._root}"), self.opened() as root:
+            notes = {str(facts.get("temporary")): path for path, facts in streaming.left(self.folder)}
             try:
                 with below(root, [*INCOMING.split("/"), self._server]) as folder:
                     for item in os.listdir(folder):
-                        if os.stat(item, dir_fd=folder, follow_symlinks=False).st_mtime_ns < older_than_ns:
+                        old = os.stat(item, dir_fd=folder, follow_symlinks=False).st_mtime_ns < older_than_ns
+                        if old or item.partition("-")[0] in notes:
                             os.unlink(item, dir_fd=folder)
                             removed += 1
             except FileNotFoundError:
                 pass
+            for note in notes.values():
+                note.unlink(missing_ok=True)
         return removed
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is on its way any more."""
+        with self._noting:
+            if self._note is not None:
+                self._note.close(keep=self._left)
+                self._note = None
 
-    # -- inside
+    def _temporary(self) -> str:
+        """A name for what is put until it is whole. A note tells how such names begin, before the first is used: what a
+        killed process left is known by it. One for all, since a cut file is of no use to anybody."""
+        with self._noting:
+            if self._note is None:
+                self._mine, self._left = secrets.token_hex(8), False
+                self._note = streaming.Note(self.folder, {"temporary": self._mine})
+            return f"{self._mine}-{secrets.token_hex(8)}"
+
+    # -- for the stream, too
+
+    def refuse_existing(self, root: int, name: str) -> None:
+        """Raises TargetError when there is such a file."""
+        if self.found(root, name) is not None:
+            raise _exists(name, self._root)
 
     @contextlib.contextmanager
-    def _opened(self, first_use: bool = False) -> Iterator[int]:
+    def opened(self, first_use: bool = False) -> Iterator[int]:
         """The root as descriptor, once it is sure that this is the place and not an unmounted mount point."""
         with told(f"cannot open {self._root}"):
             root = self._open_root(first_use)
@@ -218,7 +258,7 @@ class DirectoryTarget:
     def _open_root(self, first_use: bool) -> int:
         used = self._seen.exists()
         if self._mount and not is_mounted(self._root):
-            raise TargetError(f"{self._root} is not on a mounted file system", "mount it, or drop mount: true")
+            raise TargetError(f"{self._root} is not on a mounted file system", "mount it, or drop mount: true", True)
         if first_use and not used:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._root, 0o700)
@@ -226,12 +266,12 @@ class DirectoryTarget:
             root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             hint = "is it mounted?" if used else "make it, or mount it"
-            raise TargetError(f"{self._root} is not there", hint) from None
+            raise TargetError(f"{self._root} is not there", hint, True) from None
         try:
             if lstat(root, MARK) is None:
                 if used:
                     hint = f"mount it; if it is a new and empty place on purpose: rm {self._seen}"
-                    raise TargetError(f"{self._root} lost its {MARK} folder: is it mounted?", hint)
+                    raise TargetError(f"{self._root} lost its {MARK} folder: is it mounted?", hint, True)
                 if first_use:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(MARK, 0o700, dir_fd=root)
@@ -253,14 +293,14 @@ class DirectoryTarget:
         wrong = filesystem.differs(before, now) if before else ""
         if wrong:
             hint = f"mount the right one; if this is the place from now on: rm {self._seen}"
-            raise TargetError(f"{self._root} {wrong}", hint)
+            raise TargetError(f"{self._root} {wrong}", hint, True)
         if before is None and not first_use:
             return
         if before is None:
             filesystem.save(self._seen, now)
         self._known = found
 
-    def _place(self, root, incoming, temporary, folders, last, if_absent, name) -> None:
+    def place(self, root, incoming, temporary, folders, last, if_absent, name) -> None:
         """The finished file under its name. Folders may be removed by a delete() beside us: made again."""
         for attempt in range(5):
             try:
@@ -290,8 +330,9 @@ class DirectoryTarget:
             os.rename(temporary, last, src_dir_fd=incoming, dst_dir_fd=folder)
         else:
             os.unlink(temporary, dir_fd=incoming)
+            os.fsync(incoming)  # its note goes, too
 
-    def _stat(self, root: int, name: str) -> Optional[Stored]:
+    def found(self, root: int, name: str) -> Optional[Stored]:
         folders, last = _split(name)
         try:
             with below(root, folders) as folder:
@@ -317,7 +358,7 @@ class DirectoryTarget:
                 yield from self._shown(root, item)
 
     def _shown(self, root: int, name: str) -> Iterator[Stored]:
-        stored = self._stat(root, name)
+        stored = self.found(root, name)
         if stored is not None:
             yield stored
 

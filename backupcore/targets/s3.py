@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, Dict, Iterator, Optional
 from backupcore import clock
 from backupcore.hookspecs import (
     Finding,
+    Spent,
     Stored,
     TargetCapabilities,
     TargetContext,
@@ -27,32 +27,46 @@ from backupcore.hookspecs import (
     TargetError,
     safe_name,
 )
+from backupcore.image import layout
 
+from . import _s3_archive as archive
+from . import _s3_kept as keeping
+from . import _s3_lock as locking
 from . import _s3_probe as probing
+from ._s3_bucket import make
 from ._s3_client import ATTEMPTS, MIB, S3Options, code_of, make_client, told
-from ._s3_upload import Upload, note_name
+from ._s3_copy import Copy, identity
+from ._s3_guarded import Guarded
+from ._s3_memory import Buffers
+from ._s3_spent import Meter, tariff
+from ._s3_stream import S3Stream
+from ._s3_unfinished import Unfinished
+from ._s3_upload import Upload
 
 PIECE = MIB
 
 
-class S3Target:
+class S3Target(Guarded, Unfinished):
     """Objects of one bucket below one prefix; one client and one pool of senders for all threads."""
 
     def __init__(self, options: S3Options, context: TargetContext):
         self._options = options
         self._context = context
+        self.folder = context.folder
         self.bucket = options.bucket
         self.prefix = options.prefix + "/" if options.prefix else ""
-        self.put_options = {"StorageClass": options.storage_class} if options.storage_class else {}
+        self.options = options
         self.place = f"bucket {options.bucket}{'/' + options.prefix if options.prefix else ''}"
         self.place += f" at {options.endpoint}" if options.endpoint else ""
         self.part_size = options.part_size
         self._lock = threading.Lock()
+        self.meter = Meter()
         self._made: Any = None
         self._pool: Optional[ThreadPoolExecutor] = None
         self._known: Optional[probing.Facts] = None
         # pieces of files in memory at once, over all files under way: those being sent and one being read
         self.room = threading.BoundedSemaphore(options.parallel + 1)
+        self.buffers = Buffers()
 
     @property
     def capabilities(self) -> TargetCapabilities:
@@ -65,6 +79,10 @@ class S3Target:
             delete=True,
             kept_checksums=facts.sha256,
             metered=True,
+            lock=bool(facts.lock),
+            versions=bool(facts.versions),
+            archives=True,  # any bucket may have a rule that archives what is old
+            streams=True,
         )
 
     def facts(self, anew: bool = False) -> probing.Facts:
@@ -72,15 +90,18 @@ class S3Target:
         with self._lock:
             if self._known is None or anew:
                 path = self._context.folder / "facts.json"
-                place = " as ".join([self.place, *self.put_options.values()])
-                self._known = None if anew else probing.load(path, place)
+                asked = probing.asked_of(self._options)
+                self._known = None if anew else probing.load(path, self.place, asked)
                 if self._known is None:
-                    key = f"{self.prefix}.stowage/probe-of-{self._context.server_id}"
+                    key = self.prefix + self.probe_name
                     client = make_client(self._options, self._context.name)
+                    self.meter.watch(client)
+                    remover = self._remover() or client
                     try:
-                        self._known = probing.find(client, self.bucket, key, place, path, self.put_options)
+                        self._known = probing.find(client, self.bucket, key, self.place, path, self._options, remover)
                     finally:
                         client.close()
+                        remover.close()
             return self._known
 
     # -- the contract
@@ -101,6 +122,24 @@ class S3Target:
                             pace)  # fmt: skip
             found, proven = upload.in_parts(resume) if upload.size > self.part_size else upload.in_one()
         return _stored(found, name, proven)
+
+    def stream(self, name, *, if_absent=False, pace=None) -> S3Stream:
+        """Begins an object whose length nobody knows yet."""
+        safe_name(name)
+        facts = self.facts()
+        if pace:
+            pace(0)
+        if if_absent and self.entry(name) is not None:
+            raise TargetError(f"{name} is already in {self.place}", "another server or an earlier run put it there")
+        return S3Stream(self, name, facts, if_absent, pace)
+
+    def copy_from(self, other, name, *, size, sha256, resume=None, checkpoint=None, progress=None,
+                  pace=None) -> Optional[Stored]:  # fmt: skip
+        """Copied by the service itself, when both are of one and it knows us by one key."""
+        safe_name(name)
+        if not isinstance(other, S3Target) or self._identity() != other._identity():
+            return None
+        return Copy(self, other, name, size, sha256, checkpoint, progress, pace).make(resume)
 
     def read(self, name, offset=0, length=None) -> Iterator[bytes]:
         """Streams one ranged request; when it breaks off, goes on behind what came, a few times."""
@@ -144,16 +183,6 @@ class S3Target:
                     safe_name(name)
                     yield _stored(item, name)
 
-    def delete(self, name) -> None:
-        """Removes the object (in a versioned bucket: puts a delete marker)."""
-        safe_name(name)
-        with told(f"cannot remove {name} from {self.place}"):
-            try:
-                self.client().delete_object(Bucket=self.bucket, Key=self.prefix + name)
-            except self.client().exceptions.ClientError as error:
-                if code_of(error) not in ("NoSuchKey", "404"):
-                    raise
-
     def kept_sha256(self, name) -> Optional[str]:
         """Of an object put in one request; what was put in upload parts has only a checksum of checksums."""
         safe_name(name)
@@ -171,25 +200,22 @@ class S3Target:
             return None
         return raw.hex() if len(raw) == 32 else None
 
+    def wake(self, name, days) -> bool:
+        """Asks for an archived object, once; whether it can be read now."""
+        safe_name(name)
+        with told(f"cannot wake {name} in {self.place}"):
+            return archive.wake(
+                self.client(), self.bucket, self.prefix + name, days, self._options.restore_tier,
+                lambda count: self.meter.count(woken=count),
+            )  # fmt: skip
+
     def probe(self) -> Iterator[Finding]:
         """Finds the facts anew and proves write, read, ranges, list and delete."""
         return probing.findings(self, self._context.folder)
 
-    def clean(self, older_than_ns) -> int:
-        """Aborts this server's own uploads (it keeps a note of each) that began before that time."""
-        count = 0
-        for note in self.notes().glob("*.json"):
-            try:
-                if note.stat().st_mtime_ns >= older_than_ns:
-                    continue
-                begun = json.loads(note.read_bytes())
-                known = begun["bucket"] == self.bucket and begun["key"].startswith(self.prefix)
-            except (OSError, ValueError, KeyError, AttributeError, TypeError):
-                known = False
-            if known:
-                count += self.abort(begun["key"], begun["upload"])
-            note.unlink(missing_ok=True)
-        return count
+    def spent(self) -> Spent:
+        """What it was used for since it was opened."""
+        return self.meter.spent()
 
     def close(self) -> None:
         """Ends the senders and the connections."""
@@ -203,17 +229,23 @@ class S3Target:
 
     # -- for Upload and probing
 
-    def foreign_uploads(self, older_than_ns: int) -> int:
-        """How many unfinished uploads below the prefix are older than that and not in this server's notes."""
-        own = {note.stem for note in self.notes().glob("*.json")}
-        count = 0
-        with told(f"cannot list the uploads of {self.place}"):
-            pages = self.client().get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
-                for upload in page.get("Uploads", ()):
-                    old = upload["Initiated"].timestamp() * clock.NS < older_than_ns
-                    count += old and note_name(upload["UploadId"]) not in own
-        return count
+    @property
+    def probe_name(self) -> str:
+        """The name at which facts are found."""
+        return f"{layout.MARK}/probe-of-{self._context.server_id}"
+
+    def asked(self, name: str, size: Optional[int]) -> Dict[str, Any]:
+        """What is asked of an object besides its bytes, as arguments of a put, a begun upload or a copy.
+
+        size: of the file, None while nobody knows. Raises TargetError when the place does not keep what it must.
+        """
+        if self.facts().wrong:
+            raise TargetError(f"nothing is put into {self.place}: {self.facts().wrong}", "stowage check")
+        return keeping.arguments(self._options, name, size)
+
+    def told_of(self, item: dict, name: str, proven: bool) -> Stored:
+        """An entry of a listing as what a put returns."""
+        return _stored(item, name, proven)
 
     def abort(self, key: str, upload: str) -> bool:
         """Removes an upload's parts; False when there was no such upload."""
@@ -226,10 +258,33 @@ class S3Target:
                 return False
         return True
 
+    def _remover(self) -> Any:
+        """A client of the key that removes what retention lets go, None when it is the night's own."""
+        if self._options.delete_credentials or self._options.delete_profile:
+            with contextlib.suppress(TargetError):
+                found = make_client(self._options, self._context.name, True)
+                self.meter.watch(found)
+                return found
+        return None
+
+    def removed_apart(self, name: str) -> bool:
+        """Whether another key than the night's has removed what a probe wrote."""
+        client = self._remover()
+        if client is None:
+            return False
+        try:
+            return locking.sweep(client, self.bucket, self.prefix + name)
+        finally:
+            client.close()
+
+    def _identity(self):
+        return identity(self._options, self._context.name)
+
     def client(self):
         with self._lock:
             if self._made is None:
-                self._made = make_client(self._options, self._context.name)
+                self._made = make_client(self._options, self._context.name, self._context.pruning)
+                self.meter.watch(self._made)
             return self._made
 
     def senders(self) -> ThreadPoolExecutor:
@@ -262,6 +317,11 @@ class S3Target:
             except self.client().exceptions.ClientError as error:
                 if code_of(error) == "InvalidRange" and end is None:
                     return
+                if code_of(error) == "NoSuchKey":
+                    self.refuse_hidden(name)
+                if code_of(error) == "InvalidObjectState":
+                    kind = str(error.response["Error"].get("StorageClass") or self._options.storage_class or "")
+                    raise archive.asleep(name, self.place, kind, self._options.restore_tier) from None
                 raise
         body = answer["Body"]
         with contextlib.closing(body):
@@ -282,4 +342,5 @@ def _stored(item: dict, name: str, proven: bool = False) -> Stored:
 
 
 DRIVER = TargetDriver("s3", "a bucket at AWS S3 or a server of that protocol", S3Options, S3Target,
-                      remote=True)  # fmt: skip
+                      ("access_key", "secret_key", "session_token", "proxy_user", "proxy_password"),
+                      remote=True, tariff=tariff, make=make)  # fmt: skip

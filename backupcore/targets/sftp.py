@@ -25,9 +25,11 @@ from backupcore.hookspecs import (
 )
 
 from . import _sftp_wire as wire
+from . import _streaming as streaming
 from ._prove import INCOMING, MARK, proven
 from ._sftp_connect import SftpOptions, connect
 from ._sftp_put import ATTEMPTS, Put
+from ._sftp_stream import SftpStream
 
 PIECE = 256 << 10
 
@@ -38,6 +40,7 @@ class SftpTarget:
     def __init__(self, options: SftpOptions, context: TargetContext):
         self._options = options
         self._context = context
+        self.folder = context.folder
         self.root = options.path
         self.incoming = f"{INCOMING}/{context.server_id}"
         self.place = f"{options.host}:{options.path}"
@@ -54,7 +57,9 @@ class SftpTarget:
         if self._extensions is None:
             self._do(f"cannot use {self.place}", lambda session: None)
         protects = wire.HARDLINK in (self._extensions or {}) and self._hard_links
-        return TargetCapabilities(ranged_reads=True, overwrite_protection=protects, delete=True, tells_others=True)
+        return TargetCapabilities(
+            ranged_reads=True, overwrite_protection=protects, delete=True, tells_others=True, streams=True
+        )  # fmt: skip
 
     # -- the contract
 
@@ -66,9 +71,16 @@ class SftpTarget:
             file = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise TargetError(f"cannot read {path}: {error.strerror}") from None
-        with file, self._putting, self._told(f"cannot write {name} to {self.place}"):
+        with file, self._putting, self.told(f"cannot write {name} to {self.place}"):
             return Put(self, name, Path(path), file.fileno(), if_absent, sha256, checkpoint, progress,
                        pace).run(resume)  # fmt: skip
+
+    def stream(self, name, *, if_absent=False, pace=None) -> SftpStream:
+        """Begins a file whose length nobody knows yet, over a connection of its own."""
+        safe_name(name)
+        if pace:
+            pace(0)
+        return SftpStream(self, name, if_absent, pace)
 
     def read(self, name, offset=0, length=None) -> Iterator[bytes]:
         """The bytes, asked for ahead in bounded memory; when the line breaks, goes on behind what came."""
@@ -78,7 +90,7 @@ class SftpTarget:
         end = None if length is None else offset + length
         seen: Optional[wire.Attrs] = None
         failures = 0
-        with self._told(f"cannot read {name} from {self.place}"):
+        with self.told(f"cannot read {name} from {self.place}"):
             while True:
                 try:
                     with self.session() as session:
@@ -131,7 +143,7 @@ class SftpTarget:
     def probe(self) -> Iterator[Finding]:
         """Logs in, then writes, reads, lists and removes a file of its own."""
         try:
-            with self._told(f"cannot use {self.place}"), self.session() as session:
+            with self.told(f"cannot use {self.place}"), self.session() as session:
                 extensions = session.extensions
         except TargetError as error:
             yield Finding(False, "login", error.message, error.hint)
@@ -148,7 +160,7 @@ class SftpTarget:
                 yield Finding(True, "space", text.size(space[0]) + " free")
 
     def clean(self, older_than_ns) -> int:
-        """Removes this server's files in `incoming` that were last written before that time."""
+        """Removes this server's files in `incoming` that were last written before that time, or that streams left."""
         return self._do(f"cannot clean {self.place}", lambda session: self._clean(session, older_than_ns))
 
     def close(self) -> None:
@@ -240,7 +252,7 @@ class SftpTarget:
 
     def _do(self, what: str, action: Callable[[wire.Session], Any]) -> Any:
         """An action that may be done twice, again when the line broke."""
-        with self._told(what):
+        with self.told(what):
             for attempt in range(ATTEMPTS):
                 try:
                     with self.session() as session:
@@ -252,7 +264,7 @@ class SftpTarget:
         raise AssertionError
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def told(self, what: str) -> Iterator[None]:
         """A refusal or broken line inside becomes a TargetError of one line."""
         try:
             yield
@@ -303,17 +315,21 @@ class SftpTarget:
 
     def _clean(self, session: wire.Session, older_than_ns: int) -> int:
         removed = 0
+        notes = {str(facts.get("temporary")).encode(): path for path, facts in streaming.left(self.folder)}
         folder = self.at(self.incoming)
         try:
             found = list(session.names(folder))
         except wire.Refused as error:
-            if error.code == wire.NO_SUCH_FILE:
-                return 0
-            raise
+            if error.code != wire.NO_SUCH_FILE:
+                raise
+            found = []
         for raw, facts in found:
-            if facts.kind == "f" and facts.modified_ns < older_than_ns and b"/" not in raw:
+            old = facts.modified_ns < older_than_ns or raw in notes
+            if facts.kind == "f" and old and b"/" not in raw:
                 session.ask(wire.REMOVE, folder.encode() + b"/" + raw)
                 removed += 1
+        for note in notes.values():
+            note.unlink(missing_ok=True)
         return removed
 
 
@@ -394,4 +410,5 @@ def _pieces(session: wire.Session, handle: bytes, offset: int, end: int) -> Iter
         yield b"".join(ready)
 
 
-DRIVER = TargetDriver("sftp", "a folder of an SSH server (SFTP)", SftpOptions, SftpTarget, remote=True)
+DRIVER = TargetDriver("sftp", "a folder of an SSH server (SFTP)", SftpOptions, SftpTarget,
+                      ("password", "passphrase"), remote=True)  # fmt: skip

@@ -13,13 +13,13 @@ Subclass TargetConformance in a test module and give it a fixture `target` that 
         def plant(self, ...):  # if the place can be reached behind the target's back
             return lambda name, content: ...  # puts content there under a name in bytes, also a hostile one
 
-Here live the behaviours the engine builds on; not how a driver tells its own place's errors.
+Here live the behaviours the engine builds on; those of paced puts and of streams are target_streams.py, those of locks
+target_locks.py. Not how a driver tells its own place's errors.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import threading
@@ -29,17 +29,16 @@ from pathlib import Path
 
 import pytest
 
-from backupcore.hookspecs import Paused, Stored, TargetCapabilities, TargetDriver, TargetError, WrongDigest
+from backupcore.hookspecs import Spent, Stored, TargetCapabilities, TargetDriver, TargetError, WrongDigest
 
-UNSAFE = ["", "/etc/passwd", "../up", "a/../b", "a/..", "./a", "a//b", "a/", "a\x00b", "a\nb", "a\\b", "x" * 300]
-UNSAFE += ["a/" * 500 + "b", "half\ud800"]
-NAMES = [".stowage/0123456789abcdef", "a/b/c/d/e/f", "with space", "plus+and%25&=?#", "ümläut/日本", "~-_.!*'()"]
-NAMES += ["a/-rf", "a/...", "a/..b", "a/b..", "a/$HOME", "a/`x`", "a/'\"", "a/*?[x]", "a/ lead", "a/trail ", "a/{name}"]
-HOSTILE = [b"p/back\\slash", b"p/new\nline", b"p/\xff\xfe", b"p/\x1b[31m", b"p/tab\t1\t2"]
+from .target_locks import LockConformance
+from .target_names import HOSTILE, NAMES, UNSAFE
+from .target_streams import StreamConformance
+
 RANGES = [(0, 1), (0, 10_000), (1, 9_999), (5_000, 100), (9_999, 1), (777, None), (0, 0), (10_000, 0)]
 
 
-class TargetConformance:
+class TargetConformance(StreamConformance, LockConformance):
     """Behaviours of a target. big: bytes of the big file; more than one upload part of the place, if it has such.
     driver: the TargetDriver of the target, so that what it declares is looked at, too."""
 
@@ -113,6 +112,36 @@ class TargetConformance:
         target.put("name", file(content), sha256=right)
         assert b"".join(target.read("name")) == content
 
+    @pytest.mark.parametrize("size", ["nothing", "small", "big"])
+    def test_a_kept_digest_is_that_of_the_bytes_there_now(self, target, file, size):
+        if not getattr(target.capabilities, "kept_checksums", False):
+            pytest.skip("this place keeps no checksums")
+        for _time in range(2):  # the second one replaces the first
+            content = os.urandom({"nothing": 0, "small": 5000, "big": self.big}[size])
+            digest = hashlib.sha256(content).hexdigest()
+            target.put("name", file(content), sha256=digest)
+            kept = target.kept_sha256("name")
+            assert kept == digest or kept is None and size == "big", "big files may lie there in upload parts"
+        target.delete("name")
+        assert target.kept_sha256("name") is None
+
+    def test_what_is_awake_need_not_be_woken(self, target, file):
+        if not getattr(target.capabilities, "archives", False):
+            pytest.skip("this place has no archive")
+        target.put("name", file(b"x" * 100))
+        assert target.wake("name", 1) is True and b"".join(target.read("name")) == b"x" * 100
+        for name in ("no/such/file", "../up"):
+            with pytest.raises(TargetError):
+                target.wake(name, 1)
+
+    def test_what_nobody_hid_is_not_called_hidden(self, target, file):
+        if getattr(target, "hidden", None) is None:
+            pytest.skip("the driver has no hidden")
+        target.put("seen/source/dump/file", file(b"x"))  # a name that no other test has: its own may lie hidden
+        assert list(target.hidden("seen/")) == []
+        target.unhide("seen/source/dump/file")
+        assert b"".join(target.read("seen/source/dump/file")) == b"x"
+
     def test_others_names_no_file_of_its_own(self, target, file):
         if getattr(target.capabilities, "tells_others", False):
             target.put("client/source/dump/file", file(b"x"))
@@ -143,6 +172,13 @@ class TargetConformance:
         assert next(pieces)
         pieces.close()
         assert target.stat("name").size == self.big
+
+    def test_a_place_copies_only_from_its_like(self, target):
+        if getattr(target, "copy_from", None) is None:
+            pytest.skip("the driver has no copy_from")
+        digest = hashlib.sha256(b"x").hexdigest()
+        assert target.copy_from(object(), "client/source/dump/file", size=1, sha256=digest) is None
+        assert target.stat("client/source/dump/file") is None
 
     # -- what is not there
 
@@ -258,50 +294,6 @@ class TargetConformance:
         )
         assert threads == {threading.get_ident()}
 
-    # -- pace; a driver that has none is not begun out of time, see the contract
-
-    @pytest.fixture
-    def paced(self, target):
-        """The target, when its put knows a pace."""
-        known = inspect.signature(target.put).parameters.values()
-        if not any(one.name == "pace" or one.kind is one.VAR_KEYWORD for one in known):
-            pytest.skip("its put knows no pace")
-        return target
-
-    def test_every_byte_asks_its_pace(self, paced, file):
-        content, asked = os.urandom(self.big), []
-        paced.put("name", file(content), pace=asked.append)
-        assert sum(asked) >= self.big
-        assert b"".join(paced.read("name")) == content
-
-    @pytest.mark.parametrize("size", [1, None])
-    def test_a_put_out_of_time_is_not_begun(self, paced, file, size):
-        def over(_count):
-            raise Paused("not now")
-
-        with pytest.raises(Paused):
-            paced.put("name", file(os.urandom(size or self.big)), checkpoint=lambda state: None, pace=over)
-        assert paced.stat("name") is None and list(paced.list("name")) == []
-
-    def test_a_put_whose_time_is_over_is_ended_or_taken_up_where_it_was(self, paced, file):
-        content = os.urandom(self.big)
-        path, digest = file(content), hashlib.sha256(content).hexdigest()
-        states, first, second = [], [], []
-
-        def over(count):
-            first.append(count)
-            if sum(first) * 2 > self.big:
-                raise Paused("not now")
-
-        try:
-            paced.put("name", path, sha256=digest, checkpoint=states.append, pace=over)
-        except Paused:  # else it cannot be taken up in its middle, and was ended
-            assert paced.stat("name") is None
-            state = json.loads(json.dumps(states[-1])) if states else None
-            paced.put("name", path, sha256=digest, resume=state, checkpoint=states.append, pace=second.append)
-            assert 0 < sum(second) < self.big or sum(first) >= self.big
-        assert b"".join(paced.read("name")) == content
-
     def test_clean_removes_nothing_that_is_whole(self, target, file):
         target.put("name", file(b"x"))
         assert target.clean(time.time_ns()) >= 0
@@ -411,6 +403,21 @@ class TargetConformance:
         assert isinstance(self.driver.remote, bool)
         # who is paid for reading stands elsewhere: a drill must prove that copy before those at hand
         assert self.driver.remote or not target.capabilities.metered
+
+    def test_what_it_was_used_for_is_counted_and_only_grows(self, target, file):
+        if not hasattr(target, "spent"):
+            pytest.skip("its driver counts nothing")
+        assert isinstance(target.spent(), Spent)
+        target.put("name", file(b"x" * 5000))
+        put = target.spent()
+        assert b"".join(target.read("name")) == b"x" * 5000
+        read = target.spent()
+        assert put.write >= 1 and put.sent >= 5000 and read.read > put.read and read.got >= put.got + 5000
+        target.delete("name")
+        target.close()
+        end = target.spent()  # asked for the last time when it is closed
+        for one, later in ((put, read), (read, end)):
+            assert all(getattr(later, name) >= getattr(one, name) for name in Spent.__dataclass_fields__)
 
     def test_close_may_be_called_twice(self, target):
         target.close()

@@ -165,7 +165,7 @@ def estimate(loads: Sequence[Load], speeds: Mapping[str, Speed], prices: Mapping
 
 def cost(price: Price, size: int, requests: int) -> float:
     """What reading so much costs, in the price's currency."""
-    return size / 1e9 * price.read_gb + requests / 1000 * price.request_1000
+    return size / price.gb * price.read_gb + requests / 1000 * price.request_1000
 
 
 def missing(expected: Mapping[str, bytes], told: Any, cut: int) -> List[bytes]:

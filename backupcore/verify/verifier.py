@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .. import clock
-from ..catalog import aside, places
+from ..catalog import aside, places, reading
 from ..catalog.records import HOLDING, CopyRow, DumpRow, is_alive
-from ..errors import StowageError, TargetRefused
-from ..hookspecs import TargetError
+from ..errors import StillAsleep, StowageError, TargetRefused
+from ..hookspecs import Asleep, TargetError
 from ..image.copies import FolderCopy, TargetCopy
 from ..image.layout import dump_prefix
 from ..image.manifest import load_public_keys
@@ -42,7 +42,8 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one copy. status: ok, damaged, wrong (the image itself) or error (nothing is known of it).
+    """What became of one copy. status: ok, damaged, wrong (the image itself), asleep (in an archive: passed over) or
+    error (nothing is known of it).
 
     notes: what could not be looked at. message, hint: when it is not ok. strays: paths of what lies with it and is no
     part of it, each with the reason.
@@ -209,13 +210,18 @@ class Verifier:
         error: Optional[StowageError] = None
         stopped = False
         try:
-            self._look(job, verdict)
+            with reading.keep(self.settings.state, [dump.id], "stowage verify"):
+                if self._is_gone(job):  # a prune came first
+                    return None
+                self._look(job, verdict)
             self._worked(job.place)
         except Stop:
             stopped = True
         except StowageError as failure:
             error = failure
             self._failed(job.place, failure)
+        except Asleep as failure:
+            error = StillAsleep(f"target {job.place}: {failure.message}", failure.hint)
         except TargetError as failure:
             error = TargetRefused(f"target {job.place}: {failure.message}", failure.hint or "stowage check")
             self._failed(job.place, error)
@@ -225,7 +231,9 @@ class Verifier:
         whole = error is None and not stopped
         if whole or kind == "sample" and verdict.proven or verdict.damage and not stopped:
             marking.apply(self.catalog, verdict)
-        self._tell(job, "failed" if error or not verdict.ok else "verified", verdict.bytes)
+        asleep = isinstance(error, StillAsleep) and verdict.ok
+        failed = (error and not asleep) or not verdict.ok
+        self._tell(job, "failed" if failed else "skipped" if asleep else "verified", verdict.bytes)
         if stopped and verdict.ok:
             return None if not verdict.proven else Result(
                 **told, status="ok", bytes=verdict.bytes, seconds=time.monotonic() - begun
@@ -237,9 +245,17 @@ class Verifier:
             status, message = "wrong", verdict.message()
             hint = f"stowage run --client {dump.client} --source {dump.source} --level 0"
         elif error is not None:
-            status, message, hint = "error", error.message, error.hint
+            status, message, hint = "asleep" if asleep else "error", error.message, error.hint
         return Result(**told, status=status, bytes=verdict.bytes, seconds=time.monotonic() - begun, message=message,
                       hint=hint, notes=tuple(dict.fromkeys(verdict.notes)), strays=_strays(verdict))  # fmt: skip
+
+    def _is_gone(self, job: Job) -> bool:
+        """Whether the copy was removed since it was listed."""
+        if job.place == HOLDING:
+            now = self.catalog.dump(job.dump.id)
+            return now is None or now.holding != job.dump.holding
+        rows = self.catalog.copies(dump=job.dump.id, target=job.place)
+        return not rows or rows[0].state == "expired"
 
     def _look(self, job: Job, verdict: Verdict) -> None:
         refused = self._refused.get(job.place, [])
@@ -287,7 +303,7 @@ class Verifier:
             self._refused.pop(place, None)
 
     def _failed(self, place: str, error: StowageError) -> None:
-        if place != HOLDING and isinstance(error, TargetRefused):
+        if place != HOLDING and isinstance(error, TargetRefused) and not isinstance(error, StillAsleep):
             with self._lock:
                 self._refused.setdefault(place, []).append(error)
 

@@ -19,12 +19,20 @@ from collections.abc import Mapping, Sequence
 from ansible.errors import AnsibleFilterError
 
 # what never stands in stowage.yml: it goes to a 0600 file that `credentials` or `password_file` names
-SECRET = ("access_key", "secret_key", "session_token")
+SECRET = ("access_key", "secret_key", "session_token", "proxy_user", "proxy_password")
 SECRET_OF_TYPE = {"sftp": ("password", "passphrase")}  # what else is, for a target of that type
+# of a key that may delete, which pruning alone uses: in a file of its own
+SECRET_OF_PRUNING = ("delete_access_key", "delete_secret_key", "delete_session_token")
+# of who is told what happened: option -> the one that names its file. The address of a webhook or ping is a secret, too
+SECRET_OF_EVENT = {
+    "mail": {"password": "password_file"},
+    "ping": {"url": "url_file"},
+    "webhook": {"url": "url_file", "secret": "secret_file"},
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # options of a source that only the server reads; the rest is the agent's
 TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split", "interim")
-OF_SERVER = ("policy", *TIMING)
+OF_SERVER = ("policy", *TIMING, "copies", "holding", "min_copies", "spindle")
 TREE = {
     "include": [],
     "exclude": [],
@@ -61,22 +69,52 @@ def _merge(below: t.Any, above: t.Any) -> t.Any:
 
 def _secrets(options: t.Any) -> tuple:
     kind = options.get("type")
-    return SECRET + SECRET_OF_TYPE.get(kind if isinstance(kind, str) else "", ())
+    return SECRET + SECRET_OF_PRUNING + SECRET_OF_TYPE.get(kind if isinstance(kind, str) else "", ())
 
 
-def credentials(targets: t.Any, mail: t.Any = None) -> dict[str, str]:
-    """File name -> content of every file of secrets: one for each target that has any, one for the mail server."""
+def _events(
+    mail: t.Any, mail_options: t.Any, more: t.Any, folder: str = ""
+) -> tuple[dict[str, dict[str, t.Any]], dict[str, str]]:
+    """Who is told what happened: (sections of stowage.yml, their secrets by file name); the files will be in folder."""
+    given = {}
+    if mail:
+        to = list(mail) if _is_list(mail) else [str(mail)]
+        given["mail"] = {"type": "mail", "to": to, **_mapping(mail_options, "backup_server_mail_options")}
+    for name, options in _mapping(more, "backup_server_events").items():
+        if name in given:
+            raise AnsibleFilterError("backup_server_events: mail is there already, by backup_server_mail: keep one")
+        given[name] = _mapping(options, f"event {name}")
+    files = {}
+    for name, options in given.items():
+        kind = options.get("type")
+        for key, named in SECRET_OF_EVENT.get(kind if isinstance(kind, str) else "", {}).items():
+            value = options.pop(key, None)
+            if not value:
+                continue
+            if not NAME.match(name):
+                raise AnsibleFilterError(f"{name!r} cannot name an event")
+            if "\n" in str(value):
+                raise AnsibleFilterError(f"event {name}: {key} is more than one line")
+            files[f"{name}.{key}"] = f"{value}\n"
+            options[named] = f"{folder}/{name}.{key}"
+    return given, files
+
+
+def credentials(targets: t.Any, mail: t.Any = None, events: t.Any = None) -> dict[str, str]:
+    """File name -> content of every file of secrets: of each target that has any, of the mail server, of those who are
+    told what happened."""
     files = {}
     for name, options in _mapping(targets, "backup_server_targets").items():
         options = _mapping(options, f"target {name}")
         found = {key: str(one) for key, one in options.items() if key in _secrets(options) and one}
+        pruning = {key[len("delete_") :]: found.pop(key) for key in SECRET_OF_PRUNING if key in found}
+        if (found or pruning) and not NAME.match(name):
+            raise AnsibleFilterError(f"{name!r} cannot name a target")
         if found:
-            if not NAME.match(name):
-                raise AnsibleFilterError(f"{name!r} cannot name a target")
             files[f"{name}.json"] = json.dumps(found, indent=1, sort_keys=True) + "\n"
-    password = _mapping(mail, "backup_server_mail_options").get("password")
-    if password:
-        files["mail.password"] = f"{password}\n"
+        if pruning:
+            files[f"{name}.pruning.json"] = json.dumps(pruning, indent=1, sort_keys=True) + "\n"
+    files.update(_events("anyone" if mail else "", mail, events)[1])
     return files
 
 
@@ -101,24 +139,26 @@ def server_config(settings: t.Any) -> dict[str, t.Any]:
     if interim:  # YAML's own off is false
         number = re.fullmatch(r"\d+(?:\.\d+)?", interim)
         config["cycle"]["interim"] = float(interim) if number else "off" if interim == "false" else interim
-    for key in ("limits", "planning"):
+    for key in ("limits", "planning", "networks", "retry", "prices", "prune", "verify", "drill"):
         if given.get(key):
             config[key] = _mapping(given[key], f"backup_server_{key}")
-    files = credentials(given["targets"], given["mail_options"])
+    if given.get("copies") is not None:  # an empty list means that nothing is copied
+        if not _is_list(given["copies"]):
+            raise AnsibleFilterError("backup_server_copies must be a list, such as [{target: nas, keep: {last: 7}}]")
+        config["copies"] = list(given["copies"])
+    files = credentials(given["targets"])
     config["targets"] = {}
     for name, options in _mapping(given["targets"], "backup_server_targets").items():
         options = _mapping(options, f"target {name}")
         config["targets"][name] = {key: one for key, one in options.items() if key not in _secrets(options)}
         if f"{name}.json" in files:
             config["targets"][name]["credentials"] = f"{folder}/{name}.json"
+        if f"{name}.pruning.json" in files:
+            config["targets"][name]["delete_credentials"] = f"{folder}/{name}.pruning.json"
     config["policies"] = _mapping(given["policies"], "backup_server_policies")
-    if given["mail"]:
-        to = list(given["mail"]) if _is_list(given["mail"]) else [str(given["mail"])]
-        options = _mapping(given["mail_options"], "backup_server_mail_options")
-        options.pop("password", None)
-        if "mail.password" in files:
-            options["password_file"] = f"{folder}/mail.password"
-        config["events"] = {"mail": {"type": "mail", "to": to, **options}}
+    events = _events(given["mail"], given["mail_options"], given.get("events"), folder)[0]
+    if events:
+        config["events"] = events
     return _merge(config, _mapping(given["more"], "backup_server_config"))
 
 

@@ -94,9 +94,15 @@ def understand(rc, out, err):
 
 def call(module, words, secret=None):
     """Asks the engine and waits; returns its answer. secret: bytes for its standard input. Raises EngineError."""
+    _tell_caller(module)
     more = {} if secret is None else {"data": secret, "binary_data": True}
     rc, out, err = module.run_command(command(module.params, words), cwd="/", **more)
     return understand(rc, out, err)
+
+
+def _tell_caller(module):
+    """What the engine's audit log shows beside the user: that a module called it, and which."""
+    os.environ["STOWAGE_CALLER"] = "ansible " + str(getattr(module, "_name", None) or "module")
 
 
 # jobs
@@ -145,6 +151,7 @@ def start_job(module, words, secret=None):
     if not JOB.match(job):
         raise EngineError("job", "%r cannot name a job" % job)
     line = command(module.params, words)
+    _tell_caller(module)
     top = jobs_folder()
     try:
         os.makedirs(top, 0o700, exist_ok=True)

@@ -37,7 +37,8 @@ options:
   state:
     description:
       - A V(present) client is dumped every night.
-      - A V(retired) client is not dumped any more; its images stay and can be restored.
+      - A V(retired) client is not dumped any more; its images stay under its retention and can be restored.
+        Without O(sources) what is registered stays as it is, so that their copies keep their rules.
       - An V(absent) client is forgotten by the configuration; its images stay, but a restore needs it registered again.
     type: str
     choices: [present, retired, absent]
@@ -86,6 +87,26 @@ options:
         C(interim).
     type: dict
     default: {}
+  copies:
+    description:
+      - What is other than its policies say of the copies of its sources, target by target and key by key.
+      - "Such as V([{target: cloud, dumps: none}]); a key with V(null) takes its word back."
+    type: list
+    elements: dict
+    default: []
+  holding:
+    description: Whether its dumps land on a holding disk; as its policies say if not set.
+    type: str
+    choices: [auto, never, required]
+  min_copies:
+    description: So many verified copies before an image may leave the holding disk; as its policies say if not set.
+    type: int
+  network:
+    description: The line it hangs on, one of C(networks) in the configuration of the backup server.
+    type: str
+  dumps_at_once:
+    description: How many of its sources are dumped at the same time; V(2) if not set.
+    type: int
   ignore:
     description: Paths on the client that no source covers on purpose, each with the reason.
     type: dict
@@ -161,6 +182,7 @@ DEFAULTS = {
     "agent_config": "/etc/stowage/agent.json",
 }
 TIMING = ("cycle", "grace", "priority", "strategy", "days", "earliest", "max_chain", "schedule", "split", "interim")
+SERVER_ONLY = ("holding", "min_copies", "network", "dumps_at_once")
 HEAD = "# Written by Ansible (stowage.backup.client); the inventory is the place to change it.\n"
 
 
@@ -213,6 +235,9 @@ def registration(params):
     if params["state"] == "retired":
         content["state"] = "retired"
     content.update((key, one) for key, one in sorted(params["timing"].items()) if one is not None)
+    if params["copies"]:
+        content["copies"] = params["copies"]
+    content.update((key, params[key]) for key in SERVER_ONLY if params[key] is not None)
     if params["ignore"]:
         content["ignore"] = {key: str(why) for key, why in sorted(params["ignore"].items())}
     content["sources"] = {}
@@ -221,6 +246,16 @@ def registration(params):
             source = {"path": source}
         content["sources"][name] = {key: one for key, one in source.items() if one is not None}
     return content
+
+
+def retired(before):
+    """A registration that this module wrote, with the word that it is retired; None when it wrote none."""
+    word = '    state: "retired"\n'
+    lines = (before or "").splitlines(True)
+    sources = [number for number, line in enumerate(lines) if line.startswith("    sources:")]
+    if not (before or "").startswith(HEAD) or len(sources) != 1:
+        return None
+    return before if word in lines else "".join(lines[: sources[0]] + [word] + lines[sources[0] :])
 
 
 def known_hosts(name, keys):
@@ -240,7 +275,8 @@ def read(path):
 def refused(module, file):
     """Why the engine refuses the file just written, '' when it does not or cannot be asked."""
     try:
-        _engine.call(module, ["plan", "--client", module.params["name"]])
+        # the cheapest command that reads all of the configuration: each client of a fleet asks for it once
+        _engine.call(module, ["list", "runs", "--limit", "1"])
     except _engine.EngineError as error:
         if error.code == "config" and file in error.text:
             return error.line
@@ -292,6 +328,11 @@ def main():
             "agent_config": {"type": "path", "default": "/etc/stowage/agent.json"},
             "sources": {"type": "dict", "default": {}},
             "timing": {"type": "dict", "default": {}},
+            "copies": {"type": "list", "elements": "dict", "default": []},
+            "holding": {"type": "str", "choices": ["auto", "never", "required"]},
+            "min_copies": {"type": "int"},
+            "network": {"type": "str"},
+            "dumps_at_once": {"type": "int"},
             "ignore": {"type": "dict", "default": {}},
             "host_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
             "clients_folder": {"type": "path", "default": "/etc/stowage/clients.d"},
@@ -315,7 +356,10 @@ def main():
     file = os.path.join(params["clients_folder"], name + ".yml")
     pinned = os.path.join(params["known_hosts_folder"], name)
     content = {} if state == "absent" else registration(params)
-    wanted = [(file, HEAD + "".join(block({"clients": {name: content}}, "")) if content else None, 0o640)]
+    text = HEAD + "".join(block({"clients": {name: content}}, "")) if content else None
+    if state == "retired" and not params["sources"]:
+        text = retired(read(file)) or text
+    wanted = [(file, text, 0o640)]
     if state == "absent":
         wanted.insert(0, (pinned, None, 0o640))
     elif params["host_keys"]:

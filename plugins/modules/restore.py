@@ -65,6 +65,11 @@ options:
   permit:
     description: Identifier of the permit on the client.
     type: str
+  archive_wait:
+    description:
+      - How long to wait for what sleeps in an archive class of its target, such as V(13 h).
+      - If not set it is asked for, and the task fails; the same task goes on later.
+    type: str
   private:
     description:
       - A private key in PEM, such as from a vault, that opens sealed dumps.
@@ -152,6 +157,8 @@ def words_of(params):
     for key in ("at", "from", "to", "permit"):
         if params[key]:
             words += ["--" + key, params[key]]
+    if params["archive_wait"]:
+        words += ["--wait", params["archive_wait"]]
     if params["in_place"]:
         words.append("--in-place")
     if params["exact"]:
@@ -171,6 +178,7 @@ def main():
             "existing": {"type": "str", "choices": ["refuse", "overwrite", "keep"], "default": "refuse"},
             "exact": {"type": "bool", "default": False},
             "permit": {"type": "str"},
+            "archive_wait": {"type": "str"},
             "private": {"type": "str", "no_log": True, "aliases": ["key"]},
             "passphrase": {"type": "str", "no_log": True},
             "plan": {"type": "bool", "default": False},

@@ -43,10 +43,26 @@ options:
   level:
     description: The level for all of them, V(0) for a full dump. The schedule decides if not set.
     type: int
+  join:
+    description:
+      - Whether to wait while another run, a staging, a prune or a rebuild is at work, instead of failing.
+      - What another run begins to dump after this was asked for is taken from it, the rest is dumped then.
+    type: bool
+    default: false
   strict:
     description: Whether warnings fail the task too.
     type: bool
     default: false
+  retry:
+    description:
+      - Whether to wait for clients that fail, when all else is done, as long as C(retry) in the configuration says.
+      - The timer of the night does. If not, they are tried again while other dumps go on.
+    type: bool
+    default: false
+  wait_for:
+    description: Clients to wait for, each with how long, such as V(4 h).
+    type: dict
+    default: {}
   wait:
     description: Whether to wait for the end. If not, look at the run with M(stowage.backup.status_info).
     type: bool
@@ -75,6 +91,16 @@ EXAMPLES = r"""
     clients: [web1.example.org]
     sources: [www]
     level: 0
+
+- name: Make sure that all of a client is dumped now, whatever else is at work
+  stowage.backup.run:
+    clients: [db1.example.org]
+    join: true
+
+- name: Back up a notebook as soon as it is there
+  stowage.backup.run:
+    clients: [nb07.example.org]
+    wait_for: {nb07.example.org: 4 h}
 
 - name: See what would be done
   stowage.backup.run:
@@ -134,32 +160,50 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.backup.plugins.module_utils import _engine
 
 
+def waits(params):
+    """Words for clients that are waited for."""
+    words = ["--retry"] if params["retry"] else []
+    for client, span in sorted(params["wait_for"].items()):
+        words.append("--wait-for=%s" % client + ("" if span is None else "=%s" % span))
+    return words
+
+
+def words_of(params):
+    """What is asked for, as the command line has it."""
+    words = []
+    for client in params["clients"]:
+        words += ["--client", client]
+    for source in params["sources"]:
+        words += ["--source", source]
+    if params["level"] is not None:
+        words += ["--level", str(params["level"])]
+    return words
+
+
 def main():
     spec = _engine.argument_spec()
     spec.update(
         clients={"type": "list", "elements": "str", "default": []},
         sources={"type": "list", "elements": "str", "default": []},
         level={"type": "int"},
+        join={"type": "bool", "default": False},
+        retry={"type": "bool", "default": False},
+        wait_for={"type": "dict", "default": {}},
         strict={"type": "bool", "default": False},
         wait={"type": "bool", "default": True},
         progress={"type": "bool", "default": True},
         job={"type": "str"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    words = []
-    for client in module.params["clients"]:
-        words += ["--client", client]
-    for source in module.params["sources"]:
-        words += ["--source", source]
-    if module.params["level"] is not None:
-        words += ["--level", str(module.params["level"])]
+    words = words_of(module.params)
+    run = ["run"] + (["--join"] if module.params["join"] else []) + waits(module.params)
     try:
         if module.check_mode:
             answer = _engine.call(module, ["plan"] + words)
             plan = answer["sources"]
             more = {key: answer[key] for key in ("given_up", "forecast", "absent")}
             module.exit_json(changed=bool(plan), plan=plan, status=answer["status"], next=answer["next"], **more)
-        job = _engine.start_job(module, (["--strict"] if module.params["strict"] else []) + ["run"] + words)
+        job = _engine.start_job(module, (["--strict"] if module.params["strict"] else []) + run + words)
         if not module.params["wait"]:
             module.exit_json(changed=True, job=job)
         answer = _engine.wait_for_job(job)

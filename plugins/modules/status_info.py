@@ -50,9 +50,68 @@ EXAMPLES = r"""
 
 RETURN = r"""
 running:
-  description: What runs now, with the phase and size of each dump; none when nothing runs.
+  description: What runs now, as C(stowage status --json) gives it; none when nothing runs.
   returned: success
   type: dict
+  contains:
+    pid:
+      description: The process.
+      type: int
+      returned: when known
+    since:
+      description: When it began, UTC.
+      type: str
+      returned: when known
+    user:
+      description: Whose it is.
+      type: str
+      returned: when known
+    command:
+      description: What was typed.
+      type: str
+      returned: when known
+    bytes:
+      description: Bytes of dumps that have come so far.
+      type: int
+      returned: while dumps or copies are made
+    expected:
+      description: Bytes that are expected in all; none when nobody knows.
+      type: int
+      returned: while dumps or copies are made
+    rate:
+      description: Bytes of dumps a second, smoothed; none in the first seconds.
+      type: int
+      returned: while dumps or copies are made
+    ends:
+      description: Estimated end of the dumps, UTC; none when nobody knows.
+      type: str
+      returned: while dumps or copies are made
+    run_ends:
+      description: Estimated end of the dumps and of their copies, UTC; none when nobody knows.
+      type: str
+      returned: while dumps or copies are made
+    run_not_before:
+      description: The earliest end of both, UTC, by what is known so far.
+      type: str
+      returned: while dumps or copies are made
+    dumps:
+      description: Each dump, and each copy at work, with C(phase), C(bytes), C(total), C(rate), C(ends), C(why).
+      type: list
+      elements: dict
+      returned: always
+    copies:
+      description: All copies together, and those that wait (C(queue)) with their reason.
+      type: dict
+      returned: while dumps or copies are made
+killed:
+  description: What is known of a run that ended without a word since the last one; none when there is no such.
+  returned: success
+  type: dict
+waiting:
+  description: Who waits for the end of what runs.
+  returned: success
+  type: list
+  elements: dict
 headline:
   description: The last night in one line.
   returned: success
@@ -84,13 +143,13 @@ def main():
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     words = ["--run", module.params["run"]] if module.params["run"] else []
     try:
-        running = _engine.call(module, ["status"]).get("running")
+        seen = _engine.call(module, ["status"])
         report = _engine.call(module, ["report"] + words)
     except _engine.EngineError as error:
         _engine.fail(module, error)
     module.exit_json(
-        changed=False, running=running, report=report, headline=report["headline"], status=report["status"],
-        next=report["next"],
+        changed=False, running=seen.get("running"), killed=seen.get("killed"), waiting=seen.get("waiting", []),
+        report=report, headline=report["headline"], status=report["status"], next=report["next"],
     )  # fmt: skip
 
 

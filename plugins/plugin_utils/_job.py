@@ -91,7 +91,7 @@ class Lines:
         for one in dumps:
             lines += self._one(one)
         if not lines and self.now() - self.told >= HEARTBEAT:
-            lines.append(self._heartbeat(dumps))
+            lines.append(self._heartbeat(dumps, status or {}))
         if lines:
             self.told = self.now()
         return lines
@@ -100,7 +100,7 @@ class Lines:
         name = ":".join(clean(one[key]) for key in ("client", "source") if one.get(key))
         if one.get("target"):
             name += f" to {clean(one['target'])}"
-        phase = clean(one.get("phase", ""))
+        phase = clean(one.get("why") or one.get("phase", ""))
         count, total = int(one.get("bytes") or 0), int(one.get("total") or 0)
         quarter = min(3, 4 * count // total) if total else 0
         if self.phases.get(name) == phase:
@@ -114,13 +114,17 @@ class Lines:
             return []
         return [f"{name}: {phase}" + (f", {size(count)}" if count else "")]
 
-    def _heartbeat(self, dumps: list[dict[str, t.Any]]) -> str:
+    def _heartbeat(self, dumps: list[dict[str, t.Any]], status: dict[str, t.Any]) -> str:
         line = f"at work for {self._took()}"
+        dumps = [one for one in dumps if not one.get("target")] or dumps
         if dumps:
             done = sum(1 for one in dumps if one.get("phase") in ("done", "failed", "verified"))
             count = sum(int(one.get("bytes") or 0) for one in dumps)
             line += f": {done} of {len(dumps)} done, {size(count)}"
-        return line
+        rate, ends = status.get("rate"), clean(status.get("ends") or "")
+        if isinstance(rate, (int, float)):
+            line += f", {size(rate)}/s"
+        return line + (f", end about {ends[11:16]} UTC" if len(ends) == 20 else "")
 
     def _took(self) -> str:
         seconds = int(self.now() - self.began)

@@ -10,7 +10,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from backupcore.app.agent_build import build_agent
+import agent_file
+
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, sweep
 from backupcore.keys import store
@@ -29,7 +30,7 @@ class Lab:
         self.base = base
         self.agent = base / "agent.pyz"
         if not self.agent.exists():
-            build_agent(str(self.agent))
+            agent_file.put(self.agent)
         for name in ("holding", "known_hosts.d"):
             (base / name).mkdir(mode=0o700, exist_ok=True)
         known = {
@@ -71,8 +72,8 @@ class Lab:
         self.settings = replace(self.settings, clients={**self.settings.clients, name: replace(client, **values)})
         return self.settings.clients[name]
 
-    def night(self, level=None):
-        """Lock, sweep, plan, dump; {client:source: result}."""
+    def night(self, level=None, **more):
+        """Lock, sweep, plan, dump; {client:source: result}. more: for the driver."""
         with runlock.hold(self.settings):
             self.swept = sweep.sweep(self.settings, self.catalog)
             sources = [(client.name, name) for client in self.settings.clients.values() for name in client.sources]
@@ -80,7 +81,7 @@ class Lab:
             self.planned = [bases.Planned(*one, *bases.choose(past.get(one, ()), level)) for one in sources]
             self.run = self.catalog.begin_run("run")
             results = driver.run_dumps(
-                self.settings, self.catalog, self.planned, run=self.run, progress=self.events.append
+                self.settings, self.catalog, self.planned, run=self.run, progress=self.events.append, **more
             )  # fmt: skip
         self.results = {f"{result.client}:{result.source}": result for result in results}
         return self.results
@@ -141,7 +142,8 @@ KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 UseDNS no
-""")
+SetEnv HOME={self.folder}
+""")  # what root's own .bashrc does at a login is not ours: killed in the middle it may leave a lock to the next
         self.start()
 
     def force(self, command: str):

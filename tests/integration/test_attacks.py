@@ -295,7 +295,8 @@ def fresh(world, tmp_path, **more):
     base.mkdir()
     (base / "keys").mkdir(mode=0o700)
     shutil.copy(world.base / "keys" / "signing.pub", base / "keys" / "signing.pub")
-    targets = {name: {"type": "directory", "path": str(world.base / name)} for name in ("nas", "holding")}
+    places = {"nas": "nas", "disk": "holding"}
+    targets = {name: {"type": "directory", "path": str(world.base / folder)} for name, folder in places.items()}
     config = base / "stowage.yml"
     config.write_text(json.dumps({
         "state": str(base / "state"), "keys": {"folder": str(base / "keys")}, "targets": targets,
@@ -322,7 +323,7 @@ def test_a_place_alone_shows_an_older_state_and_says_that_it_may(world, tmp_path
 
 def test_another_place_contradicts_what_was_taken_away(world, tmp_path):
     with world.under(attacks.NAS, newest_gone(world)):
-        status, printed = fresh(world, tmp_path, witness="holding")
+        status, printed = fresh(world, tmp_path, witness="disk")
     assert status == 1 and "nas has nothing newer than" in printed and "added" not in printed
 
 

@@ -73,7 +73,7 @@ def test_from_the_first_run_to_a_file_that_is_back(server, tree, tmp_path):
     planned = server.json("plan")["sources"]
     assert [(one["source"], one["level"], one["reason"]) for one in planned] == [("tree", 0, "the first full")]
     server.stowage("run")
-    mailbox.join(10)
+    mailbox.join(60)
     mail = email.message_from_bytes(mailbox.data, policy=email.policy.default)
     assert mail["Subject"].startswith("stowage OK   1 client, 1 source within RPO; ")
     assert "nas: 1 of 1 newest dumps have a verified copy" in mail.get_content()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from collection_lab import Lab, hosts
+from listener import Listener
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="lab hosts need root"),
@@ -81,30 +82,36 @@ def mode(path):
     return f"{stat.S_IMODE(status.st_mode):04o} {status.st_uid}:{status.st_gid}"
 
 
-def test_check_mode_passes_on_bare_hosts_and_touches_nothing(lab):
-    played = lab.play("site", "--check", "--diff")
+@pytest.fixture(scope="module")
+def there():
+    """Somebody who listens, and as what an inventory knows him."""
+    with Listener() as listener:
+        listener.events = {"chat": {"type": "webhook", "url": listener.url + "/hidden-hook", "secret": "hidden-key"}}
+        yield listener
+
+
+def test_check_mode_passes_on_bare_hosts_touches_nothing_and_shows_no_secret(lab):
+    nas = {"type": "directory", "path": "/srv/nas"}
+    cloud = {"type": "s3", "bucket": "acme-backup", "access_key": "AKIAHIDDEN", "secret_key": "hidden-secret"}
+    played = lab.play(
+        "site", "--check", "--diff", "-vvv", backup_server_targets={"nas": nas, "cloud": cloud},
+        backup_server_mail="a@b.example", backup_server_mail_options={"user": "u", "password": "hidden-password"},
+        backup_server_events={"chat": {"type": "webhook", "url": "https://hidden-hook/", "secret": "hidden-key"}},
+    )  # fmt: skip
     assert played.status == 0, played.text
     assert played.changed() > 10
     for host in (SERVER, CLIENT):
         assert not list(lab.root(host).glob("etc/stowage/*"))
         assert lab.on(host, "id stowage", check=False).returncode != 0
-
-
-def test_no_secret_is_ever_shown(lab):
-    target = {"type": "s3", "bucket": "acme-backup", "access_key": "AKIAHIDDEN", "secret_key": "hidden-secret"}
-    played = lab.play(
-        "site", "--check", "--diff", "-vvv", "--limit", SERVER, backup_server_targets={"cloud": target},
-        backup_server_mail="a@b.example", backup_server_mail_options={"user": "u", "password": "hidden-password"},
-    )  # fmt: skip
-    assert played.status == 0, played.text
     assert "/etc/stowage/credentials/cloud.json" in played.text
-    for secret in ("AKIAHIDDEN", "hidden-secret", "hidden-password"):
+    assert "/etc/stowage/credentials/chat.url" in played.text
+    for secret in ("AKIAHIDDEN", "hidden-secret", "hidden-password", "hidden-hook", "hidden-key"):
         assert secret not in played.text
 
 
-def test_site_sets_up_server_and_client_and_ends_in_one_line(lab):
-    played = lab.play("site")
-    assert played.status == 0, played.text
+def test_site_sets_up_server_and_client_and_ends_in_one_line(lab, there):
+    played = lab.play("site", backup_server_events=there.events)
+    assert played.status == 0 and "hidden" not in played.text, played.text
     line = played.said("ready")
     assert "1 client ready" in line and "no timer here" in line, played.text
     server, client = lab.root(SERVER), lab.root(CLIENT)
@@ -125,9 +132,27 @@ def test_site_sets_up_server_and_client_and_ends_in_one_line(lab):
     assert allowed.startswith(f'restrict,command="sudo -n {serve}" ssh-ed25519 ') and allowed.count("\n") == 1
 
 
-def test_the_second_time_nothing_changes(lab):
-    played = lab.play("site")
+def test_the_second_time_nothing_changes(lab, there):
+    played = lab.play("site", backup_server_events=there.events)
     assert (played.status, played.changed()) == (0, 0), played.text
+
+
+def test_who_is_told_is_told_by_the_server_and_its_secrets_are_files(lab, there):
+    units = lab.root(SERVER) / "etc/systemd/system"
+    assert {one.name for one in units.glob("stowage-watch.*")} == {"stowage-watch.service", "stowage-watch.timer"}
+    keys = lab.root(SERVER) / "etc/stowage/credentials"
+    user = lab.on(SERVER, "id -u stowage; id -g stowage").stdout.split()
+    assert [mode(keys / one) for one in ("chat.url", "chat.secret")] == [f"0600 {':'.join(user)}"] * 2
+    assert "hidden" not in (lab.root(SERVER) / "etc/stowage/stowage.yml").read_text()
+    assert there.got == []
+    assert lab.stowage(SERVER, "watch", "--test")["told"] == ["chat"]
+    unit = (units / "stowage-watch.service").read_text()
+    assert "\nUser=stowage\n" in unit
+    lab.on(SERVER, "runuser -u stowage -- " + unit.split("ExecStart=")[1].split("\n")[0])
+    (got,) = there.got
+    assert got.path == "/hidden-hook" and got.headers["x-stowage-signature"].startswith("sha256=")
+    assert lab.play("site", "--limit", SERVER).status == 0  # and then nobody is
+    assert "chat" not in (lab.root(SERVER) / "etc/stowage/stowage.yml").read_text()
 
 
 def test_one_client_is_registered_without_the_server_in_the_play(lab):

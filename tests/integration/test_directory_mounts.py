@@ -49,11 +49,11 @@ def refused(*targets):
 
 
 @pytest.fixture
-def inside(tmp_path):
+def inside(disk_path):
     """inside(code): runs it in a mount namespace of its own; its asserts are this test's."""
 
     def run(code):
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", BEGIN + code, str(tmp_path)]
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", BEGIN + code, str(disk_path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

@@ -174,7 +174,7 @@ def test_a_client_that_falls_silent_is_cut_after_the_timeout(lab, tree):
     begun = time.monotonic()
     result = lab.night()["web1:data"]
     assert not result.ok and "nothing for 4 s" in result.message
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 45  # and not 60
     assert processes() == []
 
 

@@ -218,7 +218,7 @@ def test_a_read_that_is_cut_again_and_again_ends(proxy, opened, local, monkeypat
     begun = time.monotonic()
     with pytest.raises(TargetError):
         b"".join(target.read("x"))
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 120
 
 
 def test_an_object_replaced_while_it_is_read_is_never_mixed(proxy, opened, local):
@@ -247,7 +247,7 @@ def test_a_place_that_loses_bytes_of_an_upload_part_is_found_out(opened, local, 
 
     def shorter(**arguments):
         if arguments["PartNumber"] == 5:
-            arguments["Body"] = arguments["Body"][:-1]
+            arguments["Body"] = bytes(arguments["Body"].read())[:-1]
         return upload_part(**arguments)
 
     monkeypatch.setattr(client, "upload_part", shorter)

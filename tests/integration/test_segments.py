@@ -316,6 +316,7 @@ def in_segments(world, policy=None):
     world.dump(s1=1, s2=1, rest=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parted", [False, True])
 def test_hard_links_whose_first_name_went_with_its_folder(world, parted):
     world.serve()
@@ -565,6 +566,7 @@ def test_a_segment_that_cannot_be_read_is_said_and_an_older_whole_is_taken(world
     assert report.status == "FAIL" and "cannot be restored" in report.lines[0].message
 
 
+@pytest.mark.slow
 def test_sealed_segments_are_opened_by_hand_and_by_stowage(world):
     sealed.prove(world.lab.settings.keys)
     pem = world.lab.base / "operations.pem"

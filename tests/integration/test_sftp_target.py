@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from backupcore.hookspecs import TargetContext, TargetError
 
-from backupcore.targets import _sftp_put, sftp
+from backupcore.targets import _sftp_put, _streaming, sftp
 from backupcore.targets.sftp import SftpOptions, SftpTarget
 from backupcore.testing.targets import TargetConformance
 
@@ -114,6 +114,35 @@ def test_a_line_that_breaks_twice_costs_no_byte_that_was_acknowledged(opened, li
     assert sum(line.sent) < len(content) * 1.01 + 2 * 6 * MIB
     assert line.sent[2] < 16 * MIB
     assert half_files(box) == []
+
+
+def test_a_stream_goes_on_over_a_line_that_breaks_and_loses_nothing(opened, line, box):
+    content = os.urandom(24 * MIB)
+    target = opened(port=line.port)
+    line.cuts = [10 * MIB, 5 * MIB]
+    stream = target.stream("a/part", if_absent=True)
+    for begin in range(0, len(content), 300_000):
+        stream.write(content[begin : begin + 300_000])
+    stored = stream.finish(hashlib.sha256(content).hexdigest())
+    assert stored.size == len(content) and not stored.proven
+    assert (box.disk / "stowage/a/part").read_bytes() == content
+    assert len(line.sent) == 3 and sum(line.sent) < len(content) * 1.01 + 2 * 6 * MIB
+    assert half_files(box) == [] and not list((target.folder / "streams").iterdir())
+
+
+def test_a_stream_whose_server_stays_away_is_an_error_and_is_cleaned_later(opened, line, box, monkeypatch):
+    monkeypatch.setattr(_streaming, "PATIENCE", 1.0)
+    line.cuts = [6 * MIB, *[1000] * 100]  # and then no login comes to its end
+    target = opened(port=line.port)
+    stream = target.stream("a/part")
+    with pytest.raises(TargetError) as error:
+        for _ in range(100):
+            stream.write(os.urandom(MIB))
+    assert "\n" not in error.value.message
+    stream.abort()
+    assert len(half_files(box)) == 1
+    assert opened().clean(0) == 1
+    assert half_files(box) == [] and not (box.disk / "stowage/a").exists()
 
 
 def test_a_later_try_sends_only_what_is_behind_the_checkpoint(opened, line, box, tmp_path, monkeypatch):
@@ -277,7 +306,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path):
         assert "room" in error.value.hint or "disk full" in error.value.hint
         assert half_files(small) == []
         small.cut()  # the server may hold the removed file open for the line that was left
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while small.connections() and time.monotonic() < deadline:
             time.sleep(0.05)
         target.put("a/small", written(tmp_path / "small", os.urandom(MIB)))

@@ -120,7 +120,12 @@ def prepare(lab, tree, way, encrypt, compress):
 
 @pytest.mark.parametrize(
     ("way", "encrypt", "compress"),
-    [("local", "none", "zstd"), ("local", "server", "zstd"), ("local", "none", "gzip"), ("ssh", "client", "zstd")],
+    [
+        ("local", "none", "zstd"),
+        pytest.param("local", "server", "zstd", marks=pytest.mark.slow),
+        pytest.param("local", "none", "gzip", marks=pytest.mark.slow),
+        ("ssh", "client", "zstd"),
+    ],
 )
 def test_state_out_of_indexes_makes_the_same_incremental(lab, tree, way, encrypt, compress):
     if way == "ssh" and os.geteuid() != 0:

@@ -12,6 +12,7 @@ from backupcore import clock, files, ids
 from backupcore.catalog import places
 from backupcore.catalog.records import DumpRow
 from backupcore.catalog.store import Catalog
+from backupcore.dump.space import Space
 from backupcore.image import folder, layout
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
 from backupcore.settings import Client, CopyRule, HoldingDisk, Policy, Settings, Source, TargetSettings
@@ -89,6 +90,7 @@ class World:
         return row
 
     def stage(self, **options):
+        options.setdefault("rooms", Space(self.settings.holding))
         return stager.stage(self.settings, self.catalog, self.opened.__getitem__, **options)
 
     def states(self, dump: DumpRow):

@@ -19,7 +19,7 @@ OPERATOR = (ROOT / "docs" / "operator.md").read_text("utf-8")
 FOR_OPERATORS = [ROOT / "docs" / name for name in ("operator.md", "restore.md")]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # Commands that the design names and that this version does not have: no page may promise them.
-LATER = ("usage", "policy", "target", "audit")
+LATER = ()
 GLOBAL = {"--config", "--json", "--strict", "--help"}
 
 
@@ -73,8 +73,9 @@ def models():
         "policies": schema.Policy, "limits": schema.Limits, "planning": schema.Planning,
         "policies, schedule": schema.Schedule, "policies, copies": schema.Copy,
         "policies, copies, keep": schema.Keep, "clients": schema.Client, "clients, sources": schema.Source,
-        "events": schema.Driven, "prune": schema.Prune,
+        "events": schema.Event, "prune": schema.Prune,
         "verify": schema.Verify, "timeouts": schema.Timeouts, "ssh": schema.Ssh,
+        "networks": schema.Network, "retry": schema.Retry,
     }  # fmt: skip
     heads = {"source": "clients, sources", "target": "targets", "event": "events"}
     for one in drivers.load().loaded:

@@ -133,6 +133,20 @@ def test_a_retired_client_keeps_its_keys_and_is_dumped_no_more(server, capsys):
     assert (server / "known_hosts.d/web1").exists()
 
 
+def test_a_client_retired_by_its_name_alone_keeps_its_sources_and_their_rules(server, capsys):
+    given = {"sources": {"etc": {"path": "/etc", "exclude": ["*.tmp"]}}, "address": "web1.example.org",
+             "ignore": {"/mnt": "scratch"}}  # fmt: skip
+    register(server, capsys, **given)
+    before = load(server)["web1"]
+    assert register(server, capsys, check=True, state="retired", sources={}, host_keys=[])["changed"]
+    assert register(server, capsys, state="retired", sources={}, host_keys=[])["changed"]
+    assert not register(server, capsys, state="retired", sources={}, host_keys=[])["changed"]
+    now = load(server)["web1"]
+    assert (now.state, now.sources, now.ignore, now.address) == (
+        "retired", before.sources, before.ignore, before.address)  # fmt: skip
+    assert register(server, capsys, **given)["changed"] and load(server)["web1"].state == "present"
+
+
 def test_an_absent_client_leaves_nothing(server, capsys):
     register(server, capsys)
     assert register(server, capsys, state="absent")["changed"]
@@ -152,3 +166,37 @@ def test_without_a_host_key_nobody_is_registered(server, capsys):
 
 def test_without_the_role_the_next_step_is_told(server, capsys):
     assert "backup_server" in register(server, capsys, clients_folder="/nowhere")["msg"]
+
+
+def test_copies_of_a_client_and_a_source_reach_the_engine_as_they_are(server, capsys):
+    file = server / "stowage.yml"
+    text = file.read_text() + f"targets: {{nas: {{type: directory, path: {server}/nas}}}}\n"
+    file.write_text(text + "copies: [{target: nas, window: '22:00-06:00', keep: {last: 3}}]\n")
+    etc = {"path": "/etc", "copies": [{"target": "nas", "window": None, "made_on": "sun"}], "min_copies": 1}
+    found = register(
+        server, capsys, copies=[{"target": "nas", "dumps": 1, "every": "week"}], holding="required", min_copies=2,
+        sources={"etc": etc, "home": {"path": "/home"}},
+    )  # fmt: skip
+    assert found["changed"] is True
+    sources = load(server)["web1"].sources
+    etc, home = sources["etc"].rule("nas"), sources["home"].rule("nas")
+    assert (etc.dumps, etc.every, etc.made_on, etc.windows, etc.keep) == ("1", "week", {6}, None, {"last": 3})
+    assert home.windows is not None and home.made_on is None
+    assert [(one.holding, one.min_copies) for one in sources.values()] == [("required", 1), ("required", 2)]
+    again = {"path": "/etc", "copies": [{"target": "nas", "window": None, "made_on": "sun"}], "min_copies": 1}
+    found = register(
+        server, capsys, copies=[{"target": "nas", "dumps": 1, "every": "week"}], holding="required", min_copies=2,
+        sources={"etc": again, "home": {"path": "/home"}},
+    )  # fmt: skip
+    assert found["changed"] is False
+
+
+def test_network_spindle_and_dumps_at_once_reach_the_engine(server, capsys):
+    file = server / "stowage.yml"
+    file.write_text(file.read_text() + "networks: {wan: 20 Mbit/s}\n")
+    sources = {"db": {"path": "/srv/db", "spindle": "sda"}, "etc": {"path": "/etc"}}
+    assert register(server, capsys, network="wan", dumps_at_once=3, sources=sources)["changed"] is True
+    client = load(server)["web1"]
+    assert (client.network, client.dumps_at_once) == ("wan", 3)
+    assert [source.spindle for source in client.sources.values()] == ["sda", ""]
+    assert register(server, capsys, network="wan", dumps_at_once=3, sources=sources)["changed"] is False

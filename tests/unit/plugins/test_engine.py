@@ -29,7 +29,7 @@ def module(tmp_path, monkeypatch):
     return SimpleNamespace(params={"engine": str(path), "config": "/c.yml"}, engine=engine)
 
 
-def ended(job, seconds=10):
+def ended(job, seconds=60):
     """What look_at_job says when the job ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -149,3 +149,10 @@ def test_a_restore_that_is_not_whole_fails_and_names_the_first_path():
     answer = {"status": "fail", "next": [], "failed_count": 2, "failed": [{"path": "/etc/x", "message": "is a link"}]}
     told = _engine.told_of_restore(answer)
     assert told["failed"] and told["msg"] == "2 of what was asked for was not restored, first /etc/x: is a link"
+
+
+def test_the_engine_hears_which_module_calls_it(module):
+    module.engine('printf \'{"schema": 1, "caller": "%s"}\' "$STOWAGE_CALLER"\n')
+    module._name = "stowage.backup.hold"
+    found = ended(_engine.start_job(module, ["hold"]))
+    assert found["answer"]["caller"] == "ansible stowage.backup.hold"

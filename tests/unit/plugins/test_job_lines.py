@@ -33,6 +33,17 @@ def test_a_line_for_each_change_of_phase_and_quarter_and_none_between():
     assert lines.look(status("done", 1200, 1000)) == ["web1:etc: done, 1.2 KB"]
 
 
+def test_what_a_dump_waits_for_is_told_once_and_copies_beside_it_by_their_target():
+    lines = _job.Lines(Clock())
+    waits = status("waiting", 5, None, why="waits for room on the holding disk: copying web2:etc to nas")
+    waits["dumps"] += status("copying", 5, 100, target="nas")["dumps"]
+    assert lines.look(waits) == [
+        "web1:etc: waits for room on the holding disk: copying web2:etc to nas, 5 B", "web1:etc to nas: copying, 5 B",
+    ]  # fmt: skip
+    assert lines.look(waits) == []
+    assert lines.look(status("dumping", 6)) == ["web1:etc: dumping, 6 B"]
+
+
 def test_a_heartbeat_when_nothing_changes():
     clock = Clock()
     lines = _job.Lines(clock)
@@ -53,3 +64,15 @@ def test_a_name_from_a_client_cannot_act_on_the_terminal():
 
 def test_sizes_are_for_people():
     assert [_job.size(n) for n in (0, 999, 1000, 12_345_678, 5e12)] == ["0 B", "999 B", "1.0 KB", "12 MB", "5000 GB"]
+
+
+def test_the_heartbeat_tells_speed_and_end_where_they_are_known():
+    clock = Clock()
+    lines = _job.Lines(clock)
+    seen = {**status("dumping", 7_000_000), "rate": 2_000_000, "ends": "2026-11-23T22:10:00Z"}
+    lines.look(seen)
+    clock.time = _job.HEARTBEAT
+    assert lines.look(seen) == ["at work for 30 s: 0 of 1 done, 7.0 MB, 2.0 MB/s, end about 22:10 UTC"]
+    clock.time = 2 * _job.HEARTBEAT
+    unknown = {**seen, "rate": None, "ends": None}
+    assert lines.look(unknown) == ["at work for 60 s: 0 of 1 done, 7.0 MB"]

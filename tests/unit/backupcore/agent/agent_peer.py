@@ -8,42 +8,34 @@ import os
 import subprocess
 import sys
 import threading
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import agent_file
+
 from backupcore import wire
-from backupcore.app.agent_build import build_agent
 from backupcore.image import codec, index, seal
 
 PLAIN = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
 
 
 class Peer:
-    """An agent's configuration in a folder, and conversations with it."""
+    """An agent's configuration in a folder, and conversations with it. code: its byte code is there from the first."""
 
-    def __init__(self, folder: Path, python: str = sys.executable, env: Optional[Dict[str, str]] = None):
+    def __init__(
+        self, folder: Path, python: str = sys.executable, env: Optional[Dict[str, str]] = None, code: bool = True
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.python, self.env = folder, python, env
         self.pyz = folder / "agent.pyz"
         self.config = folder / "agent.json"
-        build_agent(str(self.pyz))
+        self.code = code
+        agent_file.put(self.pyz, code=code)
         self.sources: Dict[str, Any] = {}
 
     def hurry(self) -> "Peer":
         """From here on what is 0.1 s old is not young and the heart beats quickly: tests need not wait."""
-        with zipfile.ZipFile(self.pyz) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-        for name, before, now in (
-            ("archive", b"SAFE_AGE = 2_000_000_000", b"SAFE_AGE = 100_000_000"),
-            ("line", b"BEAT = 5.0", b"BEAT = 0.2"),
-        ):
-            name = "backupcore/agent/%s.py" % name
-            assert files[name].count(before) == 1
-            files[name] = files[name].replace(before, now)
-        with zipfile.ZipFile(self.pyz, "w") as archive:
-            for name, data in files.items():
-                archive.writestr(name, data)
+        agent_file.put(self.pyz, agent_file.HURRY, code=self.code)
         return self
 
     def declare(self, name: str, path: Path, **options: Any) -> None:
@@ -98,7 +90,7 @@ class Talk:
                 feeder.join()
             self.process.stdin.close()
             got.stderr = self.process.stderr.read().decode()
-            assert self.process.wait(30) == 0, got.stderr
+            assert self.process.wait(60) == 0, got.stderr
             assert not got.stderr
             return got
         finally:
@@ -123,7 +115,7 @@ class Talk:
             except OSError:
                 pass
         try:
-            self.process.wait(10)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

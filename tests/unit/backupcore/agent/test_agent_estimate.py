@@ -286,7 +286,7 @@ def test_it_ends_when_the_line_does(tmp_path, peer):
     assert talk.channel.receive()[0] == wire.PROGRESS  # it is at work
     begun = time.monotonic()
     talk.end()
-    assert time.monotonic() - begun < 5 and talk.process.returncode == 1
+    assert time.monotonic() - begun < 60 and talk.process.returncode == 1
 
 
 @pytest.mark.parametrize("wrong", [

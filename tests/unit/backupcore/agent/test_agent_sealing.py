@@ -59,7 +59,7 @@ def refused(peer, kind, words, **request):
             talk.ask(talk.request("s", None, **request))
             talk.take()
         talk.process.stdin.close()
-        assert talk.process.wait(20) == 1 and talk.process.stderr.read() == b""
+        assert talk.process.wait(60) == 1 and talk.process.stderr.read() == b""
         assert "\n" not in caught.value.message
         return caught.value
     finally:

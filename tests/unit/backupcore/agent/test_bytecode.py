@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps byte 
 @pytest.fixture
 def peer(tmp_path):
     tmp_path.chmod(0o755)
-    found = Peer(tmp_path / "here")
+    found = Peer(tmp_path / "here", code=False)
     (tmp_path / "tree").mkdir()
     (tmp_path / "conf").mkdir(mode=0o755)
     found.config = tmp_path / "conf" / "agent.json"  # in a folder of its own: it refuses one that others may write

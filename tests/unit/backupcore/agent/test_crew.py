@@ -107,7 +107,7 @@ def test_a_killed_process_fails_the_dump_in_one_line(big):
     with pytest.raises(SourceFailed, match="ended before its time"):
         while True:
             talk.channel.expect(wire.FRAME, wire.INDEX, wire.STATE, wire.NOTE, wire.PROGRESS)
-    assert talk.process.wait(20) == 1 and talk.process.stderr.read() == b""
+    assert talk.process.wait(60) == 1 and talk.process.stderr.read() == b""
     talk.end()
 
 
@@ -120,7 +120,7 @@ def test_no_process_outlives_the_agent(big, number):
     crew = processes(talk.process.pid)
     time.sleep(0.3)
     talk.process.send_signal(number)
-    talk.process.wait(20)
+    talk.process.wait(60)
     wait_for(lambda: all(map(is_gone, crew)))
     with pytest.raises(StowageError):
         while True:
@@ -136,7 +136,7 @@ def test_no_process_outlives_the_line(big):
     crew = processes(talk.process.pid)
     talk.process.stdout.close()
     talk.process.stdin.close()
-    assert talk.process.wait(20) == 1
+    assert talk.process.wait(60) == 1
     assert all(map(is_gone, crew))
     assert talk.process.stderr.read() == b""
     talk.process.stderr.close()

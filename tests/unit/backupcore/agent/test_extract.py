@@ -77,9 +77,9 @@ def test_a_hostile_tree_comes_back_without_one_difference(tmp_path, hostile, wor
     assert (tmp_path / "srv").stat().st_mode & 0o7777 == 0o755
 
 
-def test_the_judge_sees_a_difference_in_everything(tmp_path, hostile):
+def test_the_judge_sees_a_difference_in_everything(disk_path, hostile):
     path, _packed, before = hostile
-    copy = tmp_path / "copy"
+    copy = disk_path / "copy"  # a hole that was given room is told by disks only
     subprocess.run(["cp", "-a", path, copy], check=True)
     assert tree.differences(before, tree.snapshot(copy)) == []
     for change, key in (
@@ -557,5 +557,5 @@ def test_notes_and_progress_come_while_the_server_still_sends(tmp_path):
     server.send(wire.ARCHIVE, data[1_200_000:])
     server.send(wire.END)
     assert server.expect(wire.DONE)[1]["failed"] == 1
-    thread.join(20)
+    thread.join(60)
     assert (tmp_path / "b").stat().st_size == 1_100_000

@@ -79,6 +79,8 @@ def test_the_policy_standard_is_there_and_copies_everything_to_every_target(read
     assert {rule.dumps for rule in standard.copies} == {"all"}
     assert standard.compress == "zstd"
     assert standard.keep_on_holding == 1
+    assert standard.resume == "night"
+    assert read(GOOD.replace("compress: none", "resume: next")).settings.policies["fast"].resume == "next"
 
 
 def test_a_policy_without_copies_is_only_what_was_written(read):
@@ -134,6 +136,8 @@ def test_unknown_key_at_the_top(wrong):
         ("compress: none", "compress: none:3", 'stowage.yml:11: policies.fast.compress: "none:3" is no compression: '
                                                "write none, gzip, gzip:1-9, zstd or zstd:1-19"),
         ("compress: none", "compress: 3", "stowage.yml:11: policies.fast.compress: 3 is no text: write it in quotes"),
+        ("compress: none", "resume: nxt", 'stowage.yml:11: policies.fast.resume: "nxt" is none of night, next, never, '
+                                          'did you mean "next"?'),
         ("copies: []", "copies: nas", 'stowage.yml:12: policies.fast.copies: "nas" is no list'),
         ("copies: []", "copies: [{target: nass}]", "stowage.yml:12: policies.fast.copies[0].target: there is no target "
                                                    '"nass", did you mean "nas"?'),
@@ -190,10 +194,9 @@ def test_a_wrong_value_names_file_line_and_word(wrong, before, after, told):
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("copies: []", "copies: [{target: nas, every: week}]",
-         'stowage.yml:12: "every" is not available in this version'),
-        ("copies: []", "copies: [{target: nas, lock: 30 days}]",
-         'stowage.yml:12: "lock" is not available in this version'),
+        ("copies: []", "copies: [{target: nas, encrypt: client}]",
+         'stowage.yml:12: "encrypt" is not available in this version'),
+        ("copies: []", "recipients: [x]", 'stowage.yml:12: "recipients" is not available in this version'),
     ],
 )  # fmt: skip
 def test_what_this_version_does_not_carry_out_is_refused_not_ignored(wrong, before, after, told):
@@ -299,6 +302,14 @@ def test_a_secret_is_never_shown(tmp_path):
         config.load(tmp_path / "stowage.yml", found)
     assert "targets.v.token" in caught.value.message
     assert "12345" not in caught.value.message
+
+
+def test_of_a_section_that_is_wrong_as_a_whole_nothing_is_shown(tmp_path):
+    target = '{type: command, put: [curl, -u, "ops:pass-word", "{name}"], get: [x], list: [x], delete: [x, "{name}"]}'
+    (tmp_path / "stowage.yml").write_text("holding: [{path: /h, use: 1 GB}]\ntargets: {own: %s}\n" % target)
+    with pytest.raises(ConfigError) as caught:
+        config.load(tmp_path / "stowage.yml", DRIVERS)
+    assert caught.value.message == f"{tmp_path}/stowage.yml:2: targets.own: get: {{name}} is missing in its arguments"
 
 
 def test_what_is_far_away_is_what_a_driver_says_whatever_its_name_is(tmp_path):

@@ -48,7 +48,7 @@ def test_the_built_in_drivers_come_in_through_the_hooks_without_being_installed(
     found = drivers.load()
     assert {"directory"} <= types(found, "target")
     assert types(found, "source") == {"tree"}
-    assert types(found, "event") == {"mail"}
+    assert types(found, "event") == {"mail", "ping", "textfile", "webhook"}
     assert {one.origin for one in found.loaded} == {"built in"}
     assert found.broken == ()
 

@@ -12,16 +12,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from backupcore.hookspecs import TargetError
+from backupcore.hookspecs import TargetContext, TargetError
+from lock_place import LockPlace
 from passphrases import PASSPHRASE, Asked
 from sealed_dump import copy_by_hand, moved_from_holding, sealed_dump
 from stage_world import World
 
 from backupcore.app import keys as wiring
+from backupcore.app.pruning import lock
 from backupcore.catalog.records import CopyRow
 from backupcore.errors import Busy, KeyLocked, KeyMissing, RequestError
 from backupcore.image import layout, manifest, recipients
 from backupcore.keys import store
+from backupcore.settings import CopyRule
+from backupcore.stage.origins import prefix_of
+from backupcore.targets.directory import DirectoryOptions
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +322,20 @@ def test_a_copy_that_is_made_later_takes_the_renewed_keys_along(world, pairs):
     assert all(one.ok for one in world.stage())
     assert opens(world, dump, "nas", pairs[1]) and opens(world, dump, "disk", pairs[1])
     assert rewrap(world).added == []
+
+
+def test_what_is_added_to_a_locked_copy_is_locked_too(world, pairs):
+    context = TargetContext("nas", world.server, world.settings.state / "targets" / "nas")
+    nas = world.opened["nas"] = LockPlace(DirectoryOptions(path=world.root / "nas"), context)
+    world.policy(CopyRule("nas", lock=1e9), CopyRule("disk"))
+    world.engine.settings = world.settings
+    dump = sealed_dump(world, [pairs[0].recipient])
+    assert all(one.ok for one in world.stage())
+    assert lock(world.engine) == ()
+    known(world, "new", pairs[1])
+    nas.forgets.add(f"{prefix_of(dump)}/keys-2.tsv")
+    (told,) = rewrap(world).unlocked
+    assert told.startswith("lock: target nas: ") and "keys-2.tsv is locked not at all" in told
+    nas.forgets.clear()
+    assert lock(world.engine) == ()
+    assert len({nas.locked(one.name).until_ns for one in nas.list(prefix_of(dump) + "/")}) == 1

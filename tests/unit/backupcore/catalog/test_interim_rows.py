@@ -10,14 +10,13 @@ import pytest
 
 from backupcore import clock, ids
 from backupcore.app import plan_ask
-from backupcore.catalog import units
+from backupcore.catalog import units, wants
 from backupcore.catalog.rows import row_of
 from backupcore.errors import ImageDamaged
 from backupcore.image import layout, restoretxt
 from backupcore.image.manifest import FileRecord, Link, Manifest
 from backupcore.restore import recent, shares
 from backupcore.settings import CopyRule, Policy, Source, Timing
-from backupcore.stage.wanted import wanted
 
 SHA = "ab" * 32
 BEGUN = clock.parse_iso("2026-11-23T21:00:00Z")
@@ -85,7 +84,8 @@ def test_a_full_that_cannot_be_read_is_not_replaced_by_half_a_source():
 
 def test_it_goes_where_changes_go():
     policy = Policy("p", copies=(CopyRule("a"), CopyRule("b", "full"), CopyRule("c", "incremental")))
-    assert wanted(ROW, policy) == ("a", "c") and wanted(FULL, policy) == ("a", "b")
+    found = wants.wanted(Source("web1", "home", "tree", policy, {}), [ROW, FULL], {})
+    assert found == {ROW.id: ("a", "c"), FULL.id: ("a", "b")}
 
 
 def test_the_text_beside_it_says_that_it_is_no_full():

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from backupcore.catalog import marks, store
+from backupcore.catalog import locked, marks, store
 from backupcore.catalog.records import CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
@@ -304,7 +304,7 @@ def test_a_catalog_of_a_version_before_gets_the_new_tables(tmp_path, version):
     with Catalog(tmp_path / "c.sqlite") as catalog:
         catalog.add_dump(dump_row())
     with sqlite3.connect(tmp_path / "c.sqlite") as database:
-        for table in ("proofs", "estimates")[version - 1 :] + ("marks", "holds"):
+        for table in ("proofs", "estimates")[version - 1 :] + ("marks", "holds", "locks", "spent", "stays"):
             database.execute(f"DROP TABLE {table}")
         database.execute("DELETE FROM schema_version WHERE version > ?", (version,))
     with Catalog(tmp_path / "c.sqlite") as catalog:
@@ -316,6 +316,10 @@ def test_a_catalog_of_a_version_before_gets_the_new_tables(tmp_path, version):
         marks.mark(catalog, [marks.Mark(dump_row().id, "nas", 9, "still")])
         assert [one.when_ns for one in marks.marked(catalog).values()] == [5]
         assert marks.hold(catalog, marks.CLIENT, dump_row().client, "") and marks.marked(catalog) == {}
+        locked.put_held(catalog, dump_row().id, "nas", True)
+        locked.put_until(catalog, dump_row().id, "nas", 7, "governance")
+        locked.put_until(catalog, "20260101T000000Z-L0-00000000", "nas", 7, "governance")  # of a dump unknown here
+        assert list(locked.known(catalog).values()) == [locked.LockRow(dump_row().id, "nas", 7, "governance", True)]
 
 
 def estimate_row(**values):
@@ -342,3 +346,87 @@ def test_a_copy_that_is_forgotten_is_gone(catalog):
     catalog.remove_copy(dump_row().id, "nas")
     catalog.remove_copy(dump_row().id, "nas")
     assert catalog.copies() == []
+
+
+def test_keys_that_a_copy_got_are_noted_in_the_row_as_it_is_now(catalog):
+    """A renewal of keys notes what it put; what a copy or a prune wrote meanwhile stays."""
+    row = dump_row()
+    catalog.add_dump(row)
+    catalog.put_copy(CopyRow(row.id, "nas", "verified", {"keys": {"keys-2.tsv": "aa"}, "lock": 1}, 512, 88, 99, ""))
+    assert catalog.note_keys(row.id, "nas", "keys-3.tsv", "bb")
+    (copy,) = catalog.copies()
+    assert copy.upload == {"keys": {"keys-2.tsv": "aa", "keys-3.tsv": "bb"}, "lock": 1}
+    assert (copy.state, copy.bytes, copy.verified_ns) == ("verified", 512, 88)
+    gone = replace(copy, state="expired", upload={"removing": True}, verified_ns=None, updated_ns=0)
+    catalog.put_copy(gone)
+    assert not catalog.note_keys(row.id, "nas", "keys-4.tsv", "cc")
+    assert not catalog.note_keys(row.id, "cloud", "keys-4.tsv", "cc")
+    (copy,) = catalog.copies()
+    assert (copy.state, copy.upload) == ("expired", {"removing": True})
+
+
+HOLD = """
+import os, sys; sys.path[:0] = [os.getcwd()]
+from backupcore.catalog.store import Catalog
+catalog = Catalog(sys.argv[1])
+with catalog._write() as connection:
+    connection.exec_driver_sql("INSERT INTO counters VALUES ('a', 'b', 1)")
+    print("held", flush=True); sys.stdin.readline()
+"""
+
+
+def test_a_writer_that_is_killed_holds_the_catalog_no_longer_and_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "catalog.sqlite"
+    Catalog(path).close()
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             text=True)  # fmt: skip
+    try:
+        assert other.stdout.readline() == "held\n"
+        with Catalog(path) as catalog:
+            assert catalog.runs() == []  # who reads is not held up
+            with pytest.raises(CatalogError, match="is held by another process"):
+                catalog.next_counter("a", "b")
+            other.kill()
+            other.wait(60)
+            assert catalog.next_counter("a", "b") == 1
+    finally:
+        other.kill()
+        other.communicate(timeout=60)
+
+
+def test_every_answer_waits_for_an_fsync_that_began_after_its_commit(catalog, monkeypatch):
+    real, syncs, late = os.fdatasync, [], []
+
+    def sync(fd):
+        assert os.readlink(f"/proc/self/fd/{fd}") == f"{catalog.path}-wal"
+        with sqlite3.connect(catalog.path) as other:  # what is committed now will be there for good
+            syncs.append(dict(other.execute("select source, last from counters")))
+        other.close()
+        real(fd)
+
+    def ask(name):
+        for count in range(1, 6):
+            assert catalog.next_counter("web1", name) == count
+            if not any(one.get(name, 0) >= count for one in list(syncs)):
+                late.append((name, count))
+
+    monkeypatch.setattr(store.os, "fdatasync", sync)
+    threads = [threading.Thread(target=ask, args=(f"s{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not late and 5 <= len(syncs) <= 40
+
+
+def test_after_an_fsync_that_failed_nothing_is_believed(catalog, monkeypatch):
+    def fail(_fd):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.os, "fdatasync", fail)
+        with pytest.raises(CatalogError, match="cannot be written: Input/output error"):
+            catalog.begin_run("run")
+    with pytest.raises(CatalogError, match="cannot be written"):
+        catalog.begin_run("run")

@@ -196,7 +196,7 @@ def test_the_kit_is_a_page_that_says_all_and_gives_nothing_away(key, base):
     assert signing["fingerprint"] in text and signing["public"] in text
     assert (base / "state" / "server-id").read_text().strip() in text
     for word in ("acme-backup", "prod", "https://s3.acme.example", f"{base}/nas", "s3://acme-backup/prod"):
-        assert word in text
+        assert word in "".join(text.split())  # a long path is wrapped
     assert "hidden-profile" not in text and "BEGIN PRIVATE KEY" not in text
     for name, sheet in zip(("escrow", "operations"), sheets[1:]):
         pem = sheet[sheet.index("-----BEGIN ENCRYPTED") :]

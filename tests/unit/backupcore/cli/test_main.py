@@ -299,7 +299,7 @@ def test_a_signal_ends_it_with_its_status(base):
     process = program(base, "plan")
     time.sleep(0.7)
     process.send_signal(signal.SIGTERM)
-    _out, err = process.communicate(timeout=20)
+    _out, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert len(err.splitlines()) == 1
 

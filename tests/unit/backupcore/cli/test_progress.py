@@ -47,6 +47,15 @@ def test_what_waits_for_its_time_is_told_with_the_time_and_the_way_out(capsys):
     assert f"web1:db   begins at {at}" in lines[2], lines
 
 
+def test_what_is_tried_again_is_told_with_why_and_when(capsys):
+    at = time.strftime("%H:%M", time.localtime(LATER["not_before_ns"] // 10**9))
+    failed = {**LATER, "why": "web1 cannot be reached", "tries": 2}
+    with _progress.progress(False) as event:
+        event(failed)
+        event(failed)
+    assert capsys.readouterr().err == f"stowage: web1:db: web1 cannot be reached, again at {at}\n"
+
+
 def test_a_long_work_shows_a_sign_of_life(capsys, monkeypatch):
     monkeypatch.setattr(_progress, "HEARTBEAT", 0.0)
     with _progress.progress(False) as event:
@@ -84,3 +93,53 @@ with _progress.progress(False) as event:
     assert b"web1:etc: done, 3 kB" in said
     assert b"web\\x1b[31m:[bold]x[/bold]: failed" in said
     assert b"\x1b[31m" not in said
+
+
+def test_of_a_fleet_one_line_tells_all_and_only_what_is_at_work_has_a_bar():
+    events = [{"phase": "planned", "count": 300, "bytes": 300_000}]
+    for number in range(300):
+        name = {"client": f"c{number}", "source": "etc", "level": 0}
+        events += [{**name, "phase": "waiting", "bytes": 0}, {**name, "phase": "dumping", "bytes": 500, "total": 1000},
+                   {**name, "phase": "failed" if number == 7 else "done", "bytes": 1000}]  # fmt: skip
+    bars = _progress._Bars()
+    said = []
+    with bars as event:
+        bars.bars.console.print = lambda *words, **_more: said.extend(words)
+        most = 0
+        for one in events:
+            event(one)
+            most = max(most, len(bars.bars.tasks))
+        (whole,) = bars.bars.tasks
+    assert most == 2 and said == ["c7:etc: failed, 1 kB"]
+    assert whole.completed == whole.total == 300
+    assert whole.fields["told"].startswith("300 of 300, 1 failed; 300 kB of about 300 kB")
+
+
+def test_the_plan_is_no_line_of_its_own(capsys):
+    with _progress.progress(False) as event:
+        event({"phase": "planned", "count": 300, "bytes": None})
+        event({"phase": "over", "name": "its turn"})
+    assert capsys.readouterr().err == ""
+
+
+ESTIMATES = [{"phase": "estimated", "client": f"web{number}", "done": number, "total": 9} for number in range(1, 10)]
+
+
+def test_estimates_are_one_line_and_say_no_bytes(capsys):
+    with _progress.progress(False) as event:
+        for one in ESTIMATES:
+            event(one)
+    assert capsys.readouterr().err == "stowage: estimated: 9 of 9 clients\n"
+
+
+def test_estimates_are_one_bar_that_goes_when_the_dumps_come():
+    bars = _progress._Bars()
+    with bars as event:
+        for one in ESTIMATES[:-1]:
+            event(one)
+        (task,) = bars.bars.tasks
+        assert (task.completed, task.total, task.fields["told"]) == (8, 9, "8 of 9 clients")
+        event({"phase": "planned", "count": 9, "bytes": 1})
+        assert not bars.bars.tasks
+        event(EVENTS[1])
+        assert [one.fields["name"] for one in bars.bars.tasks] == ["web1:etc"]

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from backupcore.dump import cut, source
+from backupcore.dump import cut
 from backupcore.errors import StowageError
-from backupcore.schedule.bases import Planned
 from backupcore.schedule.segments import REST, Segment
 
 PARTS = (Segment("s01", (b"home/ann", b"www/\xff"), 5), Segment("s02", (b"srv",), 7), Segment(REST, (), 3))
@@ -87,15 +86,13 @@ def spoilt(data):
 def test_one_that_is_not_what_was_written_is_refused_with_one_line(settings):
     made, place = kept(settings)
     data = place.read_bytes()
-    planned = Planned("web1", "data", 0, None, "", segment=made.names[0])
-    run = SimpleNamespace(settings=settings)
-    assert source._share(run, planned) == made.shares[0]
+    assert cut.wanted(settings, "web1", "data", made.names[0]) == made.shares[0]
     count = 0
     for name, wrong in spoilt(data):
         place.write_bytes(wrong)
         assert cut.read(settings, "web1", "data") is None, name
         with pytest.raises(StowageError) as caught:
-            source._share(run, planned)
+            cut.wanted(settings, "web1", "data", made.names[0])
         assert caught.value.message == f"{place} does not say what segment {made.names[0]} is" and caught.value.hint
         count += 1
     assert count == 22

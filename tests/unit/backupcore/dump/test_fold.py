@@ -120,9 +120,19 @@ def test_suspects_stay_suspect_and_large_folders_have_several_blocks(tmp_path):
 @pytest.mark.parametrize("lines", [
     [], [line(b"a")], [line(b".", "d"), line(b"d/f")], [line(b".", "d"), line(b"d/e", "d")],
     [line(b".", "d"), line(b"b"), line(b"a")], [line(b".", "d"), line(b"a")[:-1]],
-    [line(b".", "d"), line(b"a", inode=(1 << 65))], [line(b".", "d"), line(b"a", when=NS * 10**11)],
+    [line(b".", "d"), line(b"a", inode=(1 << 65))], [line(b".", "d"), line(b"a", when=NS * 10**18)],
     [line(b".", "d"), line(b"a", size=1 << 63)], [line(b".", "n", b"unreadable", "d"), line(b"d/f")],
 ])  # fmt: skip
 def test_indexes_that_cannot_be_are_refused(tmp_path, lines):
     with pytest.raises(ImageDamaged):
         made(tmp_path, lines)
+
+
+@pytest.mark.parametrize("bad", [b"\n", b"no line\n", b"a\tx\t1\n", b"f\n"])
+def test_what_is_no_line_is_refused_before_the_rest_is_read(tmp_path, bad):
+    def chunks():
+        yield line(b".", "d") + bad
+        raise AssertionError("it reads on")
+
+    with pytest.raises(ImageDamaged):
+        fold.fold([chunks], tmp_path, lambda blocks: None)

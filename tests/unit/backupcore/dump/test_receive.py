@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
 import os
+import weakref
 import zlib
 
 import pytest
 
 from backupcore import wire
+from backupcore.dump import receive as receiving
 from backupcore.dump import statefile
 from backupcore.dump.holding import Room, Space, landing
 from backupcore.dump.receive import receive
@@ -89,6 +92,23 @@ def test_a_good_stream_becomes_files_whose_digests_are_known(place):
     assert got.stored_size == sum(path.stat().st_size for path in place.folder.iterdir())
     statefile.check(place.state)
     assert list(statefile.payloads(place.state)) == [b"blocks"]
+
+
+def test_what_took_a_dump_is_free_again_at_its_end(place, monkeypatch):
+    made = []
+
+    class Watched(receiving.Receiver):
+        def __init__(self, *words):
+            super().__init__(*words)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(receiving, "Receiver", Watched)
+    gc.disable()  # a circle waits for it, and with it all that its dumps compress with
+    try:
+        take(place, good().raw(wire.STATE, b"blocks").done(150, 3))
+        assert [one() for one in made] == [None]
+    finally:
+        gc.enable()
 
 
 def f(number, offset, length=100, flags=0, part=0, **more):
@@ -187,22 +207,36 @@ def test_the_agents_own_error_is_told_as_its_own(place):
 
 
 def test_a_bomb_in_the_index_is_refused_in_little_memory(place, monkeypatch):
-    from backupcore.dump import receive as room
+    from backupcore.dump import tables
 
-    monkeypatch.setattr(room, "INDEX_LIMIT", 8 << 20)
+    monkeypatch.setattr(tables, "INDEX_LIMIT", 8 << 20)
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(b"a\n" * (1 << 19)) for _ in range(64)) + packer.flush()
     with pytest.raises(WireError, match="unpack to more than"):
         take(place, Stream().raw(wire.INDEX, bomb))
 
 
+def test_an_index_line_that_no_reader_would_take_is_refused(place, monkeypatch):
+    from backupcore.image import lines
+
+    monkeypatch.setattr(lines, "MAX_LINE", 3 << 20)
+    long = b"x" * (3 << 20)
+    stream = Stream().index(b"a\n" + long + b"\nb\n").frame(0, 0, b"x" * 100, LAST).done(100, 3)
+    assert take(place, stream).entries == 3
+    for number, bad in enumerate((b"a\nx" + long + b"\nb\n", b"x" + long + b"\n", long[:-1] + b"\n" + long + b"x\n")):
+        other = landing(place.disk, "web1", "etc", DUMP[:-1] + str(number + 2))
+        other.make()
+        with pytest.raises(WireError, match="an index line of more than 3145728 bytes"):
+            take(other, Stream().index(bad).frame(0, 0, b"x" * 100, LAST).done(100, bad.count(b"\n")))
+
+
 @pytest.mark.parametrize(
-    "kind, limit", [(wire.PROGRESS, "IDLE_LIMIT"), (wire.NOTE, "IDLE_LIMIT"), (wire.NOTE, "NOTES_LIMIT")]
+    "kind, limit", [(wire.PROGRESS, "IDLE_LIMIT"), (wire.NOTE, "IDLE_LIMIT"), (wire.NOTE, "LIMIT")]
 )
 def test_messages_without_end_are_cut(place, monkeypatch, kind, limit):
-    from backupcore.dump import receive as room
+    from backupcore.dump import notes, receive
 
-    monkeypatch.setattr(room, limit, 1000)
+    monkeypatch.setattr(notes if limit == "LIMIT" else receive, limit, 1000)
     stream = Stream()
     for _ in range(1001):
         stream.json(kind, entries=1, bytes=1)
@@ -246,9 +280,9 @@ def test_a_disk_that_is_really_full_is_the_same_error(tmp_path):
 
 
 def test_a_table_of_many_frames_is_written_on_the_way(place, monkeypatch):
-    from backupcore.dump import receive as room
+    from backupcore.dump import tables
 
-    monkeypatch.setattr(room, "TABLE_LINES", 10)
+    monkeypatch.setattr(tables, "TABLE_LINES", 10)
     stream = Stream()
     for number in range(35):
         stream.frame(number, number * 7, b"1234567", LAST if number == 34 else 0)
@@ -270,3 +304,21 @@ def test_a_state_file_that_is_not_whole_is_refused(place, harm):
     place.state.write_bytes(harm(place.state.read_bytes()))
     with pytest.raises(ImageDamaged):
         statefile.check(place.state)
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"0,", b'"",'])
+def test_json_of_too_many_parts_is_refused_before_it_takes_memory(part):
+    payload = b'{"a":[' + part * (wire.JSON_PARTS - 2) + b"0]}"
+    channel = wire.Channel(io.BytesIO(), io.BytesIO(), "web1")
+    if part in (b"0,", b'"",'):
+        assert len(channel.json(payload)["a"]) == wire.JSON_PARTS - 1
+        payload = payload.replace(b"0]}", part * 3 + b"0]}")
+    with pytest.raises(WireError, match="web1 sent JSON of more than 100000 parts"):
+        channel.json(payload)
+
+
+def test_a_request_may_name_as_many_folders_as_there_are():
+    data, text = io.BytesIO(), io.BytesIO()
+    wire.Channel(io.BytesIO(), data).send(wire.REQUEST, json.dumps({"folders": ["a"] * 300_000}).encode())
+    kind, value = wire.Channel(io.BytesIO(data.getvalue()), text).expect(wire.REQUEST)
+    assert kind == wire.REQUEST and len(value["folders"]) == 300_000

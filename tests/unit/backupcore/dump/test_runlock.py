@@ -17,7 +17,7 @@ from backupcore.errors import Busy
 HOLD = """
 import sys, time, types, pathlib
 from backupcore.dump import runlock, status
-settings = types.SimpleNamespace(state=pathlib.Path(sys.argv[1]))
+settings = types.SimpleNamespace(state=pathlib.Path(sys.argv[1]), clients={}, networks={})
 with runlock.hold(settings), status.Status(settings, "20261122T120000Z-0000"):
     print("held", flush=True); time.sleep(60)
 """
@@ -85,7 +85,7 @@ def test_a_night_waits_for_a_small_run_and_no_small_run_for_anything(server, mon
 
     thread = threading.Thread(target=small)
     thread.start()
-    begun.wait(10)
+    begun.wait(60)
     with runlock.hold(server.settings):
         assert ended  # not before its end
         with pytest.raises(Busy), runlock.hold(server.settings, due=True):
@@ -112,14 +112,173 @@ def test_a_small_run_hears_that_another_waits_for_its_end(server):
         assert not runlock.is_waited_for(server.settings)
         waiting = threading.Thread(target=_hold_once, args=(server.settings,))
         waiting.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not runlock.is_waited_for(server.settings) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert runlock.is_waited_for(server.settings)
-    waiting.join(20)
+    waiting.join(60)
     assert not waiting.is_alive() and not runlock.is_waited_for(server.settings)
 
 
 def _hold_once(settings):
     with runlock.hold(settings):
         pass
+
+
+SAY = """
+import sys, time, types, pathlib
+from backupcore.dump import runlock
+settings = types.SimpleNamespace(state=pathlib.Path(sys.argv[1]))
+"""
+WAIT = SAY + """
+def told(holder):
+    print("waits for", holder.pid, flush=True)
+with runlock.hold(settings, command="stowage run --join", join=told) as turn:
+    print("turn", turn.waited, flush=True); time.sleep(60)
+"""
+
+
+def start(code, server):
+    return subprocess.Popen([sys.executable, "-c", code, str(server.settings.state)], stdout=subprocess.PIPE, text=True)
+
+
+def end(process):
+    process.kill()
+    process.communicate()
+
+
+def test_busy_names_what_is_at_work_its_command_and_its_user(server):
+    holder = start(SAY + """
+with runlock.hold(settings, what="prune", command="stowage prune --target 'a b'"):
+    print("held", flush=True); time.sleep(60)
+""", server)  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Busy) as busy, runlock.hold(server.settings):
+            pass
+        user = runlock.who.shown(runlock.who.who())
+        assert busy.value.message.startswith("a prune is at work since ")
+        assert busy.value.message.endswith(f"(process {holder.pid}), by {user}: stowage prune --target 'a b'")
+        found = runlock.holder(server.settings)
+        assert (found.pid, found.what, found.alive) == (holder.pid, "prune", True)
+    finally:
+        end(holder)
+    assert runlock.holder(server.settings) is None
+
+
+def test_who_only_looks_is_no_run(server):
+    """`status` asks for the lock for a moment: a night that begins then must not be refused."""
+    with runlock.hold(server.settings):
+        pass
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            assert runlock.holder(server.settings) is None or held.is_set()
+            time.sleep(0.001)
+
+    held = threading.Event()
+    lookers = [threading.Thread(target=look) for _ in range(4)]
+    for one in lookers:
+        one.start()
+    try:
+        for _ in range(50):
+            held.set()
+            with runlock.hold(server.settings):
+                pass
+    finally:
+        stop.set()
+        for one in lookers:
+            one.join(60)
+
+
+def test_what_a_killed_holder_said_is_not_taken_for_the_next_one(server, other):
+    other.kill()
+    other.wait()
+    # its words still stand in the file; the next holder has the lock and has not said anything yet
+    fd = os.open(server.settings.state / "run.lock", os.O_RDWR)
+    runlock.fcntl.flock(fd, runlock.fcntl.LOCK_EX)
+    try:
+        threading.Timer(0.3, lambda: runlock._say(fd, runlock.Holder(os.getpid(), 1, "stage"))).start()
+        with pytest.raises(Busy, match=f"a staging of copies is at work since .* .process {os.getpid()}"):
+            with runlock.hold(server.settings):
+                pass
+    finally:
+        os.close(fd)
+
+
+def test_a_process_of_the_same_number_is_not_the_holder():
+    mine = runlock.Holder(os.getpid(), 0, started=runlock.started(os.getpid()))
+    assert mine.alive
+    assert not runlock.Holder(os.getpid(), 0, started="1").alive
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 60
+    while runlock.started(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert runlock.started(child.pid) == ""  # it has ended, and nobody has asked how
+    child.wait()
+
+
+CHILDREN = {
+    "forked": "if not os.fork(): time.sleep(60); os._exit(0)",
+    "forked by multiprocessing": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
+    "a program, as ssh": "subprocess.Popen(['sleep', '60'])",
+    "a program that takes all files": "subprocess.Popen(['sleep', '60'], close_fds=False)",
+}
+
+
+@pytest.mark.parametrize("way", CHILDREN)
+def test_children_of_a_killed_holder_hold_nothing(server, way):
+    code = SAY + f"""
+import multiprocessing, os, subprocess
+with runlock.hold(settings):
+    {CHILDREN[way]}
+    print("held", flush=True); time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code, str(server.settings.state)], stdout=subprocess.PIPE,
+                              text=True, start_new_session=True)  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with open(f"/proc/{holder.pid}/task/{holder.pid}/children") as stream:
+            children = stream.read().split()
+        assert len(children) == 1
+        with pytest.raises(Busy), runlock.hold(server.settings):
+            pass
+        holder.kill()
+        holder.wait()
+        assert runlock.started(int(children[0]))  # it lives on
+        with runlock.hold(server.settings):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.communicate()
+
+
+def test_who_joins_waits_is_seen_and_has_its_turn_when_the_first_is_killed(server, other):
+    waiter = start(WAIT, server)
+    try:
+        assert waiter.stdout.readline() == f"waits for {other.pid}\n"
+        (seen,) = runlock.waiting(server.settings)
+        assert (seen.pid, seen.command) == (waiter.pid, "stowage run --join")
+        with pytest.raises(Busy), runlock.hold(server.settings):  # who does not join does not overtake either
+            pass
+        other.kill()
+        other.wait()
+        while (line := waiter.stdout.readline()).startswith("waits"):
+            pass
+        assert line == "turn True\n"
+        assert runlock.waiting(server.settings) == []
+        assert runlock.holder(server.settings).pid == waiter.pid
+    finally:
+        end(waiter)
+    with runlock.hold(server.settings) as turn:
+        assert not turn.waited
+
+
+def test_a_killed_waiter_is_forgotten(server, other):
+    waiter = start(WAIT, server)
+    assert waiter.stdout.readline().startswith("waits for")
+    assert [one.pid for one in runlock.waiting(server.settings)] == [waiter.pid]
+    end(waiter)
+    assert runlock.waiting(server.settings) == []
+    assert [path.name for path in (server.settings.state / "waiting").iterdir()] == []

@@ -14,7 +14,15 @@ from backupcore import wire
 from backupcore.dump import transport
 from backupcore.dump.streams import Reader, Writer
 from backupcore.dump.transport import AgentConnection
-from backupcore.errors import AccessDenied, AgentMissing, ClientUnreachable, HostKeyChanged, StowageError, WireError
+from backupcore.errors import (
+    AccessDenied,
+    AgentMissing,
+    ClientUnreachable,
+    HostKeyChanged,
+    LineLost,
+    StowageError,
+    WireError,
+)
 from backupcore.settings import Client
 
 
@@ -71,15 +79,63 @@ def test_reads_are_whole_whatever_comes_in_which_pieces():
 
 
 def test_silence_is_cut_after_the_timeout_and_slowness_is_not():
-    reader, writer = pipe(0.5)
+    reader, writer = pipe(1.0)
     thread = threading.Thread(target=lambda: [(time.sleep(0.2), writer.write(b"x"), writer.flush()) for _ in range(6)])
     thread.start()
-    assert reader.read(6) == b"x" * 6  # 1.2 s, never 0.5 s of silence
+    assert reader.read(6) == b"x" * 6  # 1.2 s, never 1.0 s of silence
     thread.join()
     begun = time.monotonic()
-    with pytest.raises(WireError, match=r"web1 sent nothing for 0.5 s"):
+    with pytest.raises(WireError, match=r"web1 sent nothing for 1 s"):
         reader.read(1)
-    assert 0.4 < time.monotonic() - begun < 3
+    assert 0.8 < time.monotonic() - begun < 30
+
+
+DRIP = """
+import os, struct, sys, time
+data = {data}
+os.write(1, data)
+while True:
+    os.write(1, b" ")
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("said", ["", "hello"])
+def test_a_client_that_is_never_silent_and_never_through_is_ended(said):
+    hello = b'{"protocol":1,"version":"0.1.0","sources":{}}'
+    head = b"H" + len(hello).to_bytes(4, "big") + hello + b"f" if said else b"H"
+    begun, limit = time.monotonic(), 10.0 if said else 2.0  # a Python takes a while to start
+    with agent(DRIP.format(data=head + (1 << 20).to_bytes(4, "big")), hello_timeout=limit, dump_timeout=1.0) as made:
+        with pytest.raises(WireError) as failed:
+            made.request({"request": "dump"})
+            if said:
+                made.channel.receive()
+        told = "at its dump for longer than 1.0 s" if said else "has not said who it is after 4.0 s"
+        error = failed.value if not said else made.failure(failed.value)
+        assert told in error.message and error.message.startswith("web1") and not error.again
+        assert ("timeouts: dump" in error.hint) == bool(said)
+    assert 0.8 < time.monotonic() - begun < 60
+
+
+def test_what_a_dump_waits_for_here_is_not_its_clients_time():
+    with agent("import time; time.sleep(60)", dump_timeout=1000.0) as made:
+        made.grace = 0.1  # it ends of itself too late for a test
+        made.reader.until = before = time.monotonic() + 1000
+        made.hold_up(True)
+        made.hold_up(True)
+        time.sleep(0.2)
+        made.hold_up(False)
+        made.hold_up(False)
+        assert 0.2 <= made.reader.until - before < 10
+
+
+def test_only_a_dump_has_an_end_by_the_clock():
+    script = DRIP.format(data=b'H\0\0\0\x2d{"protocol":1,"version":"0.1.0","sources":{}}')
+    with agent(script, dump_timeout=0.1) as made:
+        made.request({"request": "restore"})
+        made.grace = 0.1
+        time.sleep(0.3)
+        assert made.channel.read(3) == b"   "
 
 
 def test_a_peer_that_takes_nothing_is_cut():
@@ -214,6 +270,7 @@ def test_what_ssh_says_becomes_an_error_with_a_next_step(words):
         with pytest.raises(StowageError) as caught:
             connection.hello()
     assert type(caught.value) is SAID[words]
+    assert caught.value.again is (SAID[words] is ClientUnreachable)
     assert "web1" in caught.value.message and caught.value.hint and "\n" not in caught.value.message
 
 
@@ -244,6 +301,33 @@ def test_an_agent_that_spoke_is_there_whatever_it_says_at_its_end():
             connection.channel.receive()
         error = connection.failure(caught.value)
     assert type(error) is WireError and "Traceback: command not found" in error.message
+
+
+HELLO = "import os, sys, time; sys.stdout.buffer.write(b'H\\0\\0\\0\\x0e{\"protocol\":1}'); sys.stdout.flush(); "
+
+
+@pytest.mark.parametrize("then, again", [
+    ("sys.exit(0)", True),
+    ("os.kill(os.getpid(), 9)", True),
+    ("sys.exit(255)", True),  # ssh's own status, when the line is cut
+    ("time.sleep(60)", True),  # silence
+    ("sys.exit(1)", False),  # a fault of the agent
+    ("sys.stdout.buffer.write(b'garbage, not one message'); sys.exit(255)", False),
+    ("sys.stdout.buffer.write(b'garbage, not one message'); sys.stdout.flush(); time.sleep(60)", False),
+])  # fmt: skip
+def test_a_line_that_is_lost_may_be_tried_again_and_nonsense_is_not(then, again):
+    with agent(HELLO + then, ssh="web1.example", silence_timeout=0.5) as connection:
+        connection.hello()
+        with pytest.raises(WireError) as caught:
+            connection.channel.receive()
+        assert connection.failure(caught.value).again is again
+
+
+def test_what_an_agent_calls_unreachable_is_not_tried_again():
+    told = wire.received_error({"code": "client-unreachable", "message": "x"})
+    assert isinstance(told, ClientUnreachable) and not told.again
+    assert ClientUnreachable("x").again and LineLost("x").again and not WireError("x").again
+    assert wire.received_error({"code": "source-busy", "message": "x"}).again  # by the run before
 
 
 @pytest.mark.parametrize("hello", ['{"protocol":2}', "{}", '{"protocol":"\\u001b[2J"}'])

@@ -68,7 +68,7 @@ def options(port, **more):
 def test_the_report_arrives_whole_and_escaped():
     server = Server()
     mail.send(options(server.port, **{"from": "stowage@acme.example"}), EVENT)
-    server.join(10)
+    server.join(60)
     message = email.message_from_bytes(server.data, policy=email.policy.default)
     assert message["Subject"] == "stowage OK 3 clients"
     assert message["From"] == "stowage@acme.example"
@@ -80,7 +80,7 @@ def test_the_report_arrives_whole_and_escaped():
 def test_a_subject_cannot_bring_headers_of_its_own():
     server = Server()
     mail.send(options(server.port), Event("run-finished", "FAIL", "x\r\nBcc: evil@x.example", "text"))
-    server.join(10)
+    server.join(60)
     message = email.message_from_bytes(server.data, policy=email.policy.default)
     assert message["Bcc"] is None
     assert message["Subject"] == "x\\x0d\\x0aBcc: evil@x.example"
@@ -90,6 +90,19 @@ def test_only_trouble_is_told_when_only_trouble_is_wanted():
     mail.send(options(1, when="trouble"), EVENT)  # nothing listens there: no connection is made
     with pytest.raises(EventError, match="no mail server answers at 127.0.0.1:1"):
         mail.send(options(1, when="trouble"), Event("run-finished", "WARN", "x", "y"))
+
+
+def test_who_hears_of_trouble_alone_hears_of_its_end():
+    server = Server()
+    mail.send(options(server.port, when="trouble"), Event("night-missing", "OK", "over", "over", {"state": "ended"}))
+    server.join(60)
+    assert b"Subject: over" in server.data
+
+
+def test_check_says_that_a_password_is_missing_and_sends_nothing(tmp_path):
+    mail.check(options(1))
+    with pytest.raises(EventError, match="No such file"):
+        mail.check(options(1, user="ops", password_file=str(tmp_path / "password")))
 
 
 def test_a_server_that_refuses_is_an_error_in_one_line():
@@ -104,7 +117,7 @@ def test_an_address_that_is_refused_is_named():
     server = Server()
     with pytest.raises(EventError, match="refuses nobody@acme.example"):
         mail.send(options(server.port, to=["ops@acme.example", "nobody@acme.example"]), EVENT)
-    server.join(10)
+    server.join(60)
     assert b"OK 3 clients" in server.data
 
 

@@ -12,8 +12,9 @@ from backupcore.image.index import Entry
 
 names = st.binary(min_size=1).filter(lambda name: not set(name) & {0, 0x2F} and name not in (b".", b".."))
 paths = st.one_of(st.just(b"."), st.lists(names, min_size=1, max_size=4).map(b"/".join))
-times = st.integers(-(10**20), 10**20)
+times = st.integers(-(10**26), 10**26)
 counts = st.integers(0, 2**64 - 1)
+lengths = st.integers(0, 2**63 - 1)
 
 
 @st.composite
@@ -31,9 +32,9 @@ def entries(draw):
     )
     known = kind not in "-n"
     return Entry(
-        draw(paths), kind, draw(st.integers(0, 0o7777)), draw(counts), draw(counts), draw(counts), draw(times),
+        draw(paths), kind, draw(st.integers(0, 0o7777)), draw(counts), draw(counts), draw(lengths), draw(times),
         draw(times), draw(counts), link, draw(st.none() | st.binary(min_size=32, max_size=32)) if kind == "f" else None,
-        draw(counts) if known else 0, draw(counts) if known else 0,
+        draw(lengths) if known else 0, draw(lengths) if known else 0,
         draw(st.sampled_from(["", "s", "m", "h", "sh", "smhd", "d"])),
     )  # fmt: skip
 
@@ -87,7 +88,7 @@ COLUMNS = "path kind mode uid gid size mtime ctime inode link sha256 offset leng
     + [("kind", value) for value in ("", "x", "ff", "F", "-", "n", "l", "h", "c", "d")]
     + [("mode", value) for value in ("", "-", "9", "10000", "0o7", "-1", "07", " 7", "7_7")]
     + [("uid", value) for value in ("", "-", "-1", "+1", "1.0", "٣", "1" * 30)]
-    + [("offset", value) for value in ("-", "x")]
+    + [(name, value) for name in ("size", "offset", "length") for value in ("-", "x", str(1 << 63), "9" * 20)]
     + [("mtime", value) for value in ("", "-", "1", "1.5", "1.0000000000", "--1.000000000", "1e9", "x.000000000")]
     + [("link", value) for value in ("x", "")]
     + [("sha256", value) for value in ("", "00", "0" * 63, "g" * 64, "0" * 66)]
@@ -99,6 +100,13 @@ def test_a_line_that_cannot_be_is_refused(column, value):
     fields[COLUMNS.index(column)] = value.encode()
     with pytest.raises(ImageDamaged):
         index.parse(b"\t".join(fields))
+
+
+@pytest.mark.parametrize("name", ["size", "offset", "length"])
+def test_the_largest_number_of_bytes_that_a_system_can_tell_is_taken(name):
+    fields = list(GOOD)
+    fields[COLUMNS.index(name)] = b"%d" % index.LARGEST
+    assert getattr(index.parse(b"\t".join(fields)), name) == index.LARGEST
 
 
 def test_lines_with_too_few_or_many_columns_are_refused():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backupcore import files
 from backupcore.errors import ConfigError, ImageDamaged
 from backupcore.image import layout, manifest, signing
 from backupcore.image.manifest import FileRecord, Link, Manifest, Signer
@@ -174,6 +175,13 @@ def signer(tmp_path):
     return Signer.make(tmp_path / "keys")
 
 
+def test_a_key_lasts_with_the_folder_it_is_in(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", lambda path: synced.append(os.fspath(path)))
+    Signer.make(tmp_path / "keys")
+    assert synced == [str(tmp_path), str(tmp_path / "keys"), str(tmp_path / "keys")]
+
+
 def test_a_signed_manifest_opens_with_the_right_key_only(tmp_path, signer):
     other = Signer.make(tmp_path / "other")
     data = replace(FULL, signer=signer.fingerprint).to_bytes()
@@ -231,3 +239,21 @@ def test_a_run_record_names_its_manifests_and_is_signed(signer):
 
     assert [one["client"] for one in json.loads(data)["manifests"]] == ["a", "b"]
     assert signing.verify(data, signature, {signer.fingerprint: signer.public}) == signer.fingerprint
+
+
+def test_a_run_record_holds_the_end_of_the_audit_log_and_older_ones_hold_none(signer):
+    keys = {signer.fingerprint: signer.public}
+    head = manifest.AuditHead(7, SHA)
+    data, signature = manifest.sign_run_record(signer, "0123", "run", 5, 6, "OK", [], head)
+    assert manifest.open_run_record(data, signature, keys).audit == head
+    data, signature = manifest.sign_run_record(signer, "0123", "run", 5, 6, "OK", [])
+    assert "audit" not in json.loads(data), "as servers without a log wrote it"
+    assert manifest.open_run_record(data, signature, keys).audit is None
+
+
+@pytest.mark.parametrize("wrong", [[], {}, {"entries": -1, "sha256": SHA}, {"entries": 1, "sha256": "x"}, "head"])
+def test_a_run_record_with_another_kind_of_end_is_refused(signer, wrong):
+    data, _signature = manifest.sign_run_record(signer, "0123", "run", 5, 6, "OK", [])
+    data = json.dumps({**json.loads(data), "audit": wrong}).encode()
+    with pytest.raises(ImageDamaged, match="or a wrong one"):
+        manifest.open_run_record(data, signer.sign(data), {signer.fingerprint: signer.public})

@@ -163,10 +163,10 @@ def test_a_planted_private_key_that_would_take_gigabytes_is_passed_over(tmp_path
     monkeypatch.undo()
     planted = recipients.load_recipient(pairs[0].recipient.public, "words", bomb)
     dump, ask = Dump(planted), Asked(PASSPHRASE)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(KeyMissing):
         store.private_keys(tmp_path, (), ask).unlock(dump, dump.read_small)
-    assert ask.questions == [] and time.monotonic() - begun < 2
+    assert ask.questions == [] and time.process_time() - begun < 2
 
 
 def test_what_is_offered_is_any_bytes(pairs):

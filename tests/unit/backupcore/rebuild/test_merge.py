@@ -478,3 +478,19 @@ def test_the_report_is_ready_for_json(lost, filled):
     told = json.loads(json.dumps(lost.rebuild().as_dict()))
     assert told["added"] == 4
     assert len(hashlib.sha256(b"").hexdigest()) == len(told["signers"][0])
+
+
+def test_what_somebody_hid_at_the_place_is_told(world, lost, filled):
+    target = lost.target()
+    target.hidden = lambda prefix="": iter(["web1/etc/a", "web1/etc/b"])
+    report = lost.rebuild(target=target)
+    assert report.added and any("2 files on nas are hidden by delete markers" in one.message for one in report.findings)
+
+
+def test_a_place_where_all_is_hidden_is_not_called_empty(world, lost):
+    (world.root / "nas/.stowage").mkdir(parents=True)
+    target = lost.target()
+    target.hidden = lambda prefix="": iter(["web1/etc/a"])
+    with pytest.raises(NothingThatOld, match="1 files on nas are hidden by delete markers") as error:
+        lost.rebuild(target=target)
+    assert "docs/targets.md" in error.value.hint

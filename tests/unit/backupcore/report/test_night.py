@@ -62,13 +62,13 @@ class House:
             self.catalog.end_run(row.id, "OK")
         return self.catalog.run(row.id)
 
-    def dump(self, name, hours_ago, *, level=0, base=None, holding="/srv/h", copies=(), damaged=False):
+    def dump(self, name, hours_ago, *, level=0, base=None, holding="/srv/h", copies=(), damaged=False, run="run"):
         of, source = name.split(":")
         counter = self.catalog.next_counter(of, source)
         begun = NOW - round(hours_ago * HOUR)
         row = DumpRow(
             f"dump-{of}-{source}-{counter}", of, source, "", "tree", "/" + source, level, counter, begun, begun, base,
-            None, "run", "zstd", 10_000, 5_000_000, 10, 8, holding, "0" * 64, damaged=damaged,
+            None, run, "zstd", 10_000, 5_000_000, 10, 8, holding, "0" * 64, damaged=damaged,
         )  # fmt: skip
         self.catalog.add_dump(row)
         for target, state in dict(copies).items():
@@ -127,6 +127,23 @@ def test_a_source_past_its_rpo_is_a_failure_with_the_reason_and_the_command(hous
         "FAIL db2:dumps no good dump for 3 days: disk full on client -> stowage run --client db2 --source dumps"
     )
     assert report.lines[0].code == "past-rpo"
+
+
+def test_a_target_that_none_of_the_newest_goes_to_is_said_so(house):
+    house.targets["cloud"] = None
+    house.add(client("web1", "etc", of=s.Policy("p", copies=(s.CopyRule("cloud", "full"),))))
+    full = house.dump("web1:etc", 33, copies={"cloud": "verified"})
+    house.run(9, good("web1:etc", house.dump("web1:etc", 9, level=1, base=full)))
+    assert "cloud: no policy sends one of the newest dumps there" in report_text.render(house.report())
+
+
+def test_a_dump_dated_in_the_future_gets_past_its_rpo_too(house):
+    house.add(client("web1", "etc"))
+    # the clock had been a year ahead and is right again: what follows is dated a second behind the last
+    house.dump("web1:etc", -365 * 24, run=f"{clock.stamp(NOW - 72 * HOUR)}-aaaa")
+    house.run(9)
+    (line,) = house.report().lines
+    assert line.code == "past-rpo" and 0 <= line.age - 72 * 3600 < 1  # runs are named by whole seconds
 
 
 def test_a_failed_source_of_a_reachable_client_is_a_failure_though_within_its_rpo(house):
@@ -440,3 +457,26 @@ def test_a_segment_that_waits_is_named_by_its_own_name(house):
     note = "web1:etc/s1of4-3f2a is not dumped until Tue 24 Nov: tonight's limit of 1 GB is used up"
     assert f"{note} -> stowage plan --why web1:etc" in report.notes
     assert "nb1:home/s2of4-3f2a 2 nights" in report_text.render(report)
+
+
+def test_what_staging_says_of_a_failed_copy_the_report_says_too(house):
+    house.targets["cloud"] = 1
+    house.add(client("web1", "etc", of=policy("cloud")))
+    dump = house.dump("web1:etc", 9, copies={"cloud": "failed"})
+    (row,) = house.catalog.copies(dump=dump)
+    house.catalog.put_copy(replace(row, error="target cloud: the secret key is wrong -> correct it"))
+    house.run(1, good("web1:etc", dump))
+    assert house.report().headline == (
+        "FAIL cloud: no copy of web1:etc: target cloud: the secret key is wrong -> correct it"
+    )
+
+
+def test_what_a_copy_waits_for_is_said(house):
+    house.targets["cloud"] = 1
+    house.add(client("web1", "etc", of=policy("cloud")))
+    dump = house.dump("web1:etc", 9)
+    house.catalog.put_copy(CopyRow(dump, "cloud", "copying", error="asleep in an archive, asked for: 3 files"))
+    house.run(1, good("web1:etc", dump))
+    (line,) = house.report().targets
+    assert line.status == "WARN"
+    assert line.message == "copies of web1:etc wait: asleep in an archive, asked for: 3 files"

@@ -154,6 +154,21 @@ def test_fulls_of_one_client_that_failed_are_made_within_its_grace():
     assert failed < fleet.bases[late][0] <= failed + 3
 
 
+@pytest.mark.parametrize("nights", [0, 14])
+@pytest.mark.parametrize("away", [False, True])
+def test_a_second_run_of_the_night_makes_the_fulls_that_failed(nights, away):
+    fleet = Fleet(14)
+    fleet.rules = Rules(first_nights=1)
+    fleet.nights(nights)
+    wanted = {one.unit for one in plan(fleet.view(), fleet.memory).choices if one.level == 0}
+    assert wanted
+    view = fleet.view(away=wanted if away else ())
+    made = plan(view, fleet.memory)
+    failed = [Done(one.unit, one.level, one.bytes, one.unit not in wanted) for one in made.choices]
+    again = plan(fleet.view(), remember(fleet.memory, view, made, failed))
+    assert {one.unit for one in again.choices if one.level == 0} >= wanted
+
+
 @pytest.mark.parametrize("down", [1, 3])
 def test_nights_nobody_planned_are_made_up_for_over_the_grace(down):
     fleet = Fleet(70)

@@ -306,7 +306,7 @@ def check_fields(text):
         b"", b"-", b".", b"..", b"a//b", b"/a", b"a/", b"a/../b", b"./a", b"a/.", b"\\x00", b"\\x2f", b"\\", b"\\q",
         b"0", b"00", b"-1", b"9" * 25, b"1.5", b"1.000000000", b"-1.000000000", b"1" * 13 + b".000000000", b"0" * 64,
         b"z", b"f", b"d", b"excluded", b"s", b"sm", b"ms", b"u", b"777", b"888", b"77777", b"\0", b"\x1b[3m",
-        b"\xff",
+        b"\xff", b"%d" % (1 << 63), b"%d" % ((1 << 63) - 1),
     ]),
 )  # fmt: skip
 def test_what_an_index_may_not_hold_is_refused_here_too(number, column, value):

@@ -165,6 +165,16 @@ def test_a_damaged_holding_image_that_nobody_needs_any_more_is_only_removed(worl
     assert world.catalog.dump(old.id).holding is None and not (world.holding / ".damaged").exists()
 
 
+def test_a_holding_image_is_made_anew_from_the_next_place_where_the_first_has_it_wrong(world):
+    dump, image = staged(world)
+    flip(at(world, "nas", dump))  # which is asked first
+    aside.put_aside(world.settings, world.catalog, dump, "it rotted")
+    assert [(one.target, one.ok) for one in world.stage()] == [("holding", True)]
+    assert world.files(world.holding) == image
+    assert world.states(dump) == {"nas": "damaged", "disk": "verified"}
+    assert not (world.holding / ".damaged").exists()
+
+
 def test_the_damaged_image_stays_while_no_origin_is_right(world):
     dump, _image = staged(world)
     for target in ("nas", "disk"):

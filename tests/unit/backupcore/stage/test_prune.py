@@ -6,11 +6,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from backupcore.hookspecs import TargetError
+from backupcore.hookspecs import TargetContext, TargetError
+from lock_place import LockPlace
 from stage_world import BEGUN
 
 from backupcore import clock, files
-from backupcore.catalog import marks, places
+from backupcore.catalog import locked, marks, places
 from backupcore.catalog.records import CopyRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
@@ -20,6 +21,7 @@ from backupcore.stage import prune as pruning
 from backupcore.stage.origins import prefix_of
 from backupcore.stage.prune import MARK, REMOVE, STAYS, WAITS, look, prune
 from backupcore.stage.release import release
+from backupcore.targets.directory import DirectoryOptions
 
 DAY = 86400 * clock.NS
 NOW = BEGUN + 100 * DAY
@@ -86,6 +88,14 @@ def test_no_grace_still_needs_a_second_prune(world):
     world.settings = replace(world.settings, prune=PruneSettings(grace=0.0))
     assert at(world, 0).removed == ()
     assert at(world, 0).removed != ()
+
+
+def test_a_mark_of_a_clock_that_ran_ahead_begins_anew(world):
+    grown(world)
+    at(world, 400)
+    assert {one.phase for one in at(world, 1).verdicts} == {MARK, STAYS}
+    assert {one.phase for one in at(world, 3.9).verdicts} == {WAITS, STAYS}
+    assert at(world, 4).removed != ()
 
 
 def test_of_a_dump_that_is_gone_everywhere_nothing_is_left(world):
@@ -157,6 +167,24 @@ def test_a_hold_that_comes_while_it_prunes_counts(world):
 
     prune(world.settings, world.catalog, open_target, NOW + 4 * DAY)
     assert len(there(world, "disk")) >= len(dumps) - 1
+
+
+@pytest.mark.parametrize("kind", [marks.CLIENT, marks.DUMP])
+def test_a_hold_in_the_very_moment_before_a_removal_counts(world, kind):
+    dumps = grown(world)
+    at(world, 0)
+    before = there(world, "nas"), there(world, "disk")
+    rows = {(row.dump, row.target): row.state for row in world.catalog.copies()}
+    asked = []
+
+    def progress(event):  # what is to go was looked at, nothing is removed yet
+        asked.append(event["dump"])
+        marks.hold(world.catalog, kind, "web1" if kind == marks.CLIENT else event["dump"], "a trial")
+
+    done = prune(world.settings, world.catalog, world.opened.__getitem__, NOW + 4 * DAY, progress=progress)
+    assert asked and not done.removed and (there(world, "nas"), there(world, "disk")) == before
+    assert {(row.dump, row.target): row.state for row in world.catalog.copies()} == rows
+    assert len(dumps) == 6
 
 
 def test_a_mark_goes_when_something_needs_the_copy_again(world):
@@ -346,3 +374,200 @@ def test_grace_is_over_at_its_end(world):
     at(world, 0)
     found = {one.phase for one in look(world.settings, world.catalog, NOW + 3 * DAY)}
     assert found == {REMOVE, STAYS}
+
+
+def test_what_somebody_keeps_has_so_many_copies_as_its_source_asks_for(world):
+    dumps = grown(world)  # nas keeps 2, disk 3
+    world.settings = replace(world.settings, clients={
+        name: replace(client, sources={key: replace(one, min_copies=2) for key, one in client.sources.items()})
+        for name, client in world.settings.clients.items()
+    })  # fmt: skip
+    at(world, 0)
+    at(world, 4)
+    assert there(world, "nas") == there(world, "disk") == {row.id for row in dumps[3:]}
+    reasons = {one.decision.reason for one in look(world.settings, world.catalog, NOW) if
+               (one.decision.dump.id, one.decision.copy.target) == (dumps[3].id, "nas")}  # fmt: skip
+    assert reasons == {"min_copies 2"}
+
+
+def vault(world, now=NOW):
+    """nas locks what lies there; its clock stands at now."""
+    context = TargetContext("nas", world.server, world.settings.state / "targets" / "nas")
+    world.opened["nas"] = LockPlace(DirectoryOptions(path=world.root / "nas"), context, lambda: now)
+    return world.opened["nas"]
+
+
+def locking(world, days, keep=1):
+    """Both keep so many; nas locks for so many days."""
+    world.policy(CopyRule("nas", keep={"last": keep}, lock=days * 86400.0), CopyRule("disk", keep={"last": keep}))
+
+
+def test_what_is_locked_stays_till_its_date_and_is_removed_then(world):
+    dumps = grown(world)
+    nas = vault(world, NOW + 4 * DAY)
+    locking(world, 110)  # the first dump is locked until NOW + 11 days, the next a day longer, and so on
+    assert len(at(world, 0).locked) == 6
+    assert {one.decision.reason.split(" until")[0] for one in look(world.settings, world.catalog, NOW) if
+            one.decision.copy.target == "nas"} == {"locked", "its image is still on the holding disk"}  # fmt: skip
+    at(world, 4)
+    assert there(world, "nas") == {row.id for row in dumps} and there(world, "disk") == {dumps[5].id}
+    assert all(nas.locked(name).until_ns > NOW for name in world.files(world.root / "nas"))
+    nas.now_ns = lambda: NOW + 20 * DAY
+    assert at(world, 13.5).removed == ()
+    done = at(world, 17)
+    assert {dump for dump, _target in done.removed} == {row.id for row in dumps[:3]} and done.problems == ()
+    assert there(world, "nas") == {row.id for row in dumps[3:]}
+    assert {dump for dump, _target in locked.known(world.catalog)} == {row.id for row in dumps[3:]}
+
+
+def test_what_only_the_place_knows_to_be_locked_stays_too(world):
+    dumps = grown(world, keep=1)
+    nas = vault(world)
+    for name in world.files(world.root / "nas"):  # a default of the bucket, of which nothing stands in the catalog
+        if name.endswith("image-0001.tar.zst") and dumps[0].id in name:
+            nas.lock(name, NOW + 30 * DAY)
+    at(world, 0)
+    nas.now_ns = lambda: NOW + 4 * DAY
+    done = at(world, 4)
+    assert done.kept == ((dumps[0].id, "nas"),) and done.problems == ()
+    assert dumps[0].id in there(world, "nas") and dumps[1].id not in there(world, "nas")
+    assert (dumps[0].id, "nas") not in marks.marked(world.catalog)
+    (why,) = [one.decision.reason for one in look(world.settings, world.catalog, NOW + 4 * DAY) if one.decision.dump.id
+              == dumps[0].id and one.decision.copy.target == "nas"]  # fmt: skip
+    assert why.startswith("locked until ")
+    nas.now_ns = lambda: NOW + 40 * DAY
+    at(world, 35)
+    at(world, 39)
+    assert there(world, "nas") == {dumps[5].id}
+
+
+def test_what_somebody_holds_at_the_place_is_held_here(world):
+    dumps = grown(world, keep=1)
+    nas = vault(world)
+    nas.legal_hold(f"{prefix_of(dumps[1])}/{layout.MANIFEST}", True)
+    at(world, 0)
+    done = at(world, 4)
+    assert done.problems == (f"target nas holds {dumps[1].id}, which nobody held here: it stays -> stowage hold",)
+    assert [(one.name, one.why) for one in marks.held(world.catalog)] == [(dumps[1].id, "found held on nas")]
+    at(world, 8)
+    assert there(world, "nas") == {dumps[1].id, dumps[5].id}
+    marks.release(world.catalog, marks.DUMP, dumps[1].id)
+    at(world, 9)
+    assert not any(nas.locked(name).held for name in world.files(world.root / "nas"))
+    at(world, 13)
+    assert there(world, "nas") == {dumps[5].id}
+
+
+def test_a_base_stays_when_what_builds_on_it_turns_out_to_be_locked(world):
+    world.policy(CopyRule("nas", keep={"last": 1}))
+    full, change, last = world.dump(), world.dump(level=1), world.dump()
+    assert all(one.ok for one in world.stage())
+    release(world.settings, world.catalog)
+    nas = vault(world)
+    nas.lock(f"{prefix_of(change)}/index.tsv.zst", NOW + 50 * DAY)
+    for days in (0, 4, 8, 12):
+        at(world, days)
+    assert there(world, "nas") == {full.id, change.id, last.id}
+    nas.now_ns = lambda: NOW + 60 * DAY
+    for days in (51, 55):
+        at(world, days)
+    assert there(world, "nas") == {last.id}
+
+
+def test_a_hold_that_comes_for_what_builds_on_it_saves_the_base(world, monkeypatch):
+    world.policy(CopyRule("nas", keep={"last": 1}))
+    full, change, last = world.dump(), world.dump(level=1), world.dump()
+    assert all(one.ok for one in world.stage())
+    release(world.settings, world.catalog)
+    at(world, 0)
+    delete = world.opened["nas"].delete
+    monkeypatch.setattr(world.opened["nas"], "stat", lambda name, stat=world.opened["nas"].stat: (
+        marks.hold(world.catalog, marks.DUMP, change.id, ""), stat(name))[1])  # fmt: skip
+    at(world, 4)
+    assert there(world, "nas") == {full.id, change.id, last.id} and delete is not None
+
+
+def test_one_refusal_of_a_place_that_locks_keeps_no_other(world, monkeypatch):
+    dumps = grown(world, keep=1)
+    nas = vault(world)
+    at(world, 0)
+    delete = nas.delete
+
+    def refuse(name):
+        if dumps[2].id in name:
+            raise TargetError(f"an older version of {name} is locked")
+        delete(name)
+
+    monkeypatch.setattr(nas, "delete", refuse)
+    for days in (4, 5):
+        done = at(world, days)
+        assert len(done.problems) == 1 and there(world, "nas") == {dumps[2].id, dumps[5].id}
+    assert world.states(dumps[2])["nas"] == "expired"
+    monkeypatch.undo()
+    at(world, 6)
+    assert there(world, "nas") == {dumps[5].id} and world.catalog.dump(dumps[2].id) is None
+
+
+def test_a_kill_between_any_two_steps_of_locking_is_taken_up(world, monkeypatch):
+    locking(world, 120)
+    dumps = [world.dump(), world.dump(level=1), world.dump()]
+    assert all(one.ok for one in world.stage())
+    release(world.settings, world.catalog)
+    after, whole = 0, False
+    while not whole:
+        nas = vault(world)
+        (world.root / "nas.locks").unlink(missing_ok=True)
+        for row in dumps:
+            locked.forget(world.catalog, row.id)
+        steps = [0]
+
+        def step(call, steps=steps, limit=after):
+            def stepped(*args):
+                steps[0] += 1
+                if steps[0] > limit:
+                    raise Killed
+                return call(*args)
+
+            return stepped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(nas, "lock", step(nas.lock))
+            patch.setattr(locked, "put_until", step(locked.put_until))
+            patch.setattr("backupcore.stage.locks.AT_ONCE", 1)
+            try:
+                at(world, 0)
+                whole = True
+            except Killed:
+                pass
+        for (dump, _target), row in locked.known(world.catalog).items():  # what is written was kept
+            assert {nas.locked(name).until_ns for name in of(world, "nas", dump)} == {row.until_ns}
+        at(world, 0)
+        dates = [{nas.locked(name).until_ns for name in of(world, "nas", row.id)} for row in dumps]
+        assert dates == [{dumps[1].begun_ns + 120 * DAY}] * 2 + [{dumps[2].begun_ns + 120 * DAY}]
+        after += 1
+    assert after > 20
+
+
+def test_what_removes_is_opened_with_the_credential_for_it(world):
+    dumps = grown(world)
+    at(world, 0)
+    asked = []
+
+    def open_pruning(name):
+        asked.append(name)
+        return world.directory(name)
+
+    for name, target in world.opened.items():
+        refusing = type("Refusing", (type(target),), {"delete": None})
+        world.opened[name] = refusing(DirectoryOptions(path=world.root / name),
+                                      TargetContext(name, world.server, world.root / "other" / name))  # fmt: skip
+    refused = at(world, 4, open_pruning=lambda _name: type("Wrong", (), {"stat": _refuse})())
+    assert refused.removed == () and set(refused.problems) == {"target disk: wrong key", "target nas: wrong key"}
+    assert set(world.states(dumps[0]).values()) == {"verified"}
+    done = at(world, 4, open_pruning=open_pruning)
+    assert done.problems == () and sorted(asked) == ["disk", "nas"]
+    assert there(world, "nas") == {row.id for row in dumps[4:]}
+
+
+def _refuse(_target, _name):
+    raise TargetError("wrong key")

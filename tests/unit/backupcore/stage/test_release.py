@@ -155,3 +155,30 @@ def test_a_source_that_left_the_configuration_keeps_one(world):
     verified(world, old, new)
     world.settings = replace(world.settings, clients={})
     assert release(world.settings, world.catalog).dumps == (old.id,)
+
+
+def test_many_leave_by_few_steps_and_one_that_cannot_keeps_no_other(world, monkeypatch):
+    from backupcore.stage import release as room
+
+    dumps = [world.dump() for _ in range(5)]
+    verified(world, *dumps)
+    monkeypatch.setattr(room, "AT_ONCE", 3)
+    commits, rename, forget = [], os.rename, world.catalog.set_holding
+
+    def counted(first, folder, also):
+        commits.append(1 + len(also))
+        forget(first, folder, also)
+
+    monkeypatch.setattr(world.catalog, "set_holding", counted)
+
+    def refuse(source, dest):
+        if str(source).endswith(dumps[1].id):
+            raise OSError(5, "Input/output error")
+        rename(source, dest)
+
+    monkeypatch.setattr(room.os, "rename", refuse)
+    done = release(world.settings, world.catalog)
+    assert commits == [3, 1] and list(done.dumps) == [dumps[number].id for number in (0, 2, 3)]
+    assert [dump.id for dump in dumps if Path(dump.holding).exists()] == [dumps[1].id, dumps[4].id]
+    assert done.problems == (f"{dumps[1].holding} cannot be removed: Input/output error",)
+    assert not (world.holding / TRASH).exists()

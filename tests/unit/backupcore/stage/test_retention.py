@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zoneinfo import ZoneInfo
 
-from backupcore import ids
+from backupcore import clock, ids
 from backupcore.catalog import units
 from backupcore.catalog.records import HOLDING, CopyRow, DumpRow
 from backupcore.restore import shares
+from backupcore.stage import locks
 from backupcore.stage.retention import GOOD, Rule, decide
 
 NS = 10**9
@@ -119,6 +120,48 @@ def test_days_begin_where_the_server_is():
     early, late = past.dump(0, minutes=60), past.dump(0, minutes=119 + 60)  # 23:00 and 00:59 UTC
     assert past.left({"nas": rule(daily=2)}, zone=UTC) == {early.id, late.id}
     assert past.left({"nas": rule(daily=2)}, zone=ZoneInfo("America/New_York")) == {late.id}
+
+
+def test_a_clock_that_ran_ahead_for_a_night_costs_no_days():
+    past = Past()
+    made = past.nights(4, cycle=1)
+    wrong = past.dump(404, run=f"{clock.stamp(moment(404))}-aaaa")
+    # as dump/source.py dates them: a second behind the last one, until the clock has caught up
+    later = [
+        past.dump(404, begun_ns=moment(404) + n * NS, run=f"{clock.stamp(moment(4 + n))}-aaaa") for n in range(1, 6)
+    ]  # fmt: skip
+    now = moment(9, 60)
+    assert ids_of(later[1:]) <= past.left({"nas": rule(daily=4)}, now=now)
+    assert ids_of([wrong, *later]) <= past.left({"nas": rule(daily=6)}, now=now)
+    assert made[0].id not in past.left({"nas": rule(daily=4)}, now=now)
+
+
+def test_a_week_keeps_its_last_though_the_clock_goes_back_into_it_for_good():
+    past = Past()
+    saturday = 5 - datetime.fromtimestamp(moment(0) / NS, UTC).weekday() + 7
+    last = past.dump(saturday, run=f"{clock.stamp(moment(saturday))}-aaaa")
+    rules, there = {"nas": rule(weekly=3)}, []
+    for number, day in enumerate((2, 4, 6, 9, 12)):  # from the Monday on, by a clock that is a week behind
+        made = moment(saturday + day - 7)
+        begun = max(made, moment(saturday) + (number + 1) * NS)
+        there.append(past.dump(saturday, begun_ns=begun, run=f"{clock.stamp(made)}-aaaa"))
+        past.goes(rules, now=moment(saturday + 20))
+        for _time in range(2):  # what has gone tells nothing any more
+            gone = {dump for dump, _target in past.goes(rules, now=moment(saturday + 20))}
+            past.rows[:] = [row for row in past.rows if row.id not in gone]
+        assert last.id in ids_of(past.rows)
+
+
+def test_the_last_full_of_a_segment_stays_where_another_segment_went_elsewhere():
+    past = Past()
+    for number in (1, 2, 3):
+        past.dump(1, 0, f"s{number}of3-bbbb", number)
+    for number in (1, 2):
+        past.dump(2, 0, f"s{number}of2-aaaa", number)
+    fulls = [past.dump(3, 0, f"s{number}of3-bbbb", number) for number in (1, 2)]
+    change = past.dump(3, 1, "s3of3-bbbb", 3, on=("cloud",))
+    gone = past.goes({"nas": rule(last=1), "cloud": rule(last=1)})
+    assert not gone & {(row.id, "nas") for row in fulls} and (change.id, "cloud") not in gone
 
 
 def test_two_targets_each_keep_their_own():
@@ -471,6 +514,37 @@ def test_pruned_every_night_it_has_what_an_unpruned_history_would_promise(keep, 
                 del copies[one.dump.id][one.copy.target]
     for when, view in promised(whole, "nas", keep, now).items():
         assert shown(whole, copies, "nas", when) == view
+
+
+SECONDS = st.sampled_from([0.0, 86400.0, 30 * 86400.0, 365 * 86400.0])
+
+
+@RANDOM
+@given(pasts(), st.fixed_dictionaries({"nas": SECONDS, "cloud": SECONDS}))
+def test_a_chain_is_locked_as_long_as_what_ends_it(past, seconds):
+    found = locks.dates(past.rows, past.copies, seconds, moment(400))
+    rows = {row.id: row for row in past.rows}
+    asked = {}
+    for row in past.rows:
+        for target, copy in past.copies[row.id].items():
+            if not seconds.get(target) or copy.state not in (*GOOD, "damaged"):
+                continue
+            until, name = row.begun_ns + int(seconds[target]) * NS, row.id
+            while name in rows:
+                good = {one for one, copy in past.copies[name].items() if copy.state in GOOD}
+                for place in {target} & good or {one for one in good if seconds.get(one)}:
+                    asked.setdefault((name, place), set()).add(until)
+                name = rows[name].base
+    assert found == {place: max(dates) for place, dates in asked.items()}
+    # as long as a lock lasts, what it is based on lasts somewhere, where it can be locked at all
+    for (name, _target), until in found.items():
+        dates = [date for (dump, _place), date in found.items() if dump == rows[name].base]
+        assert not dates or max(dates) >= until
+    # and nothing that is locked goes, nor what it is based on
+    now_ns = moment(300)
+    gone = {(one.dump.id, one.copy.target) for one in past.decide(
+        {name: Rule({"last": 1}) for name in seconds}, now=now_ns, locks=found) if not one.stays}  # fmt: skip
+    assert not gone & {place for place, until in found.items() if until > now_ns}
 
 
 def test_a_damaged_holding_image_keeps_nothing():

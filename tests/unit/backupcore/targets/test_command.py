@@ -265,9 +265,9 @@ def test_a_program_that_hangs_is_ended_with_all_it_started(opened, script, place
     }[verb]  # fmt: skip
     with pytest.raises(TargetError, match="takes too long") as error:
         action()
-    assert error.value.retry and time.monotonic() - begun < 8
+    assert error.value.retry and time.monotonic() - begun < 60  # and not 600
     pid = int(note.read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
         if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
             break
@@ -331,7 +331,7 @@ def test_a_killed_put_leaves_only_what_clean_removes(opened, script, place, tmp_
         assert child.stdout.readline()
         child.kill()
     target = opened(full(script, place))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not [one for one in place.rglob("*") if one.is_file()] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert target.stat("x") is None and list(target.list()) == []

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import dataclasses
+import gc
 import hashlib
 import json
+import mmap
 import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import boto3
@@ -16,7 +22,7 @@ from backupcore.hookspecs import TargetContext, TargetError, WrongDigest
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from backupcore.targets import _s3_upload, s3
+from backupcore.targets import _s3_kept, _s3_memory, _s3_upload, s3
 from backupcore.targets._s3_client import S3Options, read_credentials
 from backupcore.targets.s3 import S3Target
 from backupcore.testing.targets import TargetConformance
@@ -131,8 +137,8 @@ def test_everything_lies_below_the_prefix(opened, plain, local):
 
 
 def test_a_big_file_is_sent_in_upload_parts_with_its_storage_class(opened, plain, local):
-    opened(storage_class="STANDARD_IA").put("x", local)
-    head = plain.head_object(Bucket="unit", Key="prod/x")
+    opened(storage_class="STANDARD_IA").put("image-0000.tar.zst", local)
+    head = plain.head_object(Bucket="unit", Key="prod/image-0000.tar.zst")
     assert head["ETag"].endswith('-3"')
     assert head["StorageClass"] == "STANDARD_IA"
 
@@ -153,6 +159,16 @@ def test_what_was_found_is_kept_for_a_week_and_for_this_place_only(opened, tmp_p
     path.write_text(json.dumps({**found, "seen_ns": time.time_ns() - 8 * 86400 * 10**9}))
     assert opened(prefix="other").facts().seen_ns > found["seen_ns"]
     path.write_text("garbage")
+    assert opened().facts().seen_ns > found["seen_ns"]
+
+
+def test_that_a_place_kept_no_lock_is_asked_again_each_night(opened, tmp_path):
+    path = tmp_path / "state/facts.json"
+    found = dataclasses.asdict(opened().facts())
+    day_old = {**found, "seen_ns": time.time_ns() - 86400 * 10**9}
+    path.write_text(json.dumps(day_old))
+    assert opened().facts().seen_ns == day_old["seen_ns"]
+    path.write_text(json.dumps({**day_old, "unlocked": "it answered 503"}))
     assert opened().facts().seen_ns > found["seen_ns"]
 
 
@@ -261,31 +277,37 @@ def test_a_completion_whose_answer_was_lost_is_found_out(opened, local):
     assert b"".join(target.read("x")) == local.read_bytes()
 
 
-def test_memory_is_bounded_by_parallel_and_part_size(opened, tmp_path):
-    path = tmp_path / "big"
-    with open(path, "wb") as file:
-        file.truncate(60 * MIB)
+@pytest.mark.parametrize("fails", ["", "reading", "sending"])
+def test_memory_is_bounded_used_again_and_all_given_back(opened, plain, tmp_path, monkeypatch, fails):
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(61 * MIB))
+    made, real = [], mmap.mmap
+
+    def make(fd, size):
+        assert size <= 5 * MIB
+        buffer = real(fd, size)
+        made.append(weakref.ref(buffer))
+        return buffer
+
+    monkeypatch.setattr(_s3_memory.mmap, "mmap", make)
     target = opened(parallel=2)
     target.facts()
-    live, most = set(), []
-    upload = _s3_upload.Upload._next
 
-    class Piece(bytes):
-        def __del__(self):
-            live.discard(id(self))
+    def refuse(request, **_more):
+        if "partNumber=5" in request.url:
+            raise OSError("the wire is cut")
 
-    def counted(self, size):
-        piece = Piece(upload(self, size))
-        live.add(id(piece))
-        most.append(len(live))
-        return piece
-
-    _s3_upload.Upload._next = counted
-    try:
-        target.put("x", path)
-    finally:
-        _s3_upload.Upload._next = upload
-    assert max(most) <= 4  # two being sent, one read, one of them just let go
+    if fails == "sending":
+        target.client().meta.events.register("before-send.s3.UploadPart", refuse)
+    sha256 = hashlib.sha256(b"" if fails == "reading" else path.read_bytes()).hexdigest()
+    with pytest.raises(TargetError) if fails else contextlib.nullcontext():
+        target.put("x", path, sha256=sha256)
+    assert 1 <= len(made) <= 3  # two being sent, one read
+    gc.collect()  # a traceback may hold one until now
+    assert all(one() is None or one().closed for one in made)
+    assert all(target.room.acquire(blocking=False) for _ in range(3))
+    if not fails:
+        assert b"".join(target.read("x")) == path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -323,12 +345,71 @@ def test_a_file_too_big_for_s3_is_refused():
         {"bucket": "unit", "endpoint": "s3.example.org"},
         {"bucket": "unit", "addressing": "dns"},
         {"bucket": "unit", "secret_key": "never here"},
+        {"bucket": "unit", "sse": "AES128"},
+        {"bucket": "unit", "kms_key": "k"},
+        {"bucket": "unit", "sse": "AES256", "kms_key": "k"},
+        {"bucket": "unit", "sse": "aws:kms", "kms_key": "two words"},
+        {"bucket": "unit", "sse": "aws:kms:dsse", "bucket_key": True},
+        {"bucket": "unit", "lock_mode": "none"},
+        {"bucket": "unit", "storage_class": "standard_ia"},
+        {"bucket": "unit", "tags": {str(index): "" for index in range(11)}},
+        {"bucket": "unit", "tags": {"": "x"}},
+        {"bucket": "unit", "tags": {"k" * 129: "x"}},
+        {"bucket": "unit", "tags": {"k": "v" * 257}},
+        {"bucket": "unit", "tags": {"k": "a&b"}},
+        {"bucket": "unit", "tags": {"a;b": ""}},
+        {"bucket": "unit", "tags": {"k": "two\nlines"}},
+        {"bucket": "unit", "tags": {"AWS:k": ""}},
         {},
     ],
 )
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValidationError):
         S3Options(**wrong)
+
+
+def test_tags_within_the_limits_are_taken():
+    tags = {**{str(index): "v" * 256 for index in range(8)}, "k" * 128: "a+b-c=d._:/@ e", "größe": "日本"}
+    assert S3Options(bucket="unit", tags=tags).tags == tags
+
+
+@pytest.mark.parametrize(
+    "name, size, expected",
+    [
+        ("a/b/c/image-0000.tar.zst", None, True),
+        ("a/b/c/image-0000.tar.zst.enc", 128 << 10, True),
+        ("a/b/c/image-0012.pgdump.gz", 1 << 30, True),
+        ("a/b/c/image-0000.tar.zst", (128 << 10) - 1, False),
+        ("a/b/c/index.tsv.zst.enc", 1 << 30, False),
+        ("a/b/c/frames.tsv.zst", 1 << 30, False),
+        ("a/b/c/manifest.json", 1 << 20, False),
+        ("a/b/c/manifest.sig", 64, False),
+        ("a/b/c/keys-2.tsv", 1 << 20, False),
+        (".stowage/0123456789abcdef", 1 << 20, False),
+    ],
+)
+def test_only_parts_of_an_image_get_the_storage_class(name, size, expected):
+    options = S3Options(bucket="unit", storage_class="DEEP_ARCHIVE", sse="AES256", tags={"a b": "c+d/é"})
+    found = _s3_kept.arguments(options, name, size)
+    assert (found.pop("StorageClass", None) == "DEEP_ARCHIVE") == expected
+    assert found == {"ServerSideEncryption": "AES256", "Tagging": "a%20b=c%2Bd%2F%C3%A9"}
+
+
+def test_a_whole_is_proven_by_checksums_where_tags_are_no_md5():
+    class Told:
+        whole, facts = "", type("Facts", (), {"part_checked": True})
+
+    given = [base64.b64encode(hashlib.sha256(part).digest()).decode() for part in (b"a", b"b")]
+    parts = [_s3_upload.Part(number, f'"{number:032x}"', sha256) for number, sha256 in enumerate(given, 1)]
+    joined = hashlib.sha256(hashlib.sha256(b"a").digest() + hashlib.sha256(b"b").digest()).digest()
+    entry, proven = {"ETag": '"' + "0" * 32 + '-2"'}, _s3_upload.Upload.is_proven
+    assert not proven(Told, entry, parts)
+    Told.whole = base64.b64encode(joined).decode() + "-2"
+    assert proven(Told, entry, parts)
+    assert not proven(Told, entry, parts[::-1])
+    assert not proven(Told, entry, [part._replace(sha256="") for part in parts])
+    Told.whole = ""
+    assert not proven(Told, entry, [part._replace(sha256="") for part in parts])
 
 
 def test_part_size_may_be_written_for_people():
