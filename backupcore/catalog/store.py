@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
@@ -516,6 +519,21 @@ def _prepare(connection: Any, synchronous: str) -> None:
     # we write BEGIN ourselves: Python's driver would begin late and leave reads and DDL outside
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
+    _to_wal(cursor)
+    for pragma in (f"synchronous={synchronous}", "foreign_keys=ON"):
         cursor.execute("PRAGMA " + pragma)
     cursor.close()
+
+
+def _to_wal(cursor: Any) -> None:
+    # two processes that turn a new database to WAL at once wait for each other's lock: SQLite answers one of them
+    # `locked` without asking its busy handler
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= until:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))

@@ -278,6 +278,28 @@ def test_processes_that_open_a_new_catalog_at_once_all_get_it(tmp_path):
         assert catalog.next_counter("web1", "etc") == 5
 
 
+class _TurnedByAnother:
+    """A connection's cursor while another process turns the database to WAL: SQLite answers it without waiting."""
+
+    def __init__(self, *answers):
+        self.left = list(answers)
+
+    def execute(self, _sql):
+        if self.left:
+            raise sqlite3.OperationalError(self.left.pop(0))
+
+
+def test_a_new_catalog_that_another_process_turns_to_wal_just_now_is_waited_for(monkeypatch):
+    cursor = _TurnedByAnother("database is locked", "database is locked")
+    store._to_wal(cursor)
+    assert not cursor.left
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+        store._to_wal(_TurnedByAnother("disk I/O error"))
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        store._to_wal(_TurnedByAnother("database is locked"))
+
+
 def test_a_proof_takes_the_place_of_the_one_before_of_its_kind_and_range(catalog):
     first, second = dump_row(), dump_row("20261122T120000Z-L0-00000002")
     catalog.add_dump(first)
