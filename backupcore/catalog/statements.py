@@ -1,4 +1,4 @@
-"""Statements that a night runs for each dump, put together once: that takes longer than to run them.
+"""Statements that a night or a rebuild runs for each dump, put together once: that takes longer than to run them.
 
 Here live statements over the tables of tables.py, their values as bound parameters. When they are run, and in which
 transaction, is store.py.
@@ -53,16 +53,17 @@ def _newest() -> sa.Select:
 
 
 DUMP = sa.select(dumps).where(*_is(dumps.c.id))
+MANIFEST = sa.select(dumps.c.manifest_sha256).where(*_is(dumps.c.id))
+# the dump of a source, or of a segment of it, that has this number
+OF_COUNTER = sa.select(dumps.c.id).where(*_is(dumps.c.client, dumps.c.source, dumps.c.segment, dumps.c.counter))
 NEWEST = _newest()
 NEW_DUMP = sa.insert(dumps)
 NEW_RESULT = sa.insert(results)
 NEW_COPY = sa.insert(copies)
-# its_dump, its_target: which; all columns of the row
-SAME_COPY = (
-    sa.update(copies)
-    .where(copies.c.dump == sa.bindparam("its_dump"), copies.c.target == sa.bindparam("its_target"))
-    .values({name: sa.bindparam(name) for name in copies.c.keys()})
-)
+# its_dump, its_target: which; to write, all columns of the row too
+_ITS = (copies.c.dump == sa.bindparam("its_dump"), copies.c.target == sa.bindparam("its_target"))
+SAME_COPY = sa.update(copies).where(*_ITS).values({name: sa.bindparam(name) for name in copies.c.keys()})
+STATE = sa.select(copies.c.state).where(*_ITS)
 COUNTER = sa.select(counters.c.last).where(*_is(counters.c.client, counters.c.source))
 _RAISED = insert(counters)
 # last: never lower than it was

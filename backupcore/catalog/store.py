@@ -1,7 +1,7 @@
-"""The catalog: SQLite in WAL mode through SQLAlchemy Core.
+"""The catalog: what is asked of its tables and written to them, by SQLAlchemy Core.
 
-Here lives Catalog, the only door to the tables, which tables.py has with their migrations. A call is one transaction
-and is thread-safe; what a call returns is a record of catalog.records. What a dump is worth is decided
+Here lives Catalog, the door to the tables, which tables.py has; connections and transactions are database.py. A call is
+one transaction and is thread-safe; what a call returns is a record of catalog.records. What a dump is worth is decided
 elsewhere: a row is written only when its image is whole (dump/), and nothing here touches an image.
 """
 
@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import sqlite3
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 import sqlalchemy as sa
 
-from .. import clock, files, ids, text
+from .. import clock, ids
 from ..errors import CatalogError
 from . import statements
+from .database import Database
 from .records import COPY_STATES, PROOF_KINDS, CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow, RunRow
 from .spending import follow
-from .tables import MIGRATIONS, copies, dumps, estimates, proofs, results, runs, schema
-
-BUSY_SECONDS = 60.0
+from .tables import copies, dumps, estimates, proofs, results, runs
 
 _JSON_COLUMNS = {"summary", "notes", "options", "upload"}
 
@@ -56,140 +49,12 @@ def _record(cls: type, row: Sequence[Any]) -> Any:
     return cls(*[row[place] if make is None else make(row[place]) for place, make in _places(cls)])
 
 
-class Catalog:
-    """The server's memory of runs, dumps and copies. Made when it does not exist; a newer schema is refused.
+def _dated(row: CopyRow) -> dict:
+    return {**_plain(row), "updated_ns": row.updated_ns or clock.now_ns()}
 
-    Every method raises CatalogError when the database cannot be used.
-    """
 
-    def __init__(self, path: os.PathLike[str] | str):
-        self.path = Path(path)
-        self._writing = threading.Lock()
-        self._syncing = threading.Lock()
-        self._written = self._synced = 0  # transactions of this process: in the log, and there for good
-        self._unsynced: Optional[OSError] = None
-        try:
-            files.make_folder(self.path.parent)
-            # SQLite makes its -wal and -shm files with the mode of the database
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise CatalogError(f"the catalog {self.path} cannot be opened: {error.strerror}") from None
-        self._engine = self._connected(4, "FULL")
-        # what it commits is synced by _sync(), outside its lock
-        self._writer = self._connected(1, "NORMAL")
-        try:
-            self._migrate()
-        except BaseException:
-            self.close()
-            raise
-
-    def _connected(self, pool: int, synchronous: str) -> sa.Engine:
-        engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(self.path)),
-            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, pool_size=pool, max_overflow=-1,
-        )  # fmt: skip
-        sa.event.listen(engine, "connect", lambda connection, _record: _prepare(connection, synchronous))
-        return engine
-
-    def close(self) -> None:
-        """Gives the database back; the catalog cannot be used after."""
-        self._engine.dispose()
-        self._writer.dispose()
-
-    def __enter__(self) -> Catalog:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN")
-                try:
-                    yield connection
-                finally:
-                    connection.rollback()
-        except sa.exc.SQLAlchemyError as error:
-            raise self._error(error) from None
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        # one writer of this process at a time, so that threads queue here and not in SQLite's busy loop. The disk is
-        # waited for outside: a night of hundreds of clients commits by twenty threads, and one fsync serves all of them
-        try:
-            with self._writing, self._writer.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.commit()
-                except BaseException:
-                    connection.rollback()
-                    raise
-                self._written += 1
-                mine = self._written
-        except sa.exc.SQLAlchemyError as error:
-            raise self._error(error) from None
-        self._sync(mine)
-
-    def _sync(self, number: int) -> None:
-        """Waits until a transaction is there for good. Raises CatalogError; after that nothing is believed any more,
-        since a second fsync would not tell of what the first one lost."""
-        with self._syncing:
-            if self._unsynced is None and self._synced < number:
-                upto = self._written  # all of these are in the log by now
-                try:
-                    fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        os.fdatasync(fd)
-                    finally:
-                        os.close(fd)
-                except FileNotFoundError:  # another process has brought all of it into the database, which it synced
-                    pass
-                except OSError as error:
-                    self._unsynced = error
-                self._synced = upto
-            if self._unsynced is not None:
-                cause = self._unsynced.strerror
-                raise CatalogError(f"the catalog {self.path} cannot be written: {cause}", f"df {self.path.parent}")
-
-    def _error(self, error: Exception) -> CatalogError:
-        cause = str(getattr(error, "orig", None) or error).split("\n")[0]
-        if "locked" in cause or "busy" in cause:
-            return CatalogError(f"the catalog {self.path} is held by another process", "stowage status")
-        broken = "malformed" in cause or "not a database" in cause
-        hint = "move it away and run: stowage rebuild --from TARGET" if broken else ""
-        if "I/O" in cause or "full" in cause:  # mostly a full disk
-            hint = f"df {self.path.parent}"
-        return CatalogError(f"the catalog {self.path} cannot be used: {text.escape(cause)}", hint)
-
-    def _migrate(self) -> None:
-        with self._read() as connection:
-            version = self._version(connection)
-        self._refuse_newer(version)
-        if version == len(MIGRATIONS):
-            return
-        with self._write() as connection:
-            version = self._version(connection)
-            self._refuse_newer(version)
-            if version == 0:
-                schema.create(connection, checkfirst=True)
-            for number in range(version, len(MIGRATIONS)):
-                MIGRATIONS[number](connection)
-                connection.execute(sa.insert(schema).values(version=number + 1, applied_ns=clock.now_ns()))
-
-    @staticmethod
-    def _version(connection: sa.Connection) -> int:
-        there = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
-        return connection.execute(sa.select(sa.func.max(schema.c.version))).scalar() or 0 if there else 0
-
-    def _refuse_newer(self, version: int) -> None:
-        if version > len(MIGRATIONS):
-            raise CatalogError(
-                f"the catalog {self.path} has schema {version}, this program knows up to {len(MIGRATIONS)}",
-                "install the stowage that wrote it, or a newer one",
-            )
+class Catalog(Database):
+    """The server's memory of runs, dumps and copies. Every method raises CatalogError when it cannot be used."""
 
     # runs
 
@@ -243,8 +108,7 @@ class Catalog:
         with self._write() as connection:
             connection.execute(statements.NEW_DUMP, _plain(row))
             for copy in made:
-                values = {**_plain(copy), "updated_ns": copy.updated_ns or clock.now_ns()}
-                connection.execute(statements.NEW_COPY, values)
+                connection.execute(statements.NEW_COPY, _dated(copy))
             _raise(connection, row.client, row.source, row.counter)
 
     def merge(self, found: Sequence[Tuple[DumpRow, CopyRow]]) -> List[Optional[str]]:
@@ -256,28 +120,23 @@ class Catalog:
         last: Dict[Tuple[str, str], int] = {}
         with self._write() as connection:
             for row, copy in found:
-                known = connection.execute(sa.select(dumps.c.manifest_sha256).where(dumps.c.id == row.id)).scalar()
+                values = _plain(row)
+                known = connection.execute(statements.MANIFEST, {"id": row.id}).scalar()
                 if known is None:
-                    rival = connection.execute(
-                        sa.select(dumps.c.id).where(
-                            dumps.c.client == row.client, dumps.c.source == row.source,
-                            dumps.c.segment == row.segment, dumps.c.counter == row.counter,
-                        )
-                    ).scalar()  # fmt: skip
+                    rival = connection.execute(statements.OF_COUNTER, values).scalar()
                     if rival is not None:
                         told.append(f"it has the number {row.counter}, as has {rival}, which the catalog knows")
                         continue
-                    connection.execute(sa.insert(dumps).values(**_plain(row)))
+                    connection.execute(statements.NEW_DUMP, values)
                 elif known != row.manifest_sha256:
                     told.append("the catalog knows another dump of this name")
                     continue
-                where = (copies.c.dump == copy.dump, copies.c.target == copy.target)
-                state = connection.execute(sa.select(copies.c.state).where(*where)).scalar()
-                values = {**_plain(copy), "updated_ns": copy.updated_ns or clock.now_ns()}
+                it = {"its_dump": copy.dump, "its_target": copy.target}
+                state = connection.execute(statements.STATE, it).scalar()
                 if state is None:
-                    connection.execute(sa.insert(copies).values(**values))
+                    connection.execute(statements.NEW_COPY, _dated(copy))
                 elif state == "wanted" and copy.state == "done":
-                    connection.execute(sa.update(copies).where(*where).values(**values))
+                    connection.execute(statements.SAME_COPY, {**_dated(copy), **it})
                 if state in (None, "wanted"):
                     follow(connection, copy, row.ended_ns)  # it came there about then, and has been billed since
                 key = (row.client, row.source)
@@ -389,8 +248,7 @@ class Catalog:
         """Writes the row of one dump on one target, new or not; updated_ns 0 becomes now."""
         if row.state not in COPY_STATES:
             raise ValueError(f"{row.state!r} is no state of a copy")
-        values = _plain(row)
-        values["updated_ns"] = row.updated_ns or clock.now_ns()
+        values = _dated(row)
         known = {**values, "its_dump": row.dump, "its_target": row.target}
         with self._write() as connection:
             if connection.execute(statements.SAME_COPY, known).rowcount == 0:
@@ -447,9 +305,7 @@ class Catalog:
         if not values:
             return
         with self._write() as connection:
-            named = {one["dump"] for one in values}
-            there = set(connection.execute(sa.select(dumps.c.id).where(dumps.c.id.in_(named))).scalars())
-            values = [one for one in values if one["dump"] in there]
+            values = _of_known(connection, values)
             if values:
                 connection.execute(sa.insert(proofs).prefix_with("OR REPLACE"), values)
 
@@ -476,12 +332,7 @@ class Catalog:
         if not values:
             return
         with self._write() as connection:
-            named = sorted({one["dump"] for one in values})
-            there: set = set()
-            for start in range(0, len(named), 500):
-                query = sa.select(dumps.c.id).where(dumps.c.id.in_(named[start : start + 500]))
-                there |= set(connection.execute(query).scalars())
-            values = [one for one in values if one["dump"] in there]
+            values = _of_known(connection, values)
             if values:
                 connection.execute(sa.insert(estimates).prefix_with("OR REPLACE"), values)
 
@@ -500,11 +351,8 @@ class Catalog:
             return [EstimateRow(*row) for row in connection.execute(query)]
 
     def _all(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> list:
-        try:  # one statement needs no transaction around it
-            with self._engine.connect() as connection:
-                return [_record(cls, row) for row in connection.execute(query, asked or {})]
-        except sa.exc.SQLAlchemyError as error:
-            raise self._error(error) from None
+        with self._look() as connection:
+            return [_record(cls, row) for row in connection.execute(query, asked or {})]
 
     def _one(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> Any:
         return next(iter(self._all(cls, query, asked)), None)
@@ -515,25 +363,11 @@ def _raise(connection: sa.Connection, client: str, source: str, least: int) -> N
     connection.execute(statements.RAISED, {"client": client, "source": source, "last": least})
 
 
-def _prepare(connection: Any, synchronous: str) -> None:
-    # we write BEGIN ourselves: Python's driver would begin late and leave reads and DDL outside
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    _to_wal(cursor)
-    for pragma in (f"synchronous={synchronous}", "foreign_keys=ON"):
-        cursor.execute("PRAGMA " + pragma)
-    cursor.close()
-
-
-def _to_wal(cursor: Any) -> None:
-    # two processes that turn a new database to WAL at once wait for each other's lock: SQLite answers one of them
-    # `locked` without asking its busy handler
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= until:
-                raise
-        time.sleep(random.uniform(0.001, 0.02))
+def _of_known(connection: sa.Connection, values: List[dict]) -> List[dict]:
+    """The rows whose dump is in the catalog."""
+    named = sorted({one["dump"] for one in values})
+    there: Set[str] = set()
+    for start in range(0, len(named), 500):
+        query = sa.select(dumps.c.id).where(dumps.c.id.in_(named[start : start + 500]))
+        there.update(connection.execute(query).scalars())
+    return [one for one in values if one["dump"] in there]

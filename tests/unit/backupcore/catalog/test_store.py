@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from backupcore.catalog import locked, marks, store
+from backupcore.catalog import database, locked, marks
 from backupcore.catalog.records import CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
@@ -220,13 +220,13 @@ def test_an_older_schema_is_migrated_in_order_and_keeps_its_rows(catalog, monkey
     def third(connection):
         connection.exec_driver_sql("UPDATE dumps SET colour = 'green'")
 
-    monkeypatch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, second, third])
+    monkeypatch.setattr(database, "MIGRATIONS", [*database.MIGRATIONS, second, third])
     with Catalog(catalog.path) as migrated:
         assert migrated.dump(dump_row().id) == dump_row()
         with migrated._read() as connection:
             assert connection.exec_driver_sql("SELECT colour FROM dumps").scalar() == "green"
             newest = connection.exec_driver_sql("SELECT max(version) FROM schema_version").scalar()
-            assert newest == len(store.MIGRATIONS)
+            assert newest == len(database.MIGRATIONS)
 
 
 def test_a_migration_that_fails_leaves_the_catalog_as_it_was(catalog, monkeypatch):
@@ -238,7 +238,7 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(catalog, monkeypatc
         connection.exec_driver_sql("SELECT no_such_column FROM dumps")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", [*store.MIGRATIONS, breaks])
+        patch.setattr(database, "MIGRATIONS", [*database.MIGRATIONS, breaks])
         with pytest.raises(CatalogError):
             Catalog(catalog.path)
     with Catalog(catalog.path) as again:
@@ -256,7 +256,7 @@ def test_a_file_that_is_no_catalog_is_said_in_one_line(tmp_path):
 
 
 def test_a_lock_held_too_long_is_an_error_that_says_so(catalog, monkeypatch):
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     with Catalog(catalog.path) as other, catalog._write(), pytest.raises(CatalogError, match="held by another"):
         other.next_counter("web1", "etc")
 
@@ -291,13 +291,13 @@ class _TurnedByAnother:
 
 def test_a_new_catalog_that_another_process_turns_to_wal_just_now_is_waited_for(monkeypatch):
     cursor = _TurnedByAnother("database is locked", "database is locked")
-    store._to_wal(cursor)
+    database._to_wal(cursor)
     assert not cursor.left
     with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
-        store._to_wal(_TurnedByAnother("disk I/O error"))
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0)
+        database._to_wal(_TurnedByAnother("disk I/O error"))
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        store._to_wal(_TurnedByAnother("database is locked"))
+        database._to_wal(_TurnedByAnother("database is locked"))
 
 
 def test_a_proof_takes_the_place_of_the_one_before_of_its_kind_and_range(catalog):
@@ -400,7 +400,7 @@ with catalog._write() as connection:
 def test_a_writer_that_is_killed_holds_the_catalog_no_longer_and_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "catalog.sqlite"
     Catalog(path).close()
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              text=True)  # fmt: skip
     try:
@@ -433,7 +433,7 @@ def test_every_answer_waits_for_an_fsync_that_began_after_its_commit(catalog, mo
             if not any(one.get(name, 0) >= count for one in list(syncs)):
                 late.append((name, count))
 
-    monkeypatch.setattr(store.os, "fdatasync", sync)
+    monkeypatch.setattr(database.os, "fdatasync", sync)
     threads = [threading.Thread(target=ask, args=(f"s{number}",)) for number in range(8)]
     for thread in threads:
         thread.start()
@@ -447,7 +447,7 @@ def test_after_an_fsync_that_failed_nothing_is_believed(catalog, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.os, "fdatasync", fail)
+        patched.setattr(database.os, "fdatasync", fail)
         with pytest.raises(CatalogError, match="cannot be written: Input/output error"):
             catalog.begin_run("run")
     with pytest.raises(CatalogError, match="cannot be written"):
