@@ -10,22 +10,20 @@ two, one always sees the other.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, Optional, Set
+from typing import Dict, Iterable, Iterator, Optional
 
 from .. import clock, files, text
+from ..locks import OPEN, LockFile
 from .records import is_alive
 
 FOLDER = "reading"
 LIMIT = 16 << 20  # bytes of a note that are read
 WORDS = 100  # characters of what somebody says of itself
-
-_held: Set[int] = set()  # the locked files of this process
 
 
 @contextmanager
@@ -35,29 +33,28 @@ def keep(state: Path, dumps: Iterable[str], what: str) -> Iterator[str]:
     Gives '' or why they are not kept: a restore goes on all the same, also with a state disk that is full.
     """
     folder, name = state / FOLDER, f"{os.getpid()}-{secrets.token_hex(4)}"
-    fd, path, why = -1, folder / f".{name}", ""
+    note: Optional[LockFile] = None
+    path, why = folder / f".{name}", ""
     try:
         try:
             files.make_folder(folder)
-            fd = files.create(path)
-            _held.add(fd)
+            note = LockFile(path, OPEN | os.O_EXCL | os.O_NOFOLLOW)
             if os.geteuid() == 0:  # who prunes may be another user
                 for one in (folder, path):
                     os.chown(one, *files.owner_of_state(state))
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            note.take()
             head = {"pid": os.getpid(), "since_ns": clock.now_ns(), "what": what[:WORDS]}
-            files.write_all(fd, "\n".join([json.dumps(head), *dumps, ""]).encode())
+            files.write_all(note.fd, "\n".join([json.dumps(head), *dumps, ""]).encode())
             os.rename(path, folder / name)  # who sees it finds it locked, and whole
             path = folder / name
         except OSError as error:
             why = f"what is read may be pruned meanwhile: {state / FOLDER} cannot be written: {error.strerror}"
         yield why
     finally:
-        if fd in _held:  # else this is a child that was forked
-            _held.discard(fd)
+        if note is not None and note.is_open:  # else this is a child that was forked
             with contextlib.suppress(OSError):
                 path.unlink()
-            os.close(fd)
+            note.close()
 
 
 def now(state: Path) -> Dict[str, str]:
@@ -83,13 +80,9 @@ def now(state: Path) -> Dict[str, str]:
 
 def _of_the_living(path: Path) -> Optional[bytes]:
     """What a note says, None when nobody holds it any more; then it is taken away."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(fd, min(os.fstat(fd).st_size, LIMIT), 0)
-    finally:
-        os.close(fd)
+    with contextlib.closing(LockFile(path, os.O_RDONLY | os.O_NOFOLLOW)) as note:
+        if note.is_taken():
+            return os.pread(note.fd, min(os.fstat(note.fd).st_size, LIMIT), 0)
     path.unlink()
     return None
 
@@ -101,14 +94,3 @@ def _told(head: str) -> str:
         return f"{text.escape(what)} (process {pid}, since {clock.local(since)})"
     except (ValueError, KeyError, TypeError, OverflowError, OSError):
         return "somebody"
-
-
-def _forget() -> None:
-    """In a child that was forked: its copies would keep dumps when their reader is killed."""
-    for fd in _held:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

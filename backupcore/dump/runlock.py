@@ -1,25 +1,25 @@
 """One writer at a time for a configuration: a lock that ends with the process that holds it, however it ends.
 
-Here live taking it, waiting for it, and who holds it or waits. What is done under it lives elsewhere; which command
-takes which lock is a table in docs/design.md.
+Here live waiting for it, and who holds it or waits; the lock of a file itself is locks.py. What is done under it lives
+elsewhere; which command takes which lock is a table in docs/design.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from .. import clock, files, text
 from ..audit import who
 from ..catalog import places
 from ..errors import Busy, CatalogError
+from ..locks import OPEN, LockFile
 from ..settings import Settings
 
 FRESH = 10.0  # seconds after which one that waited has gone
@@ -31,8 +31,6 @@ NAMES = {
     "run": "another run", "stage": "a staging of copies", "prune": "a prune", "rebuild": "a rebuild",
     "verify": "a verify that mends",
 }  # fmt: skip
-
-_held: Set[int] = set()  # the locked files of this process
 
 
 @dataclass(frozen=True)
@@ -92,24 +90,20 @@ def hold(
     """
     asked = clock.now_ns()
     mine = Holder(os.getpid(), asked, what, command[:WORDS], who.shown(who.who()), due, started(os.getpid()))
-    fd = _open(settings)
+    lock = _open(settings)
     try:
         with contextlib.ExitStack() as stack:
-            waited = _take(fd, settings, mine, join, stack)
-        _held.add(fd)
-        _say(fd, Holder(**{**asdict(mine), "since_ns": clock.now_ns()}))
+            waited = _take(lock, settings, mine, join, stack)
+        _say(lock, Holder(**{**asdict(mine), "since_ns": clock.now_ns()}))
         _clear_killed(settings)
         try:
             yield Turn(asked, waited)
         finally:
-            if fd in _held:  # else this is a child that was forked
+            if lock.is_open:  # else this is a child that was forked
                 with contextlib.suppress(OSError):
-                    os.ftruncate(fd, 0)
-                fcntl.flock(fd, fcntl.LOCK_UN)
+                    os.ftruncate(lock.fd, 0)
     finally:
-        if fd in _held or os.getpid() == mine.pid:
-            _held.discard(fd)
-            os.close(fd)  # the file stays: to remove it would let two processes lock two files
+        lock.close()
 
 
 def _clear_killed(settings: Settings) -> None:
@@ -120,30 +114,29 @@ def _clear_killed(settings: Settings) -> None:
         files.clear_killed(folder)
 
 
-def _open(settings: Settings) -> int:
+def _open(settings: Settings) -> LockFile:
     path = places.lock_file(settings.state)
     try:
         files.make_folder(settings.state)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return LockFile(path)
     except OSError as error:
         raise CatalogError(f"{path} cannot be opened: {error.strerror}") from None
 
 
 def _take(
-    fd: int, settings: Settings, mine: Holder, join: Optional[Callable[[Holder], None]], stack: contextlib.ExitStack
+    lock: LockFile, settings: Settings, mine: Holder, join: Optional[Callable[[Holder], None]],
+    stack: contextlib.ExitStack,
 ) -> bool:  # fmt: skip
     """Locks it; whether another one had it before. Raises Busy."""
     waits, waited, unknown = places.waits_file(settings.state), False, time.monotonic() + SETTLE
     while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read(fd)
+        if not lock.take():
+            holder = _read(lock)
             if (holder is None or not holder.alive) and time.monotonic() < unknown:
                 time.sleep(0.02)  # somebody looks who holds it, has just taken it, or is gone this moment
                 continue
             if join is None and (mine.due or holder is None or not holder.due):
-                raise Busy(_busy(holder), "stowage status") from None
+                raise Busy(_busy(holder), "stowage status")
             if not waited:
                 waited = True
                 stack.enter_context(_waiting(settings, mine))
@@ -167,16 +160,11 @@ def _busy(holder: Optional[Holder]) -> str:
 def holder(settings: Settings) -> Optional[Holder]:
     """Who holds the lock now, None when nobody does; of one who does not say, a Holder of process 0."""
     try:
-        fd = os.open(places.lock_file(settings.state), os.O_RDWR | os.O_CLOEXEC)
+        lock = LockFile(places.lock_file(settings.state), os.O_RDWR)
     except OSError:
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look do not take each other for a run
-    except BlockingIOError:
-        return _read(fd) or Holder(0, 0)
-    finally:
-        os.close(fd)
-    return None
+    with contextlib.closing(lock):
+        return (_read(lock) or Holder(0, 0)) if lock.is_taken() else None
 
 
 def is_waited_for(settings: Settings) -> bool:
@@ -192,15 +180,12 @@ def waiting(settings: Settings) -> List[Holder]:
     found = []
     for path in _files(places.waiting_folder(settings.state)):
         with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                os.unlink(path)  # it was killed while it waited
-            except BlockingIOError:
-                one = _read(fd)
-                found += [one] if one is not None else []
-            finally:
-                os.close(fd)
+            with contextlib.closing(LockFile(path, os.O_RDWR | os.O_NOFOLLOW)) as note:
+                if note.is_taken():
+                    one = _read(note)
+                    found += [one] if one is not None else []
+                else:
+                    os.unlink(path)  # it was killed while it waited
     return sorted(found, key=lambda one: one.since_ns)
 
 
@@ -216,22 +201,20 @@ def _waiting(settings: Settings, mine: Holder) -> Iterator[None]:
     """Lets others see that this process waits: a file that is locked as long as it does. It waits without it, too."""
     folder = places.waiting_folder(settings.state)
     hidden, shown = folder / f".{mine.pid}", folder / str(mine.pid)
-    fd = -1
+    note: Optional[LockFile] = None
     try:
-        try:
+        with contextlib.suppress(OSError):
             files.make_folder(folder)
-            fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _say(fd, mine)
+            note = LockFile(hidden, OPEN | os.O_TRUNC | os.O_NOFOLLOW)
+            note.take()
+            _say(note, mine)
             os.rename(hidden, shown)  # whoever sees it finds it locked
-        except OSError:
-            pass
         yield
     finally:
-        if fd >= 0:
+        if note is not None and note.is_open:
             with contextlib.suppress(OSError):
                 shown.unlink()
-            os.close(fd)
+            note.close()
 
 
 def started(pid: int) -> str:
@@ -244,27 +227,16 @@ def started(pid: int) -> str:
         return ""
 
 
-def _say(fd: int, mine: Holder) -> None:
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, json.dumps(asdict(mine)).encode(), 0)
+def _say(lock: LockFile, mine: Holder) -> None:
+    os.ftruncate(lock.fd, 0)
+    os.pwrite(lock.fd, json.dumps(asdict(mine)).encode(), 0)
 
 
-def _read(fd: int) -> Optional[Holder]:
+def _read(lock: LockFile) -> Optional[Holder]:
     """What stands in a locked file, None when that says nothing."""
     try:
-        value = json.loads(os.pread(fd, LONGEST, 0))
+        value = json.loads(os.pread(lock.fd, LONGEST, 0))
         words = {name: str(value.get(name, ""))[:WORDS] for name in ("what", "command", "user", "started")}
         return Holder(int(value["pid"]), int(value["since_ns"]), due=value.get("due") is True, **words)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _forget() -> None:
-    """In a child that was forked: its copies of locked files would keep them locked when their owner is killed."""
-    for fd in _held:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

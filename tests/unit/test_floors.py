@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     "hookspecs": 0,
-    "errors": 1, "ids": 1, "clock": 1, "text": 1, "files": 1, "settings": 1, "guard": 1, "hours": 1, "limiter": 1,
+    "errors": 1, "ids": 1, "clock": 1, "text": 1, "files": 1, "settings": 1, "guard": 1, "locks": 1, "hours": 1,
+    "limiter": 1,
     "image": 2, "wire": 2,
     "agent": 3, "catalog": 3, "schedule": 3, "search": 3,
     "sources": 3, "snapshots": 3, "targets": 3, "events": 3, "keys": 3, "audit": 3,

@@ -66,15 +66,19 @@ def test_two_of_one_process_keep_each_their_own(tmp_path):
 
 def test_a_forked_child_keeps_nothing_when_its_parent_is_gone(tmp_path):
     wait, go = os.pipe()
+    begun, told = os.pipe()
     middle = os.fork()
     if not middle:
         with reading.keep(tmp_path, ["one"], "a"):
             if not os.fork():
                 os.close(go)
+                os.write(told, b"!")
                 os.read(wait, 1)
                 os._exit(0)
+            os.read(begun, 1)  # it has begun, and forgotten
             os._exit(0)
-    os.close(wait)
+    for fd in (wait, begun, told):
+        os.close(fd)
     os.waitpid(middle, 0)
     try:
         assert notes(tmp_path) and reading.now(tmp_path) == {} and notes(tmp_path) == []

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from backupcore import locks
 from backupcore.dump import runlock, status
 from backupcore.errors import Busy
 
@@ -196,15 +197,15 @@ def test_what_a_killed_holder_said_is_not_taken_for_the_next_one(server, other):
     other.kill()
     other.wait()
     # its words still stand in the file; the next holder has the lock and has not said anything yet
-    fd = os.open(server.settings.state / "run.lock", os.O_RDWR)
-    runlock.fcntl.flock(fd, runlock.fcntl.LOCK_EX)
+    lock = locks.LockFile(server.settings.state / "run.lock")
+    assert lock.take()
     try:
-        threading.Timer(0.3, lambda: runlock._say(fd, runlock.Holder(os.getpid(), 1, "stage"))).start()
+        threading.Timer(0.3, lambda: runlock._say(lock, runlock.Holder(os.getpid(), 1, "stage"))).start()
         with pytest.raises(Busy, match=f"a staging of copies is at work since .* .process {os.getpid()}"):
             with runlock.hold(server.settings):
                 pass
     finally:
-        os.close(fd)
+        lock.close()
 
 
 def test_a_process_of_the_same_number_is_not_the_holder():
