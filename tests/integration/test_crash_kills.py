@@ -211,10 +211,9 @@ def killed_at_steps(world, kills):
         if status != -signal.SIGKILL:
             missed.append(kill)
             assert status == 0, (kill, child.out, child.err)
-        before = world.judged(kill)
-        if not status:
-            continue
-        after = world.next_run(before, kill)
+        after = world.judged(kill)
+        if status:
+            after = world.next_run(after, kill)
     world.opens(after)
     return missed
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
@@ -27,6 +27,7 @@ if __name__ == "__main__":
 
 from backupcore.catalog import places  # noqa: E402
 from backupcore.catalog.store import Catalog  # noqa: E402
+from backupcore.dump.accept import STATES_KEPT  # noqa: E402
 from backupcore.errors import ImageDamaged  # noqa: E402
 from backupcore.image.folder import check_folder  # noqa: E402
 from backupcore.image.manifest import load_public_keys  # noqa: E402
@@ -48,6 +49,7 @@ STEPS = {
     "row of the dump": CATALOG + "add_dump",
     "beside removed": "backupcore.dump.holding:Landing.remove_beside",
     "old states dropped": "backupcore.dump.accept:_drop_old_states",
+    "old state forgotten": CATALOG + "forget_state",
     "result": CATALOG + "add_result",
     "copy noted": CATALOG + "put_copy",
     "target ready": "backupcore.stage.place:Place.ready",
@@ -55,7 +57,7 @@ STEPS = {
     "file in its place": "backupcore.targets.directory:DirectoryTarget.place",
     "manifest put": "backupcore.stage.copy:Copying._put_manifest",
     "copy verified": "backupcore.stage.copy:Copying._make",
-    "image forgotten": "backupcore.catalog.aside:leave",
+    "image forgotten": CATALOG + "set_holding",
     "image moved": "backupcore.stage.release:_move",
     "image removed": "backupcore.stage.release:_clear",
     "run record": "backupcore.dump.record:write",
@@ -289,8 +291,7 @@ def look(at: Places, checked: Optional[Set[str]] = None) -> Found:
         sources += [at.target / prefix for key, one in copies.items() if key[0] == name and one.state == "verified"]
         if not sources:
             faults.append(f"{name} is nowhere")
-        if row.state is not None and not (places.state_folder(at.state, row.client, row.source, row.segment)
-                                          / row.state).is_file():  # fmt: skip
+        if _lost_its_state(at, row) and not _replaced(row, rows.values()):
             faults.append(f"{name} has no state")
         for place in sources:
             try:
@@ -308,9 +309,22 @@ def look(at: Places, checked: Optional[Set[str]] = None) -> Found:
     return Found(rows, copies, faults)
 
 
+def _lost_its_state(at: Places, row: Any) -> bool:
+    folder = places.state_folder(at.state, row.client, row.source, row.segment)
+    return row.state is not None and not (folder / row.state).is_file()
+
+
+def _replaced(row: Any, rows: Iterable[Any]) -> bool:
+    """Whether newer dumps replace its state: the file goes first, and a kill between leaves the row to the next run."""
+    unit = (row.client, row.source, row.segment, row.level)
+    newer = [one for one in rows if (one.client, one.source, one.segment, one.level) == unit]
+    return sum(one.counter > row.counter for one in newer) >= STATES_KEPT
+
+
 def left_over(at: Places, found: Found, allowed: Sequence[str] = ()) -> List[str]:
-    """Files that belong to nothing; to be asked after a run that came to its end. allowed: beginnings of paths."""
-    strange = []
+    """Files that belong to nothing, rows of states that are gone; to be asked after a run that came to its end.
+    allowed: beginnings of paths."""
+    strange = [f"row of {row.state}" for row in found.dumps.values() if _lost_its_state(at, row)]
     for top in (at.state, at.holding, *([at.target] if at.target else []), *at.clients):
         for folder, folders, names in os.walk(top):
             below = os.path.relpath(folder, top)
