@@ -20,6 +20,7 @@ from ..image.escape import search_unsafe
 from ..image.index import NS, format_entry
 from ..image.order import member_name
 from ..image.state import SUSPECT, Row, signed
+from ..text import escape
 from ..wire import CONTINUES, LAST, MARK
 from . import linux
 from .links import Link, Links
@@ -27,7 +28,7 @@ from .outbox import FRAME_SIZE, Outbox
 from .resume import Half, member_head
 
 WHOLE = 1 << 20  # a file of at most this size never straddles two frames
-SMALLER = 2 * WHOLE  # bytes of archive in a frame, where the line was cut before
+SMALLER = min(2 * WHOLE, FRAME_SIZE)  # bytes of archive in a frame, where the line was cut before
 TINY = 2048  # up to here content is read as bytes, above it straight into the frame
 SMALL = 64 << 10  # the same, where it does not matter
 LINES = 2048  # index lines sent together, fewer of long ones
@@ -373,7 +374,7 @@ class Archive:
                 self._reserve(len(header))
             offset = self._start + self._place
         missing = 0
-        if stored <= SMALL and segments is None and length <= self._size:
+        if stored <= SMALL and segments is None and length <= self._size - self._place:
             data = os.read(fd, stored) if stored else b""
             if len(data) < stored:
                 data, missing = self._read_rest(fd, data, stored, path)
@@ -500,3 +501,8 @@ def regular_line(
 
 def _times(status: os.stat_result) -> Tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def note_bytes(level: str, path: bytes, message: str) -> bytes:
+    """The payload of a NOTE."""
+    return json.dumps({"level": level, "path": escape(path), "message": message}).encode("ascii")

@@ -26,10 +26,10 @@ from queue import SimpleQueue
 from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 from ..errors import SourceFailed, StowageError
-from ..image import state
+from ..image import pax, state
 from ..image.codec import Codec
-from ..wire import FRAME, INDEX, LINKS, MARK, NOTE, STATE
-from .archive import Archive
+from ..wire import FRAME, INDEX, LAST, LINKS, MARK, NOTE, STATE
+from .archive import Archive, note_bytes
 from .full import Full, Status, Task, Totals
 from .links import Key, Link, Links
 from .outbox import FRAME_SIZE, Numbering, Outbox
@@ -75,19 +75,17 @@ class _Worker:
 
 
 class Crew:
-    """The processes and the order of their work. Made before there are threads.
+    """The processes and the order of their work. Made while there are no other threads.
 
-    dump(task, fd), absent_folder() and mount() are called in walk order, then close(), then done() gives the sums
-    of the processes' counters; end() always. marks, small: as for an Archive.
+    dump(task, fd), absent_folder() and mount() are called in walk order, then close(); end() always. fds: not to be
+    open in the processes. cut, marks, small: as for an Archive.
     """
 
-    def __init__(self, count: int, codec: Codec, wire_fds: List[int], cut: bool = False, marks: bool = False,
+    def __init__(self, count: int, codec: Codec, links: Links, fds: List[int], cut: bool = False, marks: bool = False,
                  small: bool = False):  # fmt: skip
         self._codec = codec
         self._workers: List[_Worker] = []
-        self.links = Links()
-        if marks:
-            self.links.tell()
+        self.links = links
         self._items: List[Any] = []
         self._fds: List[int] = []
         self._names = 0
@@ -96,7 +94,7 @@ class Crew:
         self._idle: "SimpleQueue[Optional[_Worker]]" = SimpleQueue()
         self._error: Optional[BaseException] = None
         self._forwarder: Optional[threading.Thread] = None
-        self.sums: Dict[str, int] = {}
+        self._sums: Dict[str, int] = {}
         threads = max(1, (os.cpu_count() or 1) // count)
         for _ in range(count):
             worker = _Worker()
@@ -108,11 +106,7 @@ class Crew:
                 self.end()
                 raise
             if not worker.pid:
-                for other in (*self._workers, worker):
-                    other.close()
-                for fd in wire_fds:
-                    os.close(fd)
-                _be_worker(worker, codec, threads, (cut, marks, small))
+                _be_worker(worker, self._workers, fds, codec, threads, (cut, marks, small))
             worker.close_inner()
             self._workers.append(worker)
         for _ in range(WAITING):
@@ -171,12 +165,15 @@ class Crew:
             os.close(fd)
         self._items, self._fds, self._names = [], [], 0
 
-    def close(self) -> None:
-        """No more is coming; waits until all has been sent. Raises what went wrong."""
+    def close(self) -> Dict[str, int]:
+        """No more is coming; waits until all has been sent, the archive's end at last. The sums of the processes'
+        counters. Raises what went wrong."""
         self._send()
         self._order.put(None)
         self._forwarder.join()
         self._check()
+        self._numbering.send(self._channel, len(pax.END), self._codec.compress(pax.END), LAST)
+        return self._sums
 
     def _check(self) -> None:
         if self._error is not None:
@@ -257,9 +254,9 @@ class Crew:
                 self.links.put(key, Link(*link), names)
             elif kind == _END:
                 for name, value in marshal.loads(data).items():
-                    self.sums[name] = self.sums.get(name, 0) + value
-                self._progress["bytes"] = self.sums["bytes"]
-                mean = self.sums["bytes"] // max(1, self.sums["entries"]) + 1024
+                    self._sums[name] = self._sums.get(name, 0) + value
+                self._progress["bytes"] = self._sums["bytes"]
+                mean = self._sums["bytes"] // max(1, self._sums["entries"]) + 1024
                 self._limit = max(16, min(NAMES, BATCH // mean))
                 return
             else:
@@ -344,12 +341,18 @@ class _PlacedLater(Outbox):
         self.plain(INDEX, struct.pack("<I", len(offsets)) + array("q", offsets).tobytes() + lines)
 
 
-def _be_worker(worker: _Worker, codec: Codec, threads: int, how: Tuple[bool, bool, bool]) -> None:
-    """A process of the crew, to its end. how: cut, marks and small of its Archive."""
+def _be_worker(
+    worker: _Worker, others: List[_Worker], fds: List[int], codec: Codec, threads: int, how: Tuple[bool, bool, bool]
+) -> None:  # fmt: skip
+    """A process of the crew, to its end. others: those before it; how: cut, marks and small of its Archive."""
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for other in (*others, worker):
+            other.close()
+        for fd in fds:
+            os.close(fd)
         gc.disable()
         out = _Out(worker)
         try:
@@ -432,11 +435,3 @@ def _work(link: socket.socket, out: _Out, codec: Codec, threads: int, how: Tuple
         now = dict(archive.sums(), unreadable=totals.unreadable, vanished=totals.vanished)
         outbox.plain(_END, marshal.dumps({name: count - before.get(name, 0) for name, count in now.items()}))
         before = now
-
-
-def note_bytes(level: str, path: bytes, message: str) -> bytes:
-    """The payload of a NOTE."""
-    from ..text import escape
-
-    return json.dumps({"level": level, "path": escape(path), "message": message}).encode("ascii")
-

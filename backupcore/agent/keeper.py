@@ -16,11 +16,11 @@ _DONE, _LOST = b".", b"l"
 
 
 class Keeper:
-    """after: runs what must run after the dump. To be made before there are threads, and after other children. lock: a
-    descriptor that it keeps open, -1 for none: the source is not free before it has ended."""
+    """after: runs what must run after the dump. To be made before there are threads. lock: a descriptor that it keeps
+    open, -1 for none: the source is not free before it has ended. fd: not to be open in other children."""
 
     def __init__(self, after: Callable[[], None], lock: int = -1):
-        wait, self._say = os.pipe()
+        wait, self.fd = os.pipe()
         self.pid = os.fork()
         if not self.pid:
             try:
@@ -36,12 +36,12 @@ class Keeper:
     def end(self) -> None:
         """All has run as it should."""
         self._tell(_DONE)
-        os.close(self._say)
+        os.close(self.fd)
         os.waitpid(self.pid, 0)
 
     def _tell(self, word: bytes) -> None:
         try:
-            os.write(self._say, word)
+            os.write(self.fd, word)
         except OSError:
             pass  # somebody killed it
 

@@ -2,11 +2,13 @@
 
 Here live the pool of frame buffers, the threads and the choice of the part; what is in a frame lives in archive,
 the keys of sealed parts in sealing.
-Memory is bounded: a slow line stops the walk.
+Memory is bounded: a slow line stops the walk. There are no threads before there is work for them: what is small is
+compressed and sent by whoever brings it.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from queue import SimpleQueue
 from typing import Any, List, Optional
@@ -17,6 +19,12 @@ from ..image.layout import MAX_PARTS
 from ..wire import FRAME, INDEX, KEY, LAST, LINKS, STATE, FrameHead, pack_frame_head
 
 FRAME_SIZE = 4 << 20  # bytes of archive in a frame, at most
+FEW = 1 << 20  # bytes that are compressed and sent without threads
+
+
+def _buffer() -> mmap.mmap:
+    """Room for a frame. A bytearray would be written full of zeros: most dumps are small, and use little of it."""
+    return mmap.mmap(-1, FRAME_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Numbering:
@@ -81,21 +89,24 @@ class Outbox:
         self._error: Optional[BaseException] = None
         self._work: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
         self._order: "SimpleQueue[Optional[_Job]]" = SimpleQueue()
-        self._buffers: "SimpleQueue[bytearray]" = SimpleQueue()
+        self._buffers: "SimpleQueue[mmap.mmap]" = SimpleQueue()
         for _ in range(threads + spare):  # those that wait and are filled: without them the threads wait
-            self._buffers.put(bytearray(FRAME_SIZE))
+            self._buffers.put(_buffer())
         self._room = threading.Semaphore(2 * threads + 4)
-        self._workers: List[threading.Thread] = [threading.Thread(target=self._compress, daemon=True)
-                                                 for _ in range(threads)]  # fmt: skip
-        self._sender = threading.Thread(target=self._send, daemon=True)
-        for thread in (*self._workers, self._sender):
+        self._threads, self._few = threads, FEW
+        self._running: List[threading.Thread] = []  # those that compress, and last the one that sends
+
+    def _start(self) -> None:
+        self._running = [threading.Thread(target=self._compress, daemon=True) for _ in range(self._threads)]
+        self._running.append(threading.Thread(target=self._send, daemon=True))
+        for thread in self._running:
             thread.start()
 
-    def buffer(self) -> bytearray:
+    def buffer(self) -> mmap.mmap:
         """An empty frame of FRAME_SIZE; waits for one."""
         return self._buffers.get()
 
-    def frame(self, buffer: bytearray, length: int, flags: int) -> None:
+    def frame(self, buffer: mmap.mmap, length: int, flags: int) -> None:
         """Sends the first length bytes of a buffer of this outbox as the next frame, and takes it back."""
         self._put(_Job(FRAME, buffer, length, flags))
 
@@ -117,11 +128,12 @@ class Outbox:
         self._put(_Job(kind, data, len(data), 0, False))
 
     def close(self) -> None:
-        """Waits until all is sent. Raises what went wrong on the way."""
-        for _ in self._workers:
+        """Waits until all is sent and no thread is left. Raises what went wrong on the way."""
+        for _ in self._running[1:]:
             self._work.put(None)
         self._order.put(None)
-        self._sender.join()
+        for thread in reversed(self._running):
+            thread.join()
         self._check()
 
     def _check(self) -> None:
@@ -129,6 +141,14 @@ class Outbox:
             raise self._error
 
     def _put(self, job: _Job) -> None:
+        if not self._running:
+            self._few -= job.length
+            if self._few >= 0:
+                if job.stored is None:
+                    self._pack(job)
+                self._hand_on(job)
+                return
+            self._start()
         self._room.acquire()
         self._check()
         self._order.put(job)
@@ -137,35 +157,41 @@ class Outbox:
 
     def _compress(self) -> None:
         for job in iter(self._work.get, None):
-            try:
-                view = memoryview(job.data)[: job.length]
-                job.stored = self._codec.compress(view)
-                view.release()
-            except BaseException as error:
-                job.error = error
-            if job.kind == FRAME:
-                self._buffers.put(job.data)
-            job.data = None
+            self._pack(job)
             job.ready.release()
+
+    def _pack(self, job: _Job) -> None:
+        try:
+            view = memoryview(job.data)[: job.length]
+            job.stored = self._codec.compress(view)
+            view.release()
+        except BaseException as error:
+            job.error = error
+        if job.kind == FRAME:
+            self._buffers.put(job.data)
+        job.data = None
 
     def _send(self) -> None:
         try:
             for job in iter(self._order.get, None):
                 job.ready.acquire()
-                if job.error is not None:
-                    raise job.error
-                stored, numbering = job.stored, self._numbering
-                if job.kind != FRAME:
-                    self._channel.send(job.kind, stored)
-                elif numbering is None:
-                    self._channel.send_frame(job.length, job.flags, stored)
-                else:
-                    numbering.send(self._channel, job.length, stored, job.flags)
-                job.stored = None
+                self._hand_on(job)
                 self._room.release()
         except BaseException as error:
             self._error = error
             for _ in range(1 << 10):  # whoever waits goes on and finds the error
                 self._room.release()
             for _ in range(8):
-                self._buffers.put(bytearray(FRAME_SIZE))
+                self._buffers.put(_buffer())
+
+    def _hand_on(self, job: _Job) -> None:
+        if job.error is not None:
+            raise job.error
+        stored, numbering = job.stored, self._numbering
+        if job.kind != FRAME:
+            self._channel.send(job.kind, stored)
+        elif numbering is None:
+            self._channel.send_frame(job.length, job.flags, stored)
+        else:
+            numbering.send(self._channel, job.length, stored, job.flags)
+        job.stored = None

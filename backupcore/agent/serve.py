@@ -13,15 +13,14 @@ import sys
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Tuple
 
 from .. import __version__
-from ..errors import AgentRefused, RequestError, SourceFailed, SourceGone, StowageError, WireError
+from ..errors import AgentRefused, RequestError, SourceFailed, StowageError, WireError
 from ..text import escape
-from ..wire import DONE, END, ERROR, HELLO, LAST, NOTE, PROTOCOL, REQUEST, START, STATE
+from ..wire import DONE, ERROR, HELLO, NOTE, PROTOCOL, REQUEST, START
 from .config import AgentConfig, Source, read_config
 from .line import AgentChannel, LineLost, catch_end, ignore_end
 
 USAGE = "usage: agent.pyz --config FILE serve | --config FILE hello | extract --to FOLDER"
 MIN_PART, MAX_PART = 1 << 20, 1 << 50
-CREW = 2  # processes for a full
 
 
 def main(halves: Mapping[str, str], argv: List[str]) -> int:
@@ -211,7 +210,7 @@ def _load() -> None:
     import json  # noqa: F401
 
     from ..image import codec, pax  # noqa: F401
-    from . import crew, dump, patterns, tree  # noqa: F401
+    from . import alone, attempt, patterns, tree  # noqa: F401
 
     codec.available()
 
@@ -272,6 +271,7 @@ def _dump(
     import time
 
     from . import alone
+    from .attempt import Helpers, attempt
 
     gc.disable()  # nothing here makes cycles, and with a million names it takes its time
 
@@ -289,8 +289,8 @@ def _dump(
     marks = request.get("marks") is True
     known, resume = _identity(request, half, source, codec) if marks else (None, None)
     lock = alone.take(path, config.client, source.name)
-    helper = _helper(channel, codec, tree, with_state, marks, resume is not None)  # before there are threads
-    keeper = _keeper(half, source, lock)
+    keeper = _keeper(half, source, lock)  # before there are threads
+    helpers = Helpers(channel, [keeper.fd] if keeper is not None else [])
     failed: Optional[BaseException] = None
     try:
         channel.send_json(
@@ -304,7 +304,7 @@ def _dump(
             half.before(source.options)
         except RuntimeError as error:
             raise SourceFailed(escape(str(error))) from None
-        totals = _walk(channel, tree, codec, part_size, with_state, helper, sealed, marks, resume)
+        totals = attempt(channel, tree, codec, part_size, with_state, helpers, sealed, marks, resume)
     except BaseException as error:
         failed = error
         raise
@@ -313,8 +313,7 @@ def _dump(
         channel.noticed.set()
         if keeper is not None and (channel.lost or isinstance(failed, LineLost)):
             keeper.lost()
-        if helper is not None:
-            helper.end()
+        helpers.end()
         try:
             half.after(source.options)
         except RuntimeError as error:
@@ -369,15 +368,6 @@ def _share(request: Dict[str, Any], level: int) -> Tuple[Any, Optional[int]]:
     return segment, newer_of(request, level, segment)
 
 
-def _payloads(channel: AgentChannel) -> Any:
-    """The state as the server streams it."""
-    while True:
-        kind, payload = channel.expect(STATE, END)
-        if kind == END:
-            return
-        yield payload
-
-
 def _tree(plan: Dict[str, Any]) -> Any:
     """The walk's plan. Raises AgentRefused."""
     from .patterns import Exclude, Include
@@ -388,110 +378,3 @@ def _tree(plan: Dict[str, Any]) -> Any:
         return Plan(path, Include(plan["include"]), Exclude(plan["exclude"]), plan["one_file_system"])
     except ValueError as error:
         raise AgentRefused("a pattern in agent.json: %s" % error, "correct it, then run site") from None
-
-
-def _helper(channel: AgentChannel, codec: Any, tree: Any, with_state: bool, marks: bool, small: bool) -> Any:
-    """Processes to share the work with, a Crew for a full, a Scout for an incremental; None on one processor."""
-    import resource
-
-    from . import linux
-
-    linux.raise_limits()
-    if len(os.sched_getaffinity(0)) < 2 or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4096:
-        return None
-    wire_fds = [channel.reader.fileno(), channel.writer.fileno()]
-    try:
-        if with_state:
-            from .scout import Scout
-
-            return Scout(tree, wire_fds)
-        from .crew import Crew
-
-        return Crew(CREW, codec, wire_fds, tree.segment is not None, marks, small)
-    except OSError:
-        return None  # no more processes for this user: it is done alone
-
-
-def _walk(
-    channel: AgentChannel, tree: Any, codec: Any, part_size: int, with_state: bool, helper: Any = None,
-    sealed: Any = None, marks: bool = False, resume: Any = None,
-) -> Dict[str, Any]:
-    """Dumps the tree of a plan; the totals for DONE, of this attempt. sealed: what seals it, None when it is not to be.
-    marks: the server keeps what comes of it if the line is cut; resume: it goes on with that."""
-    import time
-
-    from ..image import pax, state
-    from . import linux
-    from .archive import Archive
-    from .crew import note_bytes
-    from .dump import Dump
-    from .full import Full, Totals
-    from .links import Links
-    from .outbox import Numbering, Outbox
-    from .walk import Walk
-
-    linux.raise_limits()
-    shown = escape(tree.path)
-
-    def note(level: str, where: bytes, message: str) -> None:
-        channel.send_note(note_bytes(level, where, message))
-
-    numbering, totals, archive, blocks = Numbering(part_size, sealed), Totals(), None, None
-    walk = Walk(tree)
-    try:
-        walk.begin()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise SourceGone(
-            "%s %s" % (shown, "does not exist" if missing else "is no folder"),
-            "correct its path, or mount what belongs there",
-        ) from None
-    except OSError as error:
-        raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
-    cut = tree.segment is not None
-    links = helper.links if helper is not None and not with_state else Links()
-    links.home = walk.device
-    last, before = None, {}
-    try:
-        if resume is not None:
-            from .resume import go_on
-
-            last, before = go_on(channel, tree, codec, numbering, links, resume, note)
-        if helper is not None and not with_state:
-            helper.start(channel, numbering, channel.progress)
-            Dump(walk, helper, None, archive, blocks, codec, note, channel.progress, totals, None, last).run()
-            helper.close()
-            stored = codec.compress(pax.END)
-            numbering.send(channel, len(pax.END), stored, LAST)
-            sums = dict(helper.sums)
-        else:
-            outbox = Outbox(channel, codec, numbering, max(1, min(os.cpu_count() or 1, 4)))
-            archive = Archive(outbox, note, channel.progress, cut, marks, resume is not None)
-            archive.begin(numbering.archive_size)
-            if marks:
-                links.tell()
-            archive.links = links
-            if numbering.resumed:  # the server makes the state from the index
-                blocks = state.Writer(lambda blocks: None)
-            else:
-                blocks = state.Writer(outbox.state, lambda payload: outbox.plain(STATE, payload))
-            old = state.read(_payloads(channel)) if with_state else None
-            full = Full(archive, blocks, note, totals)
-            if helper is not None:
-                helper.go()
-            Dump(walk, full, old, archive, blocks, codec, note, channel.progress, totals, helper, last).run()
-            blocks.flush()
-            archive.close()
-            outbox.close()
-            sums = archive.sums()
-    except OSError as error:
-        raise SourceFailed("%s cannot be read: %s" % (shown, linux.what_was_refused(error))) from None
-    root = os.geteuid() == 0
-    for name, value in before.items():
-        sums[name] += value
-    for name in ("changed", "gone", "unreadable", "vanished"):
-        sums[name] = sums.get(name, 0) + getattr(totals, name)
-    return {
-        **sums, "archive_size": numbering.archive_size, "ended_ns": time.time_ns(), "root": root,
-        "not_kept": [] if root else ["what only root can read"],
-    }  # fmt: skip

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import agent_file
 
 from backupcore import wire
+from backupcore.agent import attempt, serve
+from backupcore.agent.line import AgentChannel
 from backupcore.image import codec, index, seal
 
+CROWD = (("hands", b"NAMES = 512", b"NAMES = 1"), ("attempt", b"SMALL = 32 << 10", b"SMALL = -1"))
 PLAIN = {"include": [], "exclude": [], "one_file_system": True, "before": None, "after": None}
 
 
@@ -36,6 +41,11 @@ class Peer:
     def hurry(self) -> "Peer":
         """From here on what is 0.1 s old is not young and the heart beats quickly: tests need not wait."""
         agent_file.put(self.pyz, agent_file.HURRY, code=self.code)
+        return self
+
+    def crowd(self) -> "Peer":
+        """The same, and however small a tree is, there are processes beside the agent."""
+        agent_file.put(self.pyz, (*agent_file.HURRY, *CROWD), code=self.code)
         return self
 
     def declare(self, name: str, path: Path, **options: Any) -> None:
@@ -122,6 +132,27 @@ class Talk:
             raise
         finally:
             self.process.stderr.close()
+
+
+def dump_here(tree: Path, base: Optional["Got"] = None, helpers: Any = None) -> "Got":
+    """A dump whose walk runs in this process. helpers: what makes processes beside it, None for what makes none."""
+    fed, told, here = io.BytesIO(), io.BytesIO(), os.getcwd()
+    if base is not None:
+        server = wire.Channel(io.BytesIO(), fed)
+        for payload in base.state:
+            server.send(wire.STATE, payload)
+        server.send(wire.END)
+    channel = AgentChannel(io.BytesIO(fed.getvalue()), told)
+    channel.send_json(wire.START, {"codec": "zstd", "begun_ns": 0, "source": {}})
+    plan = serve._tree({"path": str(tree), "include": [], "exclude": [], "one_file_system": True})
+    try:
+        done = attempt.attempt(
+            channel, plan, codec.get("zstd"), 1 << 30, base is not None, helpers or SimpleNamespace(make=lambda _: None)
+        )
+    finally:
+        os.chdir(here)
+    channel.send_json(wire.DONE, done)
+    return take(wire.Channel(io.BytesIO(told.getvalue()), io.BytesIO()))
 
 
 class Got:

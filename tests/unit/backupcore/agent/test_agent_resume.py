@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from agent_peer import Got, Peer, take
+from agent_peer import CROWD, Got, Peer, take
 
 from backupcore import wire
 from backupcore.agent import linux
@@ -44,6 +44,7 @@ class SmallPeer(Peer):
             ("archive", b"LINES = 2048", b"LINES = 40"),
             ("crew", b"BATCH = 12 << 20", b"BATCH = 200 << 10"),
             ("crew", b"NAMES = 2048", b"NAMES = 64"),
+            *CROWD,
         ):
             name = "backupcore/agent/%s.py" % name
             assert files[name].count(before) == 1, before

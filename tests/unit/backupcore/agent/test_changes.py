@@ -11,12 +11,10 @@ import shutil
 import stat
 
 import pytest
-from agent_peer import Got, take
+from agent_peer import Got, dump_here
 
-from backupcore import wire
-from backupcore.agent import archive, linux, serve, walk
-from backupcore.agent.line import AgentChannel
-from backupcore.image import codec, dumpdir
+from backupcore.agent import archive, hands, linux, walk
+from backupcore.image import dumpdir
 from backupcore.image.unpax import Reader
 
 
@@ -24,28 +22,9 @@ from backupcore.image.unpax import Reader
 def dump(monkeypatch, tmp_path):
     """dump(base=None) -> what came of a dump of tmp_path/tree; tests fiddle with monkeypatch between."""
     monkeypatch.setattr(archive, "SAFE_AGE", -1 << 62)
-    here = os.getcwd()
+    monkeypatch.setattr(hands, "NAMES", 1)  # what is listed is dumped at once
     (tmp_path / "tree").mkdir()
-
-    def run(base=None) -> Got:
-        fed = io.BytesIO()
-        if base is not None:
-            server = wire.Channel(io.BytesIO(), fed)
-            for payload in base.state:
-                server.send(wire.STATE, payload)
-            server.send(wire.END)
-        told = io.BytesIO()
-        channel = AgentChannel(io.BytesIO(fed.getvalue()), told)
-        channel.send_json(wire.START, {"codec": "zstd", "begun_ns": 0, "source": {}})
-        plan = {"path": str(tmp_path / "tree"), "include": [], "exclude": [], "one_file_system": True}
-        try:
-            done = serve._walk(channel, serve._tree(plan), codec.get("zstd"), 1 << 30, base is not None)
-        finally:
-            os.chdir(here)
-        channel.send_json(wire.DONE, done)
-        return take(wire.Channel(io.BytesIO(told.getvalue()), io.BytesIO()))
-
-    return run
+    return lambda base=None: dump_here(tmp_path / "tree", base)
 
 
 def content(got: Got) -> dict:

@@ -47,7 +47,7 @@ def big(tmp_path):
     tree.mkdir()
     for number in range(16):
         (tree / str(number)).write_bytes(random.Random(number).randbytes(8 << 20))
-    peer = Peer(tmp_path / "agent").hurry()
+    peer = Peer(tmp_path / "agent").crowd()
     peer.declare("s", tree)
     yield peer
     shutil.rmtree(tree)

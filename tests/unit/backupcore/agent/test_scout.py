@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from agent_peer import Peer
 
+from backupcore import wire
 from backupcore.agent.patterns import Exclude, Include
 from backupcore.agent.scout import Scout, is_scouts
 from backupcore.agent.walk import Plan
@@ -26,7 +27,7 @@ def peer(tmp_path):
         folder.mkdir(parents=True)
         for name in "abc":
             (folder / name).write_text("%d %s" % (number, name))
-    made = Peer(tmp_path / "agent").hurry()
+    made = Peer(tmp_path / "agent").crowd()
     made.declare("s", tmp_path / "tree")
     time.sleep(0.15)
     return made
@@ -102,9 +103,11 @@ def test_it_does_not_outlive_the_agent(peer):
     full = peer.dump()
     talk = peer.start()
     talk.ask(talk.request("s", full))
+    talk.channel.send(wire.STATE, full.state[0])
+    talk.channel.flush()
     end = time.monotonic() + 60
     children = []
-    while len(children) != 1:  # then it waits for state
+    while len(children) != 1:  # then it waits for more state
         assert time.monotonic() < end
         time.sleep(0.02)
         children = Path("/proc/%d/task/%d/children" % (talk.process.pid, talk.process.pid)).read_text().split()
@@ -137,7 +140,7 @@ def test_below_some_folders_a_subtree_is_looked_at_by_one_of_both_as_a_whole(tmp
 
 def test_changes_far_below_folders_that_were_passed_by_are_found(tmp_path):
     lowest = deep(tmp_path / "tree")
-    made = Peer(tmp_path / "agent").hurry()
+    made = Peer(tmp_path / "agent").crowd()
     made.declare("s", tmp_path / "tree")
     time.sleep(0.15)
     full = made.dump()
