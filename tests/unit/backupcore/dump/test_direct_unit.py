@@ -141,8 +141,9 @@ STEPS = [
 ]  # fmt: skip
 
 
-def dies_at(world, step):
-    """A night in a process of its own that ends at once at that step, before or after it; whether it got so far."""
+def dies_at(world, step, steps=STEPS, good=True):
+    """A night in a process of its own that ends at once at that step, before or after it; whether it got so far. good:
+    one that did not get so far has its dump."""
     world.catalog.close()
     pid = os.fork()
     if pid:
@@ -159,7 +160,7 @@ def dies_at(world, step):
                 if count[0] == step:
                     os._exit(9)
 
-        for owner, name in STEPS:
+        for owner, name in steps:
 
             def wrapped(*args, _real=getattr(owner, name), **more):
                 passed()
@@ -169,7 +170,7 @@ def dies_at(world, step):
 
             setattr(owner, name, wrapped)
         world.catalog = Catalog(places.catalog_file(world.settings.state))
-        os._exit(0 if night(world).ok else 1)
+        os._exit(0 if night(world).ok or not good else 1)
     finally:
         os._exit(2)
 

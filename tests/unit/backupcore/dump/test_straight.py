@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 import test_direct_unit
 from backupcore.hookspecs import TargetError
-from test_direct_unit import MIB, STEPS, check_copies, left, night, policy, swept, world
+from test_direct_unit import MIB, STEPS, check_copies, dies_at, left, night, policy, swept, world
 from test_resume_unit import BEGIN, FIRST, GO_ON
 
-from backupcore.catalog import places
-from backupcore.catalog.store import Catalog
 from backupcore.dump import again, direct, lanes, part, resume, straight
 
 __all__ = ["world"]
@@ -51,40 +48,11 @@ def test_a_cut_dump_waits_at_its_targets_and_is_gone_on_with(cut):
     check_copies(cut)
 
 
-def dies_at(world, step):
-    """A night in a process of its own that ends at once at that step; whether it got so far."""
-    world.catalog.close()
-    pid = os.fork()
-    if pid:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        world.catalog = Catalog(places.catalog_file(world.settings.state))
-        assert status in (0, 9)
-        return status == 9
-    try:
-        count, lock = [0], threading.Lock()
-
-        def passed():
-            with lock:
-                count[0] += 1
-                if count[0] == step:
-                    os._exit(9)
-
-        more = [(direct.Direct, "cut"), (resume, "set_aside"), (direct.Direct, "again"), (resume.Came, "take_up"),
-                (lanes.Lane, "settle"), (resume.Came, "remove"), (direct, "clean"), (os, "rename")]  # fmt: skip
-        for owner, name in [*STEPS, *more]:
-
-            def wrapped(*args, _real=getattr(owner, name), **more):
-                passed()
-                found = _real(*args, **more)
-                passed()
-                return found
-
-            setattr(owner, name, wrapped)
-        world.catalog = Catalog(places.catalog_file(world.settings.state))
-        night(world)
-        os._exit(0)
-    finally:
-        os._exit(2)
+# of a night whose line is cut, or that goes on with what came
+CUT = [
+    *STEPS, (direct.Direct, "cut"), (resume, "set_aside"), (direct.Direct, "again"), (resume.Came, "take_up"),
+    (lanes.Lane, "settle"), (resume.Came, "remove"), (direct, "clean"), (os, "rename"),
+]  # fmt: skip
 
 
 @pytest.mark.timeout(580)
@@ -95,7 +63,7 @@ def test_killed_at_any_step_nothing_half_is_left(cut, when, stride):
     while True:
         if when == "gone on":
             assert not night(cut).ok and len(kept(cut)) == 1
-        if not dies_at(cut, step):
+        if not dies_at(cut, step, CUT, good=False):
             break
         before = {row.id for row in cut.catalog.dumps()}
         found = swept(cut)
