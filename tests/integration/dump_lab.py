@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import agent_file
+import one_command
 
 from backupcore.catalog.store import Catalog
 from backupcore.dump import driver, history, runlock, sweep
@@ -130,20 +131,7 @@ class Sshd:
             self.new_host_key()
             self.pin()
         self.force(command)
-        (self.folder / "config").write_text(f"""
-Port {PORT}
-ListenAddress {address}
-HostKey {self.folder}/key
-PidFile none
-AuthorizedKeysFile {self.folder}/authorized_keys
-PermitRootLogin forced-commands-only
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-UseDNS no
-SetEnv HOME={self.folder}
-""")  # what root's own .bashrc does at a login is not ours: killed in the middle it may leave a lock to the next
+        (self.folder / "config").write_text(one_command.CONFIG.format(port=PORT, address=address, folder=self.folder))
         self.start()
 
     def force(self, command: str):

@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import one_command
 from groups import Group, Peak, made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,21 +38,6 @@ SSHD = "/usr/sbin/sshd"
 INSIDE = "STOWAGE_FLEET_INSIDE"
 FILES, SIZE = 20, 5000  # of each client's tree; half of the bytes compress
 LIMIT = 400 << 20
-CONFIG = """\
-Port {port}
-ListenAddress {address}
-HostKey {folder}/key
-PidFile none
-AuthorizedKeysFile {folder}/authorized_keys
-PermitRootLogin forced-commands-only
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-StrictModes no
-UseDNS no
-SetEnv HOME={folder}
-MaxStartups 100
-"""
 
 
 def python_of_clients() -> str:
@@ -82,7 +68,8 @@ class Host:
         source = {"type": "tree", "options": options, "encrypt": "none", "recipients": []}
         self.config.write_text(json.dumps({"schema": 1, "client": self.name, "sources": {"data": source}}))
         self.config.chmod(0o600)
-        (self.folder / "config").write_text(CONFIG.format(port=PORT, address=self.address, folder=self.folder))
+        text = one_command.CONFIG.format(port=PORT, address=self.address, folder=self.folder)
+        (self.folder / "config").write_text(text + "MaxStartups 100\n")
         self.pin(self.key())
         self.force(f"{python_of_clients()} -I {self.fleet.agent} --config {self.config} serve")
         self.register()
