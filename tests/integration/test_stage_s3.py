@@ -284,25 +284,31 @@ def test_two_parallel_uploads_share_the_rate_of_their_target_within_five_percent
     size = 11 * MIB
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(os.urandom(size))
-    rates = []
-    while len(rates) < 3 and max(rates, default=0) < 5e6 * 0.95:  # a busy machine may be late, but never too quick
-        moments = []
+    (limiter,) = paces.of("standard", "cloud", None).limiters
+    moments, asked = [], []
 
-        def timed(given, moments=moments):
-            def wait(count):
-                given(count)
-                if count:
-                    moments.append(time.monotonic())
+    def sleep(seconds):
+        asked.append(seconds)
+        time.sleep(seconds)
 
-            return wait
+    limiter._sleep = sleep
 
-        with ThreadPoolExecutor(2) as pool:
-            names = ("one", "two")
-            given = {name: timed(paces.of("standard", "cloud", None)) for name in names}
-            jobs = [pool.submit(target.put, name, tmp_path / name, pace=given[name]) for name in names]
-            done = [job.result() for job in jobs]
-        in_time = time.monotonic() - min(moments) < 1.3 * 2 * size / 5e6
-        assert [one.size for one in done] == [size, size]
-        # on the line: not what an upload costs before and behind it
-        rates.append(2 * size / (max(moments) - min(moments)) if in_time else 0)
-    assert 5e6 * 0.95 <= max(rates) <= 5e6 * 1.05, rates
+    def timed(given):
+        def wait(count):
+            begun = time.monotonic()
+            given(count)
+            if count:
+                moments.extend((begun, time.monotonic()))
+
+        return wait
+
+    with ThreadPoolExecutor(2) as pool:
+        names = ("one", "two")
+        given = {name: timed(paces.of("standard", "cloud", None)) for name in names}
+        jobs = [pool.submit(target.put, name, tmp_path / name, pace=given[name]) for name in names]
+        done = [job.result() for job in jobs]
+    assert [one.size for one in done] == [size, size]
+    # on the line: not what an upload costs before and behind it
+    assert 2 * size / (max(moments) - min(moments)) <= 5e6 * 1.05
+    # a busy machine is late for other reasons: they are held back for no longer than the rate wants
+    assert 0 < sum(asked) <= 2 * size / (5e6 * 0.95)

@@ -90,7 +90,7 @@ class Server:
         self.settings = Settings(
             file=base / "stowage.yml", state=base / "state", keys=base / "keys",
             holding=(HoldingDisk(base / "holding", 1 << 30),), cycle_days=7, targets={}, policies={}, clients={},
-            dumps_at_once=4, connect_timeout=10, silence_timeout=5, known_hosts=base / "known_hosts.d",
+            dumps_at_once=4, connect_timeout=30, silence_timeout=30, known_hosts=base / "known_hosts.d",
         )  # fmt: skip
         self.catalog = Catalog(base / "state" / "catalog.sqlite")
         self.events = []

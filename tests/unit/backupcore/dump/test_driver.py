@@ -136,7 +136,7 @@ def test_one_failure_costs_one_dump(server):
         "silent": "greet(); start(); time.sleep(30)",
         "raises": "raise SystemExit('no way')",
     }
-    server.set(silence_timeout=1.0)
+    server.set(silence_timeout=4.0)  # on a busy machine a good one may be silent for a while, too
     for name, script in bad.items():
         server.client(name, script=script)
         server.client("good-" + name)
@@ -152,7 +152,7 @@ def test_one_failure_costs_one_dump(server):
         "raises": "agent-missing", "missing": "agent-missing", "no-python": "agent-missing",
     }  # fmt: skip
     assert "Welcome to web" in results["garbage"].message
-    assert "nothing for 1 s" in results["silent"].message
+    assert "nothing for 4 s" in results["silent"].message
     assert (results["refuses"].message, results["refuses"].hint) == ("gone", "h")
     assert all("\n" not in result.message and "\x1b" not in result.message for result in results.values())
     assert [row.client for row in server.catalog.dumps()] == sorted(
@@ -166,9 +166,12 @@ def test_several_at_once_and_never_more_than_allowed(server, tmp_path):
     script = f"""
         greet(); start(); index(1)
         mark = {str(tmp_path)!r} + '/at-work-%d' % os.getpid()
-        open(mark, 'w').close(); time.sleep(0.4)
-        count = len([n for n in os.listdir({str(tmp_path)!r}) if n.startswith('at-work')])
-        open({str(tmp_path)!r} + '/seen-%d' % os.getpid(), 'w').write(str(count))
+        open(mark, 'w').close(); count = 0; until = time.monotonic() + 60
+        def there(word): return len([n for n in os.listdir({str(tmp_path)!r}) if n.startswith(word)])
+        while not there('met') and (count := max(count, there('at-work'))) < 3 and time.monotonic() < until:
+            time.sleep(0.02)  # the first three wait for each other
+        open({str(tmp_path)!r} + '/met', 'w').close(); time.sleep(0.4)
+        open({str(tmp_path)!r} + '/seen-%d' % os.getpid(), 'w').write(str(max(count, there('at-work'))))
         os.unlink(mark); frame(0, 0, b'x', wire.LAST); done(1, 1)
     """
     for name in ("a", "b", "c", "d", "e", "f"):
@@ -432,7 +435,7 @@ def test_progress_is_told_while_it_happens(server):
 def test_what_begins_later_is_told_at_once_with_its_time(server):
     server.client("web1", "db")
     server.client("web2", "data")
-    later = clock.now_ns() + 2 * clock.NS
+    later = clock.now_ns() + 4 * clock.NS
     planned = [Planned("web1", "db", 0, None, "", later), Planned("web2", "data", 0, None, "")]
     with runlock.hold(server.settings):
         run = server.catalog.begin_run("run")
@@ -444,7 +447,8 @@ def test_what_begins_later_is_told_at_once_with_its_time(server):
     assert (first["client"], first["source"], first["phase"]) == ("web1", "db", "waiting")
     assert first["not_before_ns"] == later
     assert [one["client"] for one in server.events if one.get("not_before_ns")] == ["web1"]
-    assert server.events[-1]["phase"] == "done" and server.events[-1]["client"] == "web1"
+    assert sorted(one["client"] for one in server.events if one["phase"] == "done") == ["web1", "web2"]
+    assert server.catalog.latest("web1", "db").begun_ns >= later > server.catalog.latest("web2", "data").begun_ns
 
 
 def test_a_watcher_that_goes_away_costs_nothing(server):
@@ -459,17 +463,29 @@ def test_a_watcher_that_goes_away_costs_nothing(server):
     assert all(result.ok for result in server.night())
 
 
+def _interrupt():
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
 def test_an_interrupt_ends_the_dumps_at_work_and_leaves_nothing(server):
     server.client("slow", script="greet(); start(); frame(0, 0, b'x' * 100)\nwhile True:\n  time.sleep(0.1)\n"
                   "  channel.send_json(wire.PROGRESS, {'entries': 1, 'bytes': 1})\n")  # fmt: skip
     server.client("next")
     server.set(dumps_at_once=1)
-    timer = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-    timer.start()
+    sent = []
+
+    class Seen(list):
+        def append(self, event):
+            super().append(event)
+            if event["phase"] == "dumping" and not sent:
+                sent.append(threading.Timer(0.3, _interrupt))
+                sent[0].start()
+
+    server.events = Seen()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         server.night()
-    assert time.monotonic() - begun < 45  # and not for ever
+    assert sent and time.monotonic() - begun < 45  # and not for ever
     assert server.left() == [] and server.catalog.dumps() == [] and server.catalog.results(server.run.id) == []
     server.say("slow", "greet(); start(); good()")
     assert all(result.ok for result in server.night())
@@ -626,7 +642,7 @@ done(40 << 20, 1)
 def test_a_dump_that_waits_for_room_says_so_and_its_agents_silence_does_not_count(server):
     policy = Policy("p", compress="none", part_size=1 << 20)
     server.client("web1", script=MEGABYTES, policy=policy)
-    server.set(holding=(HoldingDisk(server.holding, 60 << 20),), silence_timeout=1)
+    server.set(holding=(HoldingDisk(server.holding, 60 << 20),), silence_timeout=3)
     old = server.holding / "web9" / "data" / "old"
     old.mkdir(parents=True)
     with open(old / "image", "wb") as stream:
@@ -636,7 +652,7 @@ def test_a_dump_that_waits_for_room_says_so_and_its_agents_silence_does_not_coun
     def relief(missing, dumped):
         begun.append(time.monotonic())
         asked.append(dict(missing))
-        if begun[-1] - begun[0] > 2.5:
+        if begun[-1] - begun[0] > 5:
             (old / "image").unlink(missing_ok=True)
         return "copying web9:data to nas", "", ""
 
@@ -652,11 +668,17 @@ def test_a_dump_that_waits_for_room_says_so_and_its_agents_silence_does_not_coun
 def test_an_interrupt_ends_dumps_that_wait_for_room(server):
     server.client("web1", script=MEGABYTES, policy=Policy("p", compress="none", part_size=1 << 20))
     server.set(holding=(HoldingDisk(server.holding, 20 << 20),))
-    timer = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-    timer.start()
+    sent = []
+
+    def relief(missing, dumped):
+        if not sent:
+            sent.append(threading.Timer(0.3, _interrupt))
+            sent[0].start()
+        return "copying", "", ""
+
     with pytest.raises(KeyboardInterrupt):
-        server.night(relief=lambda missing, dumped: ("copying", "", ""))
-    assert server.left() == [] and server.catalog.results(server.run.id) == []
+        server.night(relief=relief)
+    assert sent and server.left() == [] and server.catalog.results(server.run.id) == []
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])

@@ -73,7 +73,7 @@ class World:
 
 
 def until(check):
-    for _ in range(1000):
+    for _ in range(6000):
         if check():
             return
         time.sleep(0.01)

@@ -16,14 +16,15 @@ COPY = {"client": "web1", "source": "etc", "dump": "d", "target": "nas", "phase"
 
 def test_copies_stand_beside_the_dumps_and_leave_when_they_are_over(server, monkeypatch):
     monkeypatch.setattr(statuses, "INTERVAL", 0.02)
-    monkeypatch.setattr(statuses, "SHOWN", 0.5)
+    now = [100.0]
 
     def shown():
-        time.sleep(0.1)
-        now = json.loads(places.status_file(server.settings.state).read_bytes())
-        return now["copied"], [(one["phase"], one.get("target")) for one in now["dumps"]]
+        asked = time.time_ns()
+        while (told := json.loads(places.status_file(server.settings.state).read_bytes()))["heartbeat_ns"] <= asked:
+            time.sleep(0.01)
+        return told["copied"], [(one["phase"], one.get("target")) for one in told["dumps"]]
 
-    with Status(server.settings, "run") as status:
+    with Status(server.settings, "run", now=lambda: now[0]) as status:
         status.event(DUMP)
         status.event(COPY)
         assert shown() == (0, [("dumping", None), ("copying", "nas")])
@@ -31,7 +32,7 @@ def test_copies_stand_beside_the_dumps_and_leave_when_they_are_over(server, monk
         status.event({**COPY, "phase": "copying", "dump": "later"})
         status.event({**DUMP, "phase": "done"})
         assert shown() == (1, [("done", None), ("verified", "nas"), ("copying", "nas")])
-        time.sleep(0.6)
+        now[0] += statuses.SHOWN + 0.1
         assert shown() == (1, [("done", None), ("copying", "nas")])
         lines = verb._running(statuses.read(server.settings))
     assert lines[0].endswith("1 of 1 done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ def pipe(timeout=1.0):
 
 def gone(pid):
     """Whether the process has ended (a zombie has)."""
-    for _ in range(50):
+    for _ in range(600):
         try:
             with open(f"/proc/{pid}/stat") as stream:
                 if stream.read().rpartition(")")[2].split()[0] == "Z":
@@ -52,7 +53,7 @@ def gone(pid):
 def agent(script, **values):
     """A connection to a Python program that is no agent."""
     return AgentConnection(
-        [sys.executable, "-c", script], "web1", **{"hello_timeout": 5.0, "silence_timeout": 5.0, **values}
+        [sys.executable, "-c", script], "web1", **{"hello_timeout": 60.0, "silence_timeout": 60.0, **values}
     )
 
 
@@ -79,11 +80,12 @@ def test_reads_are_whole_whatever_comes_in_which_pieces():
 
 
 def test_silence_is_cut_after_the_timeout_and_slowness_is_not():
-    reader, writer = pipe(1.0)
-    thread = threading.Thread(target=lambda: [(time.sleep(0.2), writer.write(b"x"), writer.flush()) for _ in range(6)])
+    reader, writer = pipe(3.0)
+    thread = threading.Thread(target=lambda: [(time.sleep(0.4), writer.write(b"x"), writer.flush()) for _ in range(8)])
     thread.start()
-    assert reader.read(6) == b"x" * 6  # 1.2 s, never 1.0 s of silence
+    assert reader.read(8) == b"x" * 8  # 3.2 s, never 3.0 s of silence, also where a thread has to wait for its turn
     thread.join()
+    reader.timeout = 1.0
     begun = time.monotonic()
     with pytest.raises(WireError, match=r"web1 sent nothing for 1 s"):
         reader.read(1)
@@ -104,13 +106,13 @@ while True:
 def test_a_client_that_is_never_silent_and_never_through_is_ended(said):
     hello = b'{"protocol":1,"version":"0.1.0","sources":{}}'
     head = b"H" + len(hello).to_bytes(4, "big") + hello + b"f" if said else b"H"
-    begun, limit = time.monotonic(), 10.0 if said else 2.0  # a Python takes a while to start
+    begun, limit = time.monotonic(), 60.0 if said else 5.0  # a Python takes a while to start
     with agent(DRIP.format(data=head + (1 << 20).to_bytes(4, "big")), hello_timeout=limit, dump_timeout=1.0) as made:
         with pytest.raises(WireError) as failed:
             made.request({"request": "dump"})
             if said:
                 made.channel.receive()
-        told = "at its dump for longer than 1.0 s" if said else "has not said who it is after 4.0 s"
+        told = "at its dump for longer than 1.0 s" if said else "has not said who it is after 10 s"
         error = failed.value if not said else made.failure(failed.value)
         assert told in error.message and error.message.startswith("web1") and not error.again
         assert ("timeouts: dump" in error.hint) == bool(said)
@@ -158,7 +160,7 @@ def test_closing_wakes_the_thread_that_waits():
     thread.start()
     time.sleep(0.1)
     reader.close()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive() and caught
     with pytest.raises(WireError):
         reader.read(1)
@@ -195,11 +197,11 @@ def test_the_process_and_what_it_started_end_on_every_way_out(way, monkeypatch):
 
 def test_a_process_that_ended_is_not_waited_for(monkeypatch):
     connection = agent("pass")
-    connection.grace = 30
+    connection.grace = 60
     begun = time.monotonic()
     with connection, pytest.raises(WireError):
         connection.channel.receive()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 45
 
 
 def test_a_local_agent_may_run_its_script_after_a_dump_that_is_cut(tmp_path):
@@ -216,15 +218,17 @@ def test_a_local_agent_may_run_its_script_after_a_dump_that_is_cut(tmp_path):
 
 
 def test_no_descriptor_and_no_thread_is_left_behind():
-    def count():
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+    def left():  # some of what tests before have left may go meanwhile
+        return len(os.listdir("/proc/self/fd")), set(threading.enumerate())
 
     agent("pass").close()
-    before = count()
+    gc.collect()
+    files, threads = left()
     for _ in range(5):
         with agent("import sys; sys.stdin.read()"):
             pass
-    assert count() == before
+    files_after, threads_after = left()
+    assert files_after <= files and threads_after <= threads
 
 
 def test_endless_words_on_stderr_do_not_block_nor_fill_memory():
@@ -316,7 +320,8 @@ HELLO = "import os, sys, time; sys.stdout.buffer.write(b'H\\0\\0\\0\\x0e{\"proto
     ("sys.stdout.buffer.write(b'garbage, not one message'); sys.stdout.flush(); time.sleep(60)", False),
 ])  # fmt: skip
 def test_a_line_that_is_lost_may_be_tried_again_and_nonsense_is_not(then, again):
-    with agent(HELLO + then, ssh="web1.example", silence_timeout=0.5) as connection:
+    silence = 0.5 if then == "time.sleep(60)" else 30.0  # who ends or talks may take a while to come to it
+    with agent(HELLO + then, ssh="web1.example", silence_timeout=silence) as connection:
         connection.hello()
         with pytest.raises(WireError) as caught:
             connection.channel.receive()

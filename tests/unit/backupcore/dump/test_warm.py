@@ -20,13 +20,14 @@ def begun(server, name="begun"):
 
 
 def wait_for(server, count):
-    for _ in range(100):
+    for _ in range(1200):
         if begun(server) >= count:
             return
         time.sleep(0.05)
 
 
-def test_a_night_uses_what_was_begun(server):
+def test_a_night_uses_what_was_begun(server, monkeypatch):
+    monkeypatch.setattr(warm, "FRESH", 300.0)  # however long the first one takes to begin here
     server.client("web1", "a", "b", script=SCRIPT % str(server.base / "begun"))
     with Warm() as ready:
         ready.begin(server.settings, list(server.settings.clients.values()))
@@ -55,7 +56,7 @@ def test_a_connection_that_is_stale_costs_no_dump(server, monkeypatch, why):
     with Warm() as ready:
         ready.begin(server.settings, [client])
         if why == "ended":
-            assert all(begun.agent._ended_within(10) for begun in ready._waiting.values())
+            assert all(begun.agent._ended_within(60) for begun in ready._waiting.values())
         if why == "old":
             monkeypatch.setattr(warm, "FRESH", 0.0)
         assert server.one(connect=ready.connect).ok

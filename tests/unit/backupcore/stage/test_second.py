@@ -201,7 +201,7 @@ def test_while_a_dump_waits_for_room_none_is_lent(world):
     room = space.reserve(6 << 20)
     waiter = threading.Thread(target=lambda: space.reserve(6 << 20).close(), daemon=True)
     waiter.start()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not space._waiting and time.monotonic() < until:
         time.sleep(0.01)
     assert space._waiting and space.borrow(100_000) is None
