@@ -108,11 +108,14 @@ def test_a_run_killed_anywhere_leaves_whole_dumps_or_nothing(tmp_path):
         child = night_in_a_child(tmp_path)
         time.sleep(numbers.random() * length * 1.2)
         os.kill(child, signal.SIGKILL)
-        cut += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        hit = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        cut, length = cut + hit, length if hit else length * 0.8  # it takes less time than it did: kill earlier
         rows = check_all(lab, keys, checked)
         torn += bool(strangers(lab, rows))
         if kill % 5 == 0:  # a whole run after it: nothing is left, and what it makes is right
+            begun = time.monotonic()
             results = lab.night()
+            length = time.monotonic() - begun
             assert all(result.ok for result in results.values()), (seed, kill, results)
             adopted += len(lab.swept.adopted)
             assert lab.swept.strange == [] and lab.swept.problems == []

@@ -88,7 +88,7 @@ class Killer:
             time.sleep(numbers.random() * length)
             self.child.kill()
         else:
-            deadline = time.monotonic() + max(30, 20 * length)
+            deadline = time.monotonic() + max(120, 20 * length)
             while self.left > 0 and not self.child.told.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert time.monotonic() < deadline
