@@ -31,7 +31,7 @@ class Server:
         self.config = {
             "state": str(base / "state"), "holding": [{"path": str(base / "holding"), "use": "1 GB"}], "targets": {},
             "policies": {}, "ssh": {"key": str(base / "id"), "known_hosts": str(base / "known_hosts.d")},
-            "timeouts": {"connect": 5, "silence": 30},
+            "timeouts": {"connect": 20, "silence": 60},
         }  # fmt: skip
         self.settings = SimpleNamespace(known_hosts=base / "known_hosts.d")  # what Sshd asks of its lab
         self.sshds = {}

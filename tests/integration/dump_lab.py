@@ -156,7 +156,7 @@ class Sshd:
         self.process = subprocess.Popen(
             [SSHD, "-D", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")], start_new_session=True
         )
-        for _ in range(100):
+        for _ in range(1200):
             if "Server listening" in (self.folder / "log").read_text():
                 return
             time.sleep(0.05)

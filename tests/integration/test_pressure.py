@@ -214,7 +214,7 @@ def test_where_nothing_frees_the_disk_what_fits_is_made_and_the_others_say_why(s
     sources(server, 6, 20, priorities=[0, 0, 0, 0, 2, 2], clients=6)
     begun = time.monotonic()
     out, _err = server.stowage("run", "--level", "0", status=1)
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 240  # and not for hours
     made = {one["source"] for one in server.json("list", "dumps")["dumps"]}
     assert len(made) == 3 and {"s04", "s05"} <= made
     failed = [line for line in out.splitlines() if line.startswith("FAIL c")]

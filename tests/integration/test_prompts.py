@@ -63,7 +63,7 @@ def on_terminal(server, words, at_question, question=QUESTION, more=""):
                 asked = True
                 children = subprocess.run(["pgrep", "-P", str(shell.pid)], capture_output=True, text=True).stdout
                 at_question(master, int(children.split()[0]))
-                until = time.monotonic() + 10  # nobody presses Enter
+                until = time.monotonic() + 60  # nobody presses Enter
     finally:
         shell.kill()
         shell.wait()

@@ -81,7 +81,6 @@ class World:
         pause = self.made + 1.05 - time.time()
         if pause > 0:
             time.sleep(pause)
-        self.made = time.time()
         with runlock.hold(self.settings):
             names = [source] if source else list(self.settings.clients[client].sources)
             past = history.gather(self.settings, self.catalog)
@@ -92,7 +91,9 @@ class World:
             results = driver.run_dumps(self.settings, self.catalog, planned, run=run)
             self.catalog.end_run(run.id, "OK", {})
         assert all(result.ok for result in results), results
-        return [self.catalog.dump(result.dump) for result in results]
+        rows = [self.catalog.dump(result.dump) for result in results]
+        self.made = max(row.begun_ns for row in rows) / clock.NS
+        return rows
 
     def directory(self, name):
         """A directory target with a copy of every dump."""
