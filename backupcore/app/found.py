@@ -1,4 +1,4 @@
-"""One answer of `check`, which its rooms give. What is asked is theirs: check.py, check_targets.py."""
+"""One answer of `check`, which its rooms give. What is asked is theirs: check.py and those beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Dict
 from .. import text
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
+SITE = "ansible-playbook stowage.backup.site"  # the next step of many
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from backupcore import wire
-from backupcore.app import check
+from backupcore.app import check_client
 from backupcore.errors import WireError
 
 
@@ -23,11 +23,11 @@ def agent(*messages):
 
 def test_a_slow_survey_is_waited_for():
     beat = (wire.PROGRESS, {"entries": 0, "bytes": 0})
-    assert check._surveyed(agent(beat, beat, (wire.DONE, {"sources": {}}))) == {"sources": {}}
+    assert check_client._surveyed(agent(beat, beat, (wire.DONE, {"sources": {}}))) == {"sources": {}}
 
 
 def test_a_survey_without_end_is_given_up(monkeypatch):
-    monkeypatch.setattr(check, "BEATS", 3)
+    monkeypatch.setattr(check_client, "BEATS", 3)
     beat = (wire.PROGRESS, {"entries": 0, "bytes": 0})
     with pytest.raises(WireError, match="web1 sends no end"):
-        check._surveyed(agent(*[beat] * 4))
+        check_client._surveyed(agent(*[beat] * 4))
