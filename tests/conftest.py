@@ -1,4 +1,5 @@
-"""For all tests: a scratch folder that is removed by rm, since hostile trees are too deep for others; and their order.
+"""For all tests: a scratch folder that is removed by rm, since hostile trees are too deep for others; their order; and
+how property tests run: without a stop-watch, and in CI with the same examples each time.
 
 STOWAGE_TESTS_IN is the folder that the scratch folder lies in (tests/run.sh: memory, where nothing waits for a disk).
 What a test leaves in its tmp_path is removed as soon as it has passed.
@@ -13,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 PREFIX = "stowage-tests-"
@@ -24,6 +26,13 @@ LONGEST = Path(__file__).with_name("longest.txt")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
+    # before any test is imported: what a test says of itself is taken on top of it. test-all, which leaves out no mark,
+    # looks for new examples
+    hypothesis.settings.register_profile(
+        "tests", deadline=None, derandomize=bool(config.option.markexpr), database=None, max_examples=80,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )  # fmt: skip
+    hypothesis.settings.load_profile("tests")
     if config.option.basetemp is None:
         place = os.environ.get("STOWAGE_TESTS_IN") or None
         folder = tempfile.mkdtemp(prefix=PREFIX, dir=place)

@@ -329,7 +329,7 @@ _MEMBERS = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_MEMBERS, st.sampled_from(["refuse", "overwrite", "keep"]), st.booleans(), st.booleans())
 def test_no_archive_changes_anything_outside(place, members, existing, exact, again):
     to, outside = place
@@ -359,7 +359,7 @@ def test_no_archive_changes_anything_outside(place, members, existing, exact, ag
     to.mkdir()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_damaged_stream_ends_in_an_error_or_in_right_files(place, data):
     to, _outside = place

@@ -177,7 +177,7 @@ ENTRY = st.fixed_dictionaries({}, optional=KEYS)
 LAYER = st.none() | st.dictionaries(st.sampled_from(["nas", "cloud"]), ENTRY, max_size=2)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(layers=st.tuples(LAYER, LAYER, LAYER, LAYER))
 def test_any_layers_are_laid_over_each_other(read, layers):
     """Against the same said in a few lines: the last word on each key of each target, without those taken away."""

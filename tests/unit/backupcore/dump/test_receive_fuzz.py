@@ -140,7 +140,7 @@ def changed_by_chance(said, top, plan):
     assert not [path for path in top.rglob("*") if not path.is_dir()]
 
 
-KNOWN = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "database": None}
+KNOWN = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
 @settings(max_examples=25, **KNOWN)

@@ -113,7 +113,7 @@ def in_a_world(test):
         test(World(Path(folder)))
 
 
-common = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+common = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @common
