@@ -10,18 +10,16 @@ import grp
 import json
 import os
 import stat
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import client as module  # noqa: E402
 
 from backupcore.app import config, drivers  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEAw0fz7NqQSuvQXS29oJQ8c8wYEGCuGOiqmmyB934io"
 OTHER = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQDUHYHzA8RiqO37xGqFDTj8Tz6aVJ1wTSdNYMuuNQQ0B"
 
@@ -32,10 +30,7 @@ def server(tmp_path):
     (tmp_path / "clients.d").mkdir()
     (tmp_path / "known_hosts.d").mkdir()
     (tmp_path / "stowage.yml").write_text(f"state: {tmp_path}/state\nholding: [{{path: {tmp_path}/h, use: 1 GiB}}]\n")
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(f"#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n")
-    command.chmod(0o755)
+    engine_command.make(tmp_path)
     return tmp_path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import drill as module  # noqa: E402
 
@@ -32,13 +33,7 @@ def server(tmp_path):
     (tmp_path / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
     server.client("web1", {"etc": tmp_path / "etc"})
     server.stowage("run")
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(
-        f'#!/bin/sh\n{{ echo "$@"; env; }} >>{tmp_path}/seen\n'
-        f"exec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n"
-    )
-    command.chmod(0o755)
+    engine_command.make(tmp_path, note=True)
     yield tmp_path
     server.close()
 

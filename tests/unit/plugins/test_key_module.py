@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import key as module  # noqa: E402
 
 from backupcore.image import recipients  # noqa: E402
 from backupcore.keys import store  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
 SECRET = "four words or more"
 
 
@@ -32,13 +30,7 @@ def pair():
 def server(tmp_path):
     """The engine's command; it notes what others could have seen of it."""
     (tmp_path / "stowage.yml").write_text(f"state: {tmp_path}/state\nholding: [{{path: {tmp_path}/h, use: 1 GiB}}]\n")
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(
-        f'#!/bin/sh\n{{ echo "$@"; env; }} >>{tmp_path}/seen\n'
-        f"exec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n"
-    )
-    command.chmod(0o755)
+    engine_command.make(tmp_path, note=True)
     return tmp_path
 
 

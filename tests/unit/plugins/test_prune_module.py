@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import hold, prune  # noqa: E402
 from stage_world import World  # noqa: E402
 
 from backupcore.stage.release import release  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """\
 state: {base}/state
 keys: {{folder: {base}/keys}}
@@ -39,10 +37,7 @@ def world(tmp_path):
     assert all(one.ok for one in world.stage())
     release(world.settings, world.catalog)
     world.catalog.close()
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(f"#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n")
-    command.chmod(0o755)
+    engine_command.make(tmp_path)
     return world
 
 

@@ -7,17 +7,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import stage  # noqa: E402
 from stage_world import World  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """\
 state: {base}/state
 keys: {{folder: {base}/keys}}
@@ -34,10 +32,7 @@ def world(tmp_path):
     (tmp_path / "stowage.yml").write_text(CONFIG.format(base=tmp_path))
     world.dump(), world.dump(level=1)
     world.catalog.close()
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(f"#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n")
-    command.chmod(0o755)
+    engine_command.make(tmp_path)
     return world
 
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ansible.module_utils.testing")
+import engine_command  # noqa: E402
 from ansible.module_utils.testing import patch_module_args  # noqa: E402
 from ansible_collections.stowage.backup.plugins.modules import target as module  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[3]
 SECRET = "hunter2-of-the-bucket"
 
 
@@ -40,13 +38,7 @@ def server(tmp_path):
         f"state: {tmp_path}/state\nholding: [{{path: {tmp_path}/h, use: 1 GiB}}]\n"
         f"targets: {{nas: {{type: directory, path: {tmp_path}/nas}}}}\n"
     )
-    command = tmp_path / "stowage"
-    code = "import sys; from backupcore.cli import main; sys.exit(main())"
-    command.write_text(
-        f'#!/bin/sh\n{{ echo "$@"; env; }} >>{tmp_path}/seen\n'
-        f"exec env PYTHONPATH={ROOT} {sys.executable} -c '{code}' \"$@\"\n"
-    )
-    command.chmod(0o755)
+    engine_command.make(tmp_path, note=True)
     return tmp_path
 
 
