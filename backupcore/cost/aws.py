@@ -52,14 +52,19 @@ ARCHIVES: Dict[str, Dict[str, float]] = {
 
 
 def listed(tariff: str) -> Optional[Price]:
-    """The price of `aws/REGION/CLASS` or `aws/REGION/CLASS/TIER` (how soon an archive is to be awake), as a driver's
-    tariff names it; None when it is not here."""
-    provider, region, kind, tier = (tariff.split("/") + ["", "", "", ""])[:4]
+    """The price of `aws/REGION/CLASS`, with /TIER (how soon an archive is to be awake) and /LATER+… (classes to which a
+    rule moves files) behind it, as a driver's tariff names it; None when it is not here.
+
+    When files are moved is not reckoned: storage costs what it does in CLASS, which is the most; waking does what it
+    does in the last class.
+    """
+    provider, region, kind, tier, later = (tariff.split("/") + ["", "", "", "", ""])[:5]
     line = LIST.get(region, {}).get(kind) if provider == "aws" else None
     if line is None:
         return None
     storage, write, read, retrieval = line
-    an_object, woken = 0.0, ARCHIVES.get(kind, {}).get(tier or "Standard", 0.0)
+    last = later.rpartition("+")[2] or kind
+    an_object, woken = 0.0, ARCHIVES.get(last, {}).get(tier or "Standard", 0.0)
     if kind in ARCHIVES:
         standard = LIST[region]["STANDARD"][0][0][1]
         an_object = (32 * KIB * storage[0][1] + 8 * KIB * standard) / GB
@@ -67,5 +72,5 @@ def listed(tariff: str) -> Optional[Price]:
         read_gb=EGRESS[1][1] + retrieval, request_1000=read, currency=CURRENCY, write_1000=write, storage_gb=storage,
         egress_gb=EGRESS, retrieval_gb=retrieval, woken_gb=woken, object_1000=an_object * 1000,
         least_days=LEAST_DAYS.get(kind, 0), least_size=LEAST_SIZE.get(kind, 0), gb=GB,
-        listed=f"AWS {region} {kind}, {DATE}",
+        listed=f"AWS {region} {kind}, {DATE}" + (f", as if nothing moved to {later}" if later else ""),
     )  # fmt: skip

@@ -12,9 +12,11 @@ from typing import Any, Callable, Iterator, Optional
 
 from backupcore.hookspecs import Finding, Making, TargetContext, TargetError
 
+from . import _s3_lock as locking
+from . import _s3_moves as moves
 from ._s3_client import S3Options, code_of, explained, make_client, told
+from ._s3_kept import encrypted
 
-_UNKNOWN = ("NotImplemented", "MethodNotAllowed", "405", "501", "XNotImplemented", "UnsupportedOperation")
 _NONE = ("NoSuchPublicAccessBlockConfiguration", "NoSuchLifecycleConfiguration", "NoSuchLifecycle",
          "ServerSideEncryptionConfigurationNotFoundError", "ObjectLockConfigurationNotFoundError", "NoSuchKey", "404",
          "ObjectLockConfigurationNotFound", "InvalidRequest")  # fmt: skip
@@ -52,13 +54,16 @@ class _Bucket:
             ("lock", self.making.lock, self._lock),
             ("public access", self.making.private, self._private),
             ("encryption", bool(self.making.encryption), self._encryption),
-            ("lifecycle", bool(self.making.abort_days or self.making.old_days), self._lifecycle),
+            ("lifecycle", self._rules_wanted(), self._lifecycle),
         ):
             if wanted:
                 try:
                     yield step()
                 except TargetError as error:
                     yield Finding(False, name, error.message, error.hint)
+
+    def _rules_wanted(self) -> bool:
+        return bool(self.making.abort_days or self.making.old_days or self.options.transition)
 
     # -- the bucket
 
@@ -104,7 +109,7 @@ class _Bucket:
         try:
             return ask(**self.where)
         except self.client.exceptions.ClientError as error:
-            if code_of(error) in _UNKNOWN:
+            if code_of(error) in moves.UNKNOWN:
                 return None
             if code_of(error) in _NONE:
                 return {}
@@ -122,10 +127,12 @@ class _Bucket:
         try:
             put()
         except self.client.exceptions.ClientError as error:
-            if code_of(error) in _UNKNOWN:
+            if code_of(error) in moves.UNKNOWN:
                 return self._unknown(what)
             refused = explained(error, f"cannot set {what} of bucket {self.bucket}")
             refused.hint = refused.hint or _INSTEAD.get(what, "")
+            if what == "lifecycle" and self.options.transition:
+                refused.hint = _CLASS
             raise refused from None
         if not is_so():
             return Finding(False, what, f"the server took {what} of bucket {self.bucket} and did not keep it",
@@ -135,6 +142,8 @@ class _Bucket:
     def _unknown(self, what: str) -> Finding:
         if what == "lock":
             return Finding(False, what, "the server knows no Object Lock", "leave it away, or take another server")
+        if what == "lifecycle" and self.options.transition:
+            return Finding(False, what, "the server knows no lifecycle of buckets", "leave transition: away")
         return Finding(True, what, f"the server knows no {what} of buckets", _INSTEAD.get(what, ""), True)
 
     def _versions(self) -> Finding:
@@ -195,9 +204,21 @@ class _Bucket:
         message = "the server refuses every file with BlockPublicAcls: it was left off, public ACLs are ignored"
         return Finding(kept, what, message, "see to it that no ACL opens the bucket", kept, before != less)
 
+    @property
+    def _key(self) -> dict:
+        return {**self.where, "Key": f"{self.options.prefix}/.stowage/probe-of-making".lstrip("/")}
+
+    def _class_refused(self) -> str:
+        """Why a class of transition is none there; '' when all are."""
+        found = moves.refused_class(self.client, self._key, self.options.transition, **encrypted(self.options))
+        if self.options.transition:
+            with contextlib.suppress(TargetError):
+                locking.sweep(self.client, self.bucket, self._key["Key"])
+        return found
+
     def _takes_files(self) -> bool:
         """Whether a byte can be put; it is removed again, its version too."""
-        key = {**self.where, "Key": f"{self.options.prefix}/.stowage/probe-of-making".lstrip("/")}
+        key = self._key
         try:
             version = self.client.put_object(**key, Body=b"0").get("VersionId")
         except self.client.exceptions.ClientError as error:
@@ -239,28 +260,36 @@ class _Bucket:
             ours.append({"ID": f"{name} older versions", "Status": "Enabled", "Filter": {"Prefix": prefix},
                          "NoncurrentVersionExpiration": {"NoncurrentDays": making.old_days}})  # fmt: skip
             told_of.append(f"older versions go after {making.old_days} days")
+        if self.options.transition:
+            ours.append(moves.rule(f"{name} parts", prefix, self.options.transition))
+            told_of.append(moves.told(self.options.transition))
         mine = {rule["ID"] for rule in ours}
 
-        def rules() -> Optional[list]:
-            found = self._asked(self.client.get_bucket_lifecycle_configuration, "lifecycle")
-            return None if found is None else list(found.get("Rules", []))
+        def now() -> Optional[dict]:
+            return self._asked(self.client.get_bucket_lifecycle_configuration, "lifecycle")
 
         def is_so() -> Optional[bool]:
-            found = rules()
+            found = now()
             if found is None:
                 return None
-            there = {rule.get("ID"): rule for rule in found}
-            return all(_does(there.get(rule["ID"]), rule) for rule in ours)
+            there = {rule.get("ID"): rule for rule in found.get("Rules", ())}
+            return all(moves.does(there.get(rule["ID"]), rule) for rule in ours)
 
         def put() -> None:
-            others = [rule for rule in rules() or [] if rule.get("ID") not in mine]
+            refused = self._class_refused()
+            if refused:
+                raise TargetError(f"no rule was set: {refused}", _CLASS)
+            found = now() or {}
+            others = [_filtered(rule) for rule in found.get("Rules", ()) if rule.get("ID") not in mine]
+            smallest = {key: found[key] for key in ("TransitionDefaultMinimumObjectSize",) if found.get(key)}
             self.client.put_bucket_lifecycle_configuration(
-                **self.where, LifecycleConfiguration={"Rules": [*others, *ours]}
+                **self.where, LifecycleConfiguration={"Rules": [*others, *ours]}, **smallest
             )
 
         return self._keep("lifecycle", is_so, put, ", ".join(told_of))
 
 
+_CLASS = "correct transition:, or leave it away: not every server knows every class"
 _INSTEAD = {
     "public access": "see to it that no policy and no ACL opens the bucket",
     "lifecycle": "stowage ends its own unfinished uploads; those of others stay",
@@ -269,13 +298,8 @@ _INSTEAD = {
 }
 
 
-def _does(there: Optional[dict], wanted: dict) -> bool:
-    """Whether a rule that was read back says what was wanted; servers write a filter in several ways."""
-    if there is None or there.get("Status") != "Enabled":
-        return False
-    prefix = there.get("Prefix", there.get("Filter", {}).get("Prefix", ""))
-    acts = ("AbortIncompleteMultipartUpload", "NoncurrentVersionExpiration")
-    return (prefix or "") == wanted["Filter"]["Prefix"] and all(
-        all((there.get(act) or {}).get(key) == value for key, value in wanted[act].items())
-        for act in acts if act in wanted
-    )  # fmt: skip
+def _filtered(rule: dict) -> dict:
+    """A rule of somebody else's in today's form: AWS takes no two forms beside each other."""
+    if "Prefix" not in rule:
+        return rule
+    return {**{key: value for key, value in rule.items() if key != "Prefix"}, "Filter": {"Prefix": rule["Prefix"]}}

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from backupcore import text
 from backupcore.hookspecs import TargetError
 
+from . import _s3_moves as moves
 from ._s3_errors import code_of, explained, told
 from ._s3_kept import ObjectOptions
 from ._s3_login import proxies_of, read_credentials, session_of, take_on
@@ -98,6 +99,8 @@ class S3Options(ObjectOptions):
         for key, needed in (("external_id", "role_arn"), ("role_token", "role_arn"), ("client_key", "client_cert")):
             if getattr(self, key) is not None and getattr(self, needed) is None:
                 raise ValueError(f"{key} needs {needed} too")
+        if moves.at_aws(self.endpoint):
+            moves.check_aws(self.transition, self.storage_class)
         return self
 
 

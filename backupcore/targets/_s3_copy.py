@@ -8,6 +8,7 @@ the copy back. Not here: files from this machine (_s3_upload.py).
 from __future__ import annotations
 
 import base64
+import contextlib
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -87,6 +88,7 @@ class Copy:
         more["TaggingDirective"] = more["MetadataDirective"] = "REPLACE"
         answer = self._asked(self.what, self.client.copy_object, **self.where, CopySource=self.source, **more)
         keeping.check_answer(answer, self.target.options, self.what)
+        self._settle(answer.get("ServerSideEncryption"))
         if self.progress:
             self.progress(self.size)
         kept = answer.get("CopyObjectResult", {}).get("ChecksumSHA256") or ""
@@ -100,10 +102,26 @@ class Copy:
             parts = self._send_all(where, part_size, there)
             listed = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(parts.items())]
             self._complete(where, listed)
-            if self.facts.tag_after:
-                tags = {"TagSet": keeping.tag_set(self.target.options)}
-                self._asked(self.what, self.client.put_object_tagging, **self.where, Tagging=tags)
+        self._settle(None)
         return False  # the place tells checksums of its parts, which nobody else knows
+
+    def _settle(self, encryption: Optional[str]) -> None:
+        """What was proven of puts need not hold for copies: encryption and tags are asked back of each, tags given once
+        more where they are not there. encryption: as the answer told it."""
+        options, tags = self.target.options, keeping.tag_set(self.target.options, self.name, self.size)
+        if options.sse and encryption is None:
+            encryption = self._asked(self.what, self.client.head_object, **self.where).get("ServerSideEncryption")
+        if encryption != options.sse and options.sse:
+            with contextlib.suppress(TargetError):  # what is put from here takes its place anyway
+                self.target.delete(self.name)
+            raise _Cannot
+        if not tags:
+            return
+        # tags that a place does not have are told by `check`
+        with told(self.what), contextlib.suppress(self.client.exceptions.ClientError):
+            kept = self.client.get_object_tagging(**self.where).get("TagSet", ())
+            if {one["Key"]: one["Value"] for one in kept} != {one["Key"]: one["Value"] for one in tags}:
+                self.client.put_object_tagging(**self.where, Tagging={"TagSet": tags})
 
     def _complete(self, where: Mapping[str, Any], listed: List[dict]) -> None:
         if self.pace:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from backupcore.hookspecs import TargetError
 from backupcore.image import layout
 
+from . import _s3_moves as moves
 from . import _s3_trial as trial
 from ._s3_errors import code_of, explained, told
 
@@ -34,6 +35,7 @@ class ObjectOptions(BaseModel):
     kms_key: Optional[str] = Field(default=None, pattern=r"^[A-Za-z0-9:/_.@-]{1,2048}$")
     bucket_key: bool = False
     tags: Dict[str, str] = Field(default_factory=dict)
+    transition: Dict[str, int] = Field(default_factory=dict)
     lock_mode: Optional[Literal["governance", "compliance"]] = None
 
     @field_validator("tags")
@@ -49,6 +51,17 @@ class ObjectOptions(BaseModel):
             if key.lower().startswith("aws:"):
                 raise ValueError(f"tag {key!r}: keys that begin with aws: are Amazon's own")
         return tags
+
+    @field_validator("transition")
+    @classmethod
+    def _moves(cls, given: Dict[str, int]) -> Dict[str, int]:
+        return moves.checked(given)
+
+    @model_validator(mode="after")
+    def _tag_of_parts(self) -> "ObjectOptions":
+        if self.transition and (len(self.tags) >= MOST_TAGS or set(moves.TAG) & set(self.tags)):
+            raise ValueError(f"transition needs the tag {next(iter(moves.TAG))!r} for itself, of {MOST_TAGS} in all")
+        return self
 
     @model_validator(mode="after")
     def _keys_of_kms(self) -> "ObjectOptions":
@@ -71,28 +84,40 @@ def encrypted(options: ObjectOptions) -> Dict[str, Any]:
     return found
 
 
-def tagged(options: ObjectOptions) -> Dict[str, Any]:
+def _tags_of(options: ObjectOptions, classed: bool = True) -> Dict[str, str]:
+    """classed: of a part that may lie in another class."""
+    return {**options.tags, **(moves.TAG if options.transition and classed else {})}
+
+
+def tagged(options: ObjectOptions, classed: bool = True) -> Dict[str, Any]:
     """The arguments that give tags."""
-    pairs = (f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in options.tags.items())
-    return {"Tagging": "&".join(pairs)} if options.tags else {}
+    tags = _tags_of(options, classed)
+    pairs = (f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags.items())
+    return {"Tagging": "&".join(pairs)} if tags else {}
 
 
 def arguments(options: ObjectOptions, name: str, size: Optional[int]) -> Dict[str, Any]:
     """What is asked of the object name, of size bytes (None: not known yet), in a put, a begun upload or a copy.
 
-    Image parts alone get the storage class: what is read before a part (manifest, signature, keys, tables, sums) must
-    come at once also where parts are archived, and small files are cheaper in the bucket's usual class.
+    Image parts alone get the storage class, or the tag by which a rule moves them: what is read before a part
+    (manifest, signature, keys, tables, sums) must come at once also where parts are archived, and small files are
+    cheaper in the bucket's usual class.
     """
-    found = {**encrypted(options), **tagged(options)}
-    is_part = layout.parse_part_name(name.rpartition("/")[2]) is not None
-    if options.storage_class and is_part and (size is None or size >= SMALLEST_IN_CLASS):
+    classed = _may_be_classed(name, size)
+    found = {**encrypted(options), **tagged(options, classed)}
+    if options.storage_class and classed:
         found["StorageClass"] = options.storage_class
     return found
 
 
-def tag_set(options: ObjectOptions) -> List[Dict[str, str]]:
+def _may_be_classed(name: str, size: Optional[int]) -> bool:
+    is_part = layout.parse_part_name(name.rpartition("/")[2]) is not None
+    return is_part and (size is None or size >= SMALLEST_IN_CLASS)
+
+
+def tag_set(options: ObjectOptions, name: str, size: Optional[int]) -> List[Dict[str, str]]:
     """The tags as they are given to an object that is there already."""
-    return [{"Key": key, "Value": value} for key, value in options.tags.items()]
+    return [{"Key": key, "Value": value} for key, value in _tags_of(options, _may_be_classed(name, size)).items()]
 
 
 class Kept(NamedTuple):
@@ -123,7 +148,7 @@ class _Proof:
         options = self.options
         for asked, ask_back, name in (
             (encrypted(options), self._encryption, f"sse: {options.sse}"),
-            (tagged(options), self._tags, "tags:"),
+            (tagged(options), self._tags, "tags:" if options.tags else "the tag of transition:"),
         ):
             for put in (self._whole, self._in_parts) if asked else ():
                 # a bucket may take encrypted files only: the tags go with the encryption that was found to be kept
@@ -137,6 +162,9 @@ class _Proof:
             if wrong:
                 return Kept(wrong, self.notes)
             self._class()
+        refused = moves.refused_class(self.client, self.where, options.transition, **encrypted(options))
+        if refused:
+            self.notes.append(refused)
         return Kept("", self.notes, self.tag_after)
 
     def _refused(self, put: Callable[[dict], None], asked: dict, name: str) -> str:
@@ -187,7 +215,8 @@ class _Proof:
         try:
             kept = self._has_tags(self.where_of_parts if in_parts else self.where)
             if not kept and in_parts:
-                self.client.put_object_tagging(**self.where_of_parts, Tagging={"TagSet": tag_set(self.options)})
+                tags = [{"Key": key, "Value": value} for key, value in _tags_of(self.options).items()]
+                self.client.put_object_tagging(**self.where_of_parts, Tagging={"TagSet": tags})
                 kept = self.tag_after = self._has_tags(self.where_of_parts)
             note = "" if kept else "are not kept: rules by tags do not see these files"
         except self.client.exceptions.ClientError as error:
@@ -198,7 +227,7 @@ class _Proof:
 
     def _has_tags(self, where: dict) -> bool:
         found = self.client.get_object_tagging(**where).get("TagSet", ())
-        return {one["Key"]: one["Value"] for one in found} == self.options.tags
+        return {one["Key"]: one["Value"] for one in found} == _tags_of(self.options)
 
     def _class(self) -> None:
         with told(self.what):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from typing import Any, Iterator, Mapping
-from urllib.parse import urlsplit
 
 from backupcore.hookspecs import Spent
+
+from . import _s3_moves as moves
 
 # Reading a list costs as much as a PUT does; what removes something costs nothing.
 _FREE = ("Delete", "Abort")
@@ -86,9 +87,9 @@ class _Counted:
 
 
 def tariff(options: Mapping[str, Any]) -> str:
-    """The line of AWS's list that a bucket is billed by; '' for other servers, and where no region is said."""
-    host = urlsplit(options.get("endpoint") or "https://s3.amazonaws.com").hostname or ""
+    """The line of AWS's list that a bucket is billed by; '' for other servers, and where no region is said. Its last
+    word: the classes to which parts move later."""
     region = options.get("region") or ""
-    at_aws = host == "amazonaws.com" or host.endswith(".amazonaws.com")
     kind, tier = options.get("storage_class") or "STANDARD", options.get("restore_tier") or "Standard"
-    return f"aws/{region}/{kind}/{tier}" if at_aws and region else ""
+    later = "/" + "+".join(options["transition"]) if options.get("transition") else ""
+    return f"aws/{region}/{kind}/{tier}{later}" if moves.at_aws(options.get("endpoint")) and region else ""

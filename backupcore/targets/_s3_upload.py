@@ -246,7 +246,7 @@ class Upload:
                 answer = self.client.complete_multipart_upload(**where, MultipartUpload={"Parts": listed}, **protect)
                 self.whole = answer.get("ChecksumSHA256") or ""
                 if self.facts.tag_after:
-                    tags = {"TagSet": keeping.tag_set(self.target.options)}
+                    tags = {"TagSet": keeping.tag_set(self.target.options, self.name, self.size)}
                     self.client.put_object_tagging(**self.where, Tagging=tags)
             except self.client.exceptions.ClientError as error:
                 # a completion whose answer was lost and that was tried again: the object tells

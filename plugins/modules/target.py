@@ -57,7 +57,9 @@ options:
       - If not set, those that were given before stay.
     type: dict
   create:
-    description: Whether to make the place, or what it lacks. A bucket is closed to the public.
+    description:
+      - Whether to make the place, or what it lacks. A bucket is closed to the public.
+      - With C(transition) among O(options) it also gets the rule that moves parts of images to other storage classes.
     type: bool
     default: false
   lock:
@@ -98,6 +100,7 @@ EXAMPLES = r"""
     options:
       bucket: acme-backup-us
       region: us-west-2
+      transition: {STANDARD_IA: 30, DEEP_ARCHIVE: 180}
     secrets:
       access_key: "{{ vault_s3_id }}"
       secret_key: "{{ vault_s3_key }}"

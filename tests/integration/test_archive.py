@@ -132,6 +132,30 @@ def test_a_restore_asks_for_all_that_sleeps_once_and_the_same_command_goes_on(wo
     assert same(world, there) and world.asked() == 2
 
 
+def test_what_the_rule_of_transition_chooses_is_woken_and_all_else_stays_awake(world, tmp_path):
+    world.options["transition"] = {"GLACIER": 30}
+    world.night("cold")
+    moved = []
+    for item in world.plain.list_objects_v2(Bucket=BUCKET, Prefix=world.prefix["cold"] + "/")["Contents"]:
+        where = {"Bucket": BUCKET, "Key": item["Key"]}
+        tags = {one["Key"]: one["Value"] for one in world.plain.get_object_tagging(**where)["TagSet"]}
+        if tags == {"stowage": "part"}:  # as the rule does after its days
+            world.plain.copy_object(**where, CopySource=where, StorageClass="GLACIER")
+            moved.append(item["Key"])
+    del world.proxy.requests[:]
+    big = [key for key in world.objects() if "/tree/" in key]
+    assert moved == sorted(big) and len(big) == 2  # not the part of 200 bytes, no manifest, index or sums
+    there = tmp_path / "there"
+    _out, err = world.server.stowage("restore", "web1", "tree", "--to", str(there), status=1)
+    assert "asleep in an archive, asked for now: 2 files" in err and world.asked() == 2
+    time.sleep(2.5)
+    world.server.stowage("restore", "web1", "tree", "--to", str(there))
+    assert same(world, there)
+    world.server.stowage("restore", "web1", "small", "--to", str(tmp_path / "small-there"))
+    told = world.server.json("usage", status=0)
+    assert told["prices"]["cold"] == "price:"
+
+
 def test_only_the_parts_that_are_wanted_are_woken(world, tmp_path):
     world.night("cold")
     world.freeze()

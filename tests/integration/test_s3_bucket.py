@@ -46,8 +46,8 @@ def _of(name, answer, folder):
     )  # fmt: skip
 
     def make(bucket, making, **more):
-        options = DRIVER.options(bucket=bucket, prefix="prod", endpoint=answer["endpoint"], credentials=keys,
-                                 addressing="path", **more)  # fmt: skip
+        given = {"prefix": "prod", "endpoint": answer["endpoint"], "credentials": keys, "addressing": "path", **more}
+        options = DRIVER.options(bucket=bucket, **given)
         context = TargetContext("cloud", "0123456789abcdef", folder / "state")
         return {one.name: one for one in DRIVER.make(options, context, making)}
 
@@ -114,6 +114,63 @@ def test_rules_of_others_stay(place):
     told = make("rules", Making(abort_days=8, private=False, look=True))
     assert told["lifecycle"].changed
     assert rules == {one["ID"]: one for one in plain.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]}
+
+
+MOVES = {"STANDARD_IA": 30, "GLACIER": 90}
+
+
+def rules_of(plain, bucket):
+    return {rule["ID"]: rule for rule in plain.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]}
+
+
+def test_a_rule_moves_parts_to_other_classes_beside_those_of_others(place):
+    _name, plain, make = place
+    plain.create_bucket(Bucket="moves")
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"},
+              "Transitions": [{"Days": 40, "StorageClass": "GLACIER"}]}  # fmt: skip
+    plain.put_bucket_lifecycle_configuration(Bucket="moves", LifecycleConfiguration={"Rules": [theirs]})
+    only = Making(abort_days=0, private=False)
+    looked = make("moves", Making(abort_days=0, private=False, look=True), transition=MOVES)["lifecycle"]
+    assert looked.ok and looked.changed and list(rules_of(plain, "moves")) == ["theirs"]
+    told = make("moves", only, transition=MOVES)["lifecycle"]
+    assert told.ok and told.changed, told
+    assert told.message == "parts of images move to STANDARD_IA after 30 days, to GLACIER after 90 days"
+    rules = rules_of(plain, "moves")
+    assert set(rules) == {"theirs", "stowage prod parts"} and rules["theirs"]["Transitions"] == theirs["Transitions"]
+    steps = rules["stowage prod parts"]["Transitions"]
+    assert {(one["StorageClass"], one["Days"]) for one in steps} == {("STANDARD_IA", 30), ("GLACIER", 90)}
+    again = make("moves", only, transition=MOVES)["lifecycle"]
+    assert again.ok and not again.changed
+    # another wish takes the place of the rule of ours, and with the days of the rest both are there
+    told = make("moves", Making(abort_days=4, private=False), transition={"GLACIER": 31})["lifecycle"]
+    assert told.ok and told.changed
+    rules = rules_of(plain, "moves")
+    assert set(rules) == {"theirs", "stowage prod parts", "stowage prod unfinished uploads"}
+    assert [(one["StorageClass"], one["Days"]) for one in rules["stowage prod parts"]["Transitions"]] == [("GLACIER", 31)]
+    told = make("moves", only)  # nobody asks for it any more: nothing is taken away
+    assert "lifecycle" not in told and set(rules_of(plain, "moves")) == set(rules)
+
+
+def test_the_rule_of_a_bucket_without_a_prefix_takes_parts_alone_too(place):
+    _name, plain, make = place
+    told = make("bare", Making(abort_days=0), transition={"GLACIER": 1}, prefix="")["lifecycle"]
+    assert told.ok and told.changed
+    chosen = rules_of(plain, "bare")["stowage parts"]["Filter"]
+    tag = {"Key": "stowage", "Value": "part"}
+    assert tag in (chosen.get("Tag"), *chosen.get("And", {}).get("Tags", ()))
+    assert not make("bare", Making(abort_days=0), transition={"GLACIER": 1}, prefix="")["lifecycle"].changed
+
+
+def test_a_class_that_a_server_does_not_know_is_refused_with_the_next_step(place):
+    name, plain, make = place
+    if name == "ministack":
+        return  # it takes any
+    plain.create_bucket(Bucket="unknown")
+    told = make("unknown", Making(abort_days=0, private=False), transition={"FROZEN": 30})["lifecycle"]
+    assert not told.ok and "refuses the storage class FROZEN" in told.message and "transition:" in told.hint
+    assert not plain.list_objects_v2(Bucket="unknown").get("Contents")
+    with pytest.raises(plain.exceptions.ClientError, match="NoSuchLifecycleConfiguration"):
+        rules_of(plain, "unknown")  # Ceph and moto would take such a rule, and then move nothing
 
 
 def test_a_lock_on_an_old_bucket_is_set_or_refused_with_the_next_step(place):

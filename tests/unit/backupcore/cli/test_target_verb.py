@@ -188,6 +188,19 @@ def test_a_bucket_is_made_proven_and_written_down_with_its_secrets_apart(base, e
     assert told["written"] and json.loads(keys.read_text())["secret_key"] == SECRET  # kept: none was given
 
 
+def test_a_bucket_whose_rule_moves_parts_is_made_and_known_to_check(base, endpoint):
+    words = ("target", "add", "cloud", *bucket(endpoint, "moving"), *secrets(base), "--option")
+    told = ask(base, *words, "transition={GLACIER: 30}", "--create")
+    (made,) = [one for one in told["steps"] if one["name"] == "lifecycle"]
+    assert made["ok"] and "parts of images move to GLACIER after 30 days" in made["message"]
+    (said,) = [one for one in told["tested"]["findings"] if one["name"] == "transition"]
+    assert said["ok"] and not said["warning"] and told["written"]
+    written = yaml.safe_load((base / "targets.d/cloud.yml").read_text())
+    assert written["targets"]["cloud"]["transition"] == {"GLACIER": 30}
+    _out, err = stowage(base, *words, "transition={glacier: 30}", "--replace", status=2)
+    assert "'glacier' is no storage class" in err
+
+
 def test_secrets_that_a_killed_test_left_go_with_the_next_one(base, endpoint):
     old, young = base / "state/adding-old", base / "state/adding-young"
     for folder in (old, young):
