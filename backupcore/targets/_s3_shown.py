@@ -1,4 +1,4 @@
-"""What `check` says of locks and versions of an S3 place, and how a probe's file goes again.
+"""What `check` says of locks, rules and versions of an S3 place, and how a probe's file goes again.
 
 Not here: how locks and versions are found and tried (_s3_lock.py, _s3_versions.py), the other findings (_s3_probe.py).
 """
@@ -11,6 +11,7 @@ from typing import Any, Iterator
 from backupcore import text
 from backupcore.hookspecs import Finding, TargetError
 
+from . import _s3_moves as moves
 from . import _s3_versions as versions
 
 LIFECYCLE = "a lifecycle rule NoncurrentVersionExpiration removes such"
@@ -36,25 +37,34 @@ def locks(target: Any, facts: Any) -> Iterator[Finding]:
 
 
 def removal(target: Any, name: str) -> Iterator[Finding]:
-    """Removes a file of a probe; what that shows."""
+    """Removes a file of a probe, with the key that prune has; what that shows."""
+    remover = target.remover()
+    apart = remover is not target
     try:
-        target.delete(name)
+        remover.delete(name)
     except TargetError as error:
-        if target.removed_apart(name):
-            yield Finding(True, "delete", "files are removed by another key than the night's, as delete_... says")
-            return
-        if not target.facts().default_lock:
+        if target.facts().default_lock:
+            with contextlib.suppress(TargetError):
+                remover.hide(name)  # clean() removes it when it may
+            yield Finding(True, "delete", error.message, error.hint, True)
+        elif not apart:
             raise
-        with contextlib.suppress(TargetError):
-            target.hide(name)  # clean() removes it when it may
-        yield Finding(True, "delete", error.message, error.hint, True)
+        else:
+            yield Finding(False, "delete", f"the key that may delete: {error.message}", error.hint)
         return
+    finally:
+        target.only_hides = target.only_hides or remover.only_hides
+        if apart:
+            remover.close()
     gone = target.stat(name) is None
-    yield Finding(gone, "delete", "files are removed" if gone else "a removed file is still there")
+    good = "files are removed by another key than the night's, as delete_... says" if apart else "files are removed"
+    yield Finding(gone, "delete", good if gone else "a removed file is still there")
 
 
 def findings(target: Any, facts: Any) -> Iterator[Finding]:
-    """What older versions there are, and whether they can be removed."""
+    """Whether parts are moved as asked for; what older versions there are, and whether they can be removed."""
+    if target.options.transition:
+        yield from moves.findings(target.client(), target.bucket, target.prefix, target.options.transition, facts.notes)
     if not facts.versions:
         return
     if target.only_hides:

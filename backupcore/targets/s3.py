@@ -13,6 +13,7 @@ import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
@@ -31,7 +32,6 @@ from backupcore.image import layout
 
 from . import _s3_archive as archive
 from . import _s3_kept as keeping
-from . import _s3_lock as locking
 from . import _s3_probe as probing
 from ._s3_bucket import make
 from ._s3_client import ATTEMPTS, MIB, S3Options, code_of, make_client, told
@@ -267,15 +267,14 @@ class S3Target(Guarded, Unfinished):
                 return found
         return None
 
-    def removed_apart(self, name: str) -> bool:
-        """Whether another key than the night's has removed what a probe wrote."""
-        client = self._remover()
-        if client is None:
-            return False
-        try:
-            return locking.sweep(client, self.bucket, self.prefix + name)
-        finally:
-            client.close()
+    def remover(self) -> "S3Target":
+        """What removes here as prune does: this, or the same with the key of delete_credentials or delete_profile."""
+        own = self._options.delete_credentials or self._options.delete_profile
+        if not own or self._context.pruning:
+            return self
+        found = S3Target(self._options, replace(self._context, pruning=True))
+        found.meter, found._known = self.meter, self.facts()
+        return found
 
     def _identity(self):
         return identity(self._options, self._context.name)

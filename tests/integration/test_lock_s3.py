@@ -315,6 +315,10 @@ def test_a_night_that_cannot_delete_works_and_pruning_with_its_own_credential_re
     assert refused.value.response["Error"]["Code"] == "AccessDenied"
     findings = list(world.opened["cloud"].probe())
     assert [one for one in findings if not one.ok] == []
+    # it is prune's key that counts for what can be removed, not the night's
+    assert not [one for one in findings if "only hidden" in one.message]
+    (removed,) = [one for one in findings if one.name == "delete"]
+    assert "by another key than the night's" in removed.message
     pruned(world)
     with_night = pruned(world)
     assert with_night.removed == () and len(with_night.problems) >= 1
@@ -323,3 +327,22 @@ def test_a_night_that_cannot_delete_works_and_pruning_with_its_own_credential_re
     left = objects(world, plain, None, bucket)
     assert len(left) == 8 and all(f"/{dumps[2].id}/" in key for key, _version in left)
     assert {row.id for row in world.catalog.dumps()} == {dumps[2].id}
+
+
+@pytest.mark.parametrize("night", [VERSIONED], indirect=True)
+@pytest.mark.parametrize(("fault", "told"), (
+    ("missing", "cannot read the credentials of target cloud: No such file or directory"),
+    ("secret", "the secret key is wrong"),
+    ("night", "access denied"),
+))  # fmt: skip
+def test_a_key_that_may_not_delete_is_told_by_check_before_prune_needs_it(night, tmp_path, fault, told):
+    keys = tmp_path / "owner"
+    given = json.loads(keys.read_text())
+    if fault == "missing":
+        keys.unlink()
+    elif fault == "secret":
+        keys.write_text(json.dumps({**given, "secret_key": "x"}))
+    else:
+        keys.write_text(json.dumps({"access_key": "NIGHT", "secret_key": "night-secret"}))
+    (said,) = [one for one in night.opened["cloud"].probe() if one.name == "delete"]
+    assert not said.ok and said.message.startswith("the key that may delete: ") and told in said.message and said.hint
