@@ -80,7 +80,7 @@ def explained(error: BaseException, what: str) -> TargetError:
         return TargetError(f"{what}: {one_line(code)} {message}".rstrip(), "", retry)
     again = "the next run goes on where this one stopped"
     for kind, meaning, hint, retry in (
-        (exceptions.SSLError, "no trusted TLS connection", "give the server's authority as ca: FILE", False),
+        (exceptions.SSLError, *_tls(error), False),
         (exceptions.ProxyConnectionError, *_proxy(error), True),
         (exceptions.ConnectTimeoutError, "no answer in time", "look at the network and endpoint:", True),
         (exceptions.EndpointConnectionError, "no connection", "look at the network, endpoint: and region:", True),
@@ -132,9 +132,32 @@ def region_of(answer: dict) -> str:
     return str(found) if re.fullmatch(r"[a-z0-9-]{1,40}", str(found)) else ""
 
 
+_OTHER_HOST = ("the certificate there is another host's", "correct endpoint:, or have one made for that name")
+
+
+def _inner(error: BaseException) -> str:
+    """What was said below botocore's words, which hold addresses; never shown."""
+    return str((getattr(error, "kwargs", None) or {}).get("error") or "")
+
+
+def _tls(error: BaseException) -> Tuple[str, str]:
+    """(meaning, next step) when TLS trusts nobody there."""
+    said = _inner(error).lower().replace("_", " ")
+    for words, meaning, hint in (
+        ("mismatch", *_OTHER_HOST),
+        ("doesn't match", *_OTHER_HOST),
+        ("has expired", "the certificate there has expired", "have it renewed, and look at this server's clock"),
+        ("not yet valid", "the certificate there is not valid yet", "look at this server's clock"),
+        ("no certificate", "the file of ca: holds no certificate", "correct ca:"),
+    ):
+        if words in said:
+            return meaning, hint
+    return "no trusted TLS connection", "give the server's authority as ca: FILE"
+
+
 def _proxy(error: BaseException) -> Tuple[str, str]:
     """(meaning, next step) when the proxy gives no way; what it said is not shown, an address may hold a password."""
-    if "407" in str(error):
+    if re.search(r"\b407\b", _inner(error)):
         return _CODES["407"]
     return "no connection to the proxy", "look at proxy:, or at HTTPS_PROXY in the environment"
 

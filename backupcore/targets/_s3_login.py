@@ -161,8 +161,8 @@ def take_on(session: Any, options: Any, name: str, common: Dict[str, Any]) -> An
             found = explained(error, what)
             if code_of(error) == "AccessDenied":
                 found.hint = "let the role's trust policy name this key, and allow the key sts:AssumeRole"
-            elif not found.hint:
-                found.hint = "look at role_arn: and sts_endpoint:"
+            else:
+                found.hint = found.hint.replace(" endpoint:", " sts_endpoint:") or "look at role_arn: and sts_endpoint:"
             raise found from None
         keys = answer["Credentials"]
         return {"access_key": keys["AccessKeyId"], "secret_key": keys["SecretAccessKey"],

@@ -349,6 +349,40 @@ def test_a_certificate_nobody_vouches_for_is_told(server, plain, keys, certifica
         assert proxy.requests == []
 
 
+@pytest.mark.parametrize(("names", "days", "told"), (
+    ("subjectAltName=DNS:elsewhere.example", 2, "the certificate there is another host's"),
+    ("subjectAltName=IP:127.0.0.1", -1, "the certificate there has expired"),
+))  # fmt: skip
+def test_a_certificate_that_does_not_fit_is_told_as_that(server, keys, certificate, tmp_path, monkeypatch, names, days,
+                                                         told):  # fmt: skip
+    monkeypatch.setattr(_s3_client, "ATTEMPTS", 1)
+    both, authority = certificate
+    for name, text in (("ext", names), ("key", both.read_text())):
+        (tmp_path / name).write_text(text)
+    for words in (
+        ["req", "-new", "-key", "key", "-subj", "/CN=lab", "-out", "asked"],
+        ["x509", "-req", "-in", "asked", "-CA", str(authority), "-CAkey", "key", "-set_serial", "7", "-days", str(days),
+         "-extfile", "ext", "-out", "made"],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=tmp_path)
+    (tmp_path / "both").write_text(both.read_text().split("-----BEGIN CERT")[0] + (tmp_path / "made").read_text())
+    with s3proxy.Proxy(server["endpoint"], tls=str(tmp_path / "both")) as proxy:
+        target = S3Target(options(proxy.url, keys, ca=authority), TargetContext("cloud", SERVER, tmp_path))
+        with pytest.raises(TargetError) as error:
+            target.stat("x")
+        assert told in error.value.message and error.value.hint and not error.value.retry
+        assert proxy.requests == []
+
+
+def test_a_file_of_ca_without_a_certificate_is_told(server, keys, certificate, tmp_path, monkeypatch):
+    monkeypatch.setattr(_s3_client, "ATTEMPTS", 1)
+    (tmp_path / "ca").write_text("no certificate")
+    with s3proxy.Proxy(server["endpoint"], tls=str(certificate[0])) as proxy:
+        target = S3Target(options(proxy.url, keys, ca=tmp_path / "ca"), TargetContext("cloud", SERVER, tmp_path))
+        with pytest.raises(TargetError, match="the file of ca: holds no certificate"):
+            target.stat("x")
+
+
 def test_a_server_that_is_no_s3_is_told(opened, proxy):
     proxy.fault = lambda method, path: "flip"
     with pytest.raises(TargetError) as error:

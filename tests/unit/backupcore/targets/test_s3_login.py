@@ -11,6 +11,7 @@ import email.utils
 import http.server
 import json
 import os
+import socket
 import threading
 import time
 import urllib.request
@@ -22,7 +23,7 @@ from backupcore.hookspecs import TargetContext, TargetError
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from backupcore.targets import _s3_login
+from backupcore.targets import _s3_client, _s3_login
 from backupcore.targets._s3_client import S3Options
 from backupcore.targets.s3 import S3Target
 
@@ -67,7 +68,7 @@ class Web:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_CONNECT = do
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -187,6 +188,16 @@ def test_a_role_that_is_refused_is_told_as_that(web, keys, tmp_path):
     assert "trust policy" in caught.value.hint
 
 
+def test_an_sts_that_is_not_there_names_its_own_option(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(_s3_client, "ATTEMPTS", 1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(TargetError) as caught:
+            list(opened(tmp_path, endpoint=url, credentials=keys, role_arn=ROLE).list())
+    assert "cannot take on the role" in caught.value.message and " sts_endpoint:" in caught.value.hint
+
+
 def test_an_expired_token_is_one_clear_error_and_a_new_one_in_the_file_is_used(web, keys, tmp_path):
     expired = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
     web.answer = lambda method, path, headers, body: (
@@ -266,7 +277,8 @@ def test_a_proxy_is_used_and_told_its_password_from_the_credentials(web, tmp_pat
         with pytest.raises(TargetError) as caught:
             list(opened(tmp_path, endpoint=endpoint, credentials=only_keys, proxy=web.url).list())
         told = f"{caught.value.message} {caught.value.hint}"
-        assert "proxy" in told and secret not in told and "pa%3A" not in told
+        assert "the proxy wants to know who you are" in told and "proxy_password" in told, endpoint
+        assert secret not in told and "pa%3A" not in told
 
 
 def test_a_file_may_hold_the_proxys_password_alone(web, tmp_path, monkeypatch):
