@@ -21,10 +21,12 @@ class Keeper:
 
     def __init__(self, after: Callable[[], None], lock: int = -1):
         wait, self.fd = os.pipe()
+        # asked before: whoever is killed at once is no parent any more when the child comes to its turn
+        agent, group = os.getpid(), os.getpgrp()
         self.pid = os.fork()
         if not self.pid:
             try:
-                _keep(wait, after, lock)
+                _keep(wait, after, lock, group if group == agent else 0)
             finally:
                 os._exit(0)
         os.close(wait)
@@ -46,8 +48,7 @@ class Keeper:
             pass  # somebody killed it
 
 
-def _keep(wait: int, after: Callable[[], None], lock: int) -> None:
-    agent, group = os.getppid(), os.getpgrp()
+def _keep(wait: int, after: Callable[[], None], lock: int, group: int) -> None:
     os.setsid()  # whoever ends the agent's group does not end this
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -67,7 +68,7 @@ def _keep(wait: int, after: Callable[[], None], lock: int) -> None:
         if word != _LOST:
             break
         lost = True
-    if group == agent:
+    if group:  # the agent's own
         try:
             os.killpg(group, signal.SIGKILL)
         except OSError:
