@@ -92,8 +92,9 @@ def _begin(command: str, folder: Path) -> tuple:
              "SFTP_ENABLED": "0"}
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
-            [Path(command).with_name("python"), "-c", STARTED], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **given}
-        )
+            [Path(command).with_name("python"), "-c", STARTED], cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, env={**os.environ, **given},
+        )  # fmt: skip
     return process, port
 
 

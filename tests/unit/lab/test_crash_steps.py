@@ -1,4 +1,4 @@
-"""Each step that a run can be killed at is there: one of another name would be killed nowhere, or only in slow tests."""
+"""Each step that a run can be killed at is there: one of another name would be killed nowhere, or in slow ones only."""
 
 from __future__ import annotations
 
