@@ -103,12 +103,16 @@ def size(count: float) -> str:
     return f"{count:.0f} TB" if count >= 10 else f"{count:.1f} TB"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def shown_plan(plan: Mapping, exists: t.Sequence[str]) -> str:
     """A plan of a restore in one line."""
     places = sorted({str(one.get("place", "")) for one in plan.get("dumps", [])} - {""})
     line = (
-        f"{plan['files']} files, {size(plan['files_bytes'])} of {plan['client']} as of {plan['moment']} "
-        f"to {plan['destination']}; reads {size(plan['bytes'])} of {len(plan['dumps'])} dumps"
+        f"{_count(plan['files'], 'file')}, {size(plan['files_bytes'])} of {plan['client']} as of {plan['moment']} "
+        f"to {plan['destination']}; reads {size(plan['bytes'])} of {_count(len(plan['dumps']), 'dump')}"
     )
     if places:
         line += f" from {', '.join(places)}"
@@ -135,7 +139,7 @@ def _told(one: Mapping, name: str) -> str:
 
 def shown_restore(done: Mapping) -> str:
     """What a restore did, in one line."""
-    line = f"{done['files']} files, {size(done['bytes'])} of {done['client']} as of {done['moment']}"
+    line = f"{_count(done['files'], 'file')}, {size(done['bytes'])} of {done['client']} as of {done['moment']}"
     line += f" are in {done['destination']}"
     if done.get("skipped"):
         line += f"; {done['skipped']} kept as they were"

@@ -106,3 +106,14 @@ def test_the_servers_of_hosts_are_found_without_them_in_the_play():
     hostvars = {"web": {}, "far": {"backup_client_server": "backup2"}, "backup1": {}}
     assert filters.site_servers(["web"], hostvars, ["backup1", "backup2"]) == ["backup1"]
     assert filters.site_servers(["web", "far", "backup1"], hostvars, ["backup1", "backup2"]) == ["backup1", "backup2"]
+
+
+def test_one_file_is_one_file():
+    plan = {"files": 1, "files_bytes": 4, "client": "web1", "moment": "2026-11-22T18:35:01Z", "destination": "/",
+            "bytes": 4, "dumps": [{"place": "cloud"}]}  # fmt: skip
+    assert filters.shown_plan(plan, []) == (
+        "1 file, 4 B of web1 as of 2026-11-22T18:35:01Z to /; reads 4 B of 1 dump from cloud"
+    )
+    done = {"files": 1, "bytes": 4, "client": "web1", "moment": "now", "destination": "/"}
+    assert filters.shown_restore(done).startswith("1 file, 4 B of web1")
+    assert filters.shown_restore({**done, "files": 0}).startswith("0 files, ")
