@@ -69,12 +69,14 @@ def test_a_missing_engine_names_the_role():
     assert "backup_server" in told.value.hint
 
 
-def test_a_job_leaves_its_answer(module):
+def test_a_job_leaves_its_answer(module, tmp_path):
     module.engine(
-        '[ "$*" = "--config /c.yml --json run" ] || exit 9\nsleep 0.3; echo \'{"schema": 1, "status": "ok"}\''
+        '[ "$*" = "--config /c.yml --json run" ] || exit 9\n'
+        f'until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo \'{{"schema": 1, "status": "ok"}}\''
     )
     job = _engine.start_job(module, ["run"])
     assert _engine.look_at_job(job) == {"id": job, "running": True}
+    (tmp_path / "go").touch()
     found = ended(job)
     assert (found["rc"], _engine.job_answer(found)["status"]) == (0, "ok")
     assert ended(job)["answer"] == found["answer"]  # a lost reply is asked for again
@@ -91,10 +93,13 @@ def test_a_killed_job_is_no_success(module):
         _engine.job_answer(found)
 
 
-def test_a_cancelled_job_ends_the_engine_and_keeps_its_exit_status(module):
-    module.engine("trap 'exit 143' TERM\nsleep 60 & wait")
+def test_a_cancelled_job_ends_the_engine_and_keeps_its_exit_status(module, tmp_path):
+    module.engine(f"trap 'exit 143' TERM\ntouch {tmp_path}/begun; sleep 60 & wait")
     job = _engine.start_job(module, ["run"])
-    time.sleep(0.3)
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
     _engine.cancel_job(job)
     found = ended(job)
     assert (found["rc"], found["error"]["code"]) == (143, "no-answer")

@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import agent_file
 
@@ -78,8 +78,10 @@ class Talk:
         _kind, self.hello = self.channel.expect(wire.HELLO)
         return self.hello
 
-    def ask(self, request: Dict[str, Any]) -> None:
+    def ask(self, request: Dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> None:
+        """meanwhile: what is done when it has begun, at once before the request."""
         self.greet()
+        meanwhile()
         self.channel.send_json(wire.REQUEST, request)
 
     def request(self, source: str, base: Optional["Got"], **more: Any) -> Dict[str, Any]:
@@ -87,10 +89,12 @@ class Talk:
         return dict({"request": "dump", "source": source, "level": level, "compress": "zstd", "gzip_fallback": True,
                      "part_size": 1 << 30, "state": bool(level), "encrypt": "none"}, **more)  # fmt: skip
 
-    def dump(self, source: str, base: Optional["Got"] = None, **more: Any) -> "Got":
+    def dump(
+        self, source: str, base: Optional["Got"] = None, meanwhile: Callable[[], object] = lambda: None, **more: Any
+    ) -> "Got":
         """Asks for a dump and takes all of it."""
         try:
-            self.ask(self.request(source, base, **more))
+            self.ask(self.request(source, base, **more), meanwhile)
             feeder = None
             if base is not None:
                 feeder = threading.Thread(target=self._feed, args=(base.state,), daemon=True)

@@ -33,7 +33,7 @@ def moment(tmp_path, peer):
     os.link(tree / "linked", tree / "old/deep/linked too")
     time.sleep(0.02)
     moment = time.time_ns()
-    time.sleep(0.5)  # longer than a request is on its way
+    time.sleep(2.0)  # longer than a request is on its way
     (tree / "touched").write_text("touched again")
     (tree / "chmodded").chmod(0o600)
     (tree / "new/file").write_text("new")

@@ -153,8 +153,8 @@ def test_what_is_young_is_read_again_though_nothing_shows(tmp_path):
     peer = Peer(tmp_path / "agent")
     peer.declare("s", tree)
     time.sleep(2.1)
-    (tree / "young").write_text("c")
-    full = peer.dump()
+    # two seconds are short for a process to begin in
+    full = peer.dump(meanwhile=lambda: (tree / "young").write_text("c"))
     assert {path: row.flags for path, row in full.rows().items()} == {b".": "", b"old": "", b"young": "s"}
     time.sleep(2.1)
     again = peer.dump(base=full)

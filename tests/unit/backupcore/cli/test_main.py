@@ -297,9 +297,16 @@ def test_a_signal_ends_it_with_its_status(base):
     (base / "stowage.yml").unlink()
     os.mkfifo(base / "stowage.yml")  # it waits for somebody to write
     process = program(base, "plan")
-    time.sleep(0.7)
+    until, line = time.monotonic() + 60, None
+    while line is None:
+        assert process.poll() is None and time.monotonic() < until
+        try:
+            line = os.open(base / "stowage.yml", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # it has not come to it
+            time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _out, err = process.communicate(timeout=60)
+    os.close(line)
     assert process.returncode == 143
     assert len(err.splitlines()) == 1
 

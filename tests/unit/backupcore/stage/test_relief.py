@@ -53,7 +53,7 @@ def service(world, **how):
 
 
 def until(check):
-    for _ in range(1000):
+    for _ in range(6000):
         if check():
             return
         time.sleep(0.01)

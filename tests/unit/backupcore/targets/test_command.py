@@ -257,7 +257,7 @@ def test_a_program_that_hangs_is_ended_with_all_it_started(opened, script, place
     note = tmp_path / "pid"
     hang = ["sh", "-c", f"sleep 600 & echo $! > {note}; wait", "sh"]
     hang += {"list": [], "get": ["{name}", "{offset}", "{length}"]}.get(verb, ["{name}"])
-    target = opened(full(script, place, timeout=0.5, longest=1, **{verb: hang}))
+    target = opened(full(script, place, timeout=2, longest=3, **{verb: hang}))
     begun = time.monotonic()
     action = {
         "get": lambda: b"".join(target.read("x", 0, 5)), "list": lambda: list(target.list()),
