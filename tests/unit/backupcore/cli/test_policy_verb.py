@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 from stage_world import World
 
-from backupcore import cli, clock, hours
+from backupcore import clock, hours
 from backupcore.settings import CopyRule
 
 CONFIG = """\
@@ -44,16 +44,6 @@ def world(tmp_path, monkeypatch):
     world.catalog.close()
     monkeypatch.setattr(clock, "now_ns", lambda: world.dumps[-1].begun_ns + 20 * 3600 * clock.NS)
     return world
-
-
-@pytest.fixture
-def stowage(world, capsys):
-    def stowage(*words):
-        status = cli.main(["--config", str(world.root / "stowage.yml"), *words])
-        told = capsys.readouterr()
-        return status, told.out, told.err
-
-    return stowage
 
 
 def explained(stowage):

@@ -10,7 +10,7 @@ from backupcore.hookspecs import TargetContext, TargetError
 from lock_place import LockPlace
 from stage_world import World
 
-from backupcore import cli, clock
+from backupcore import clock
 from backupcore.app import check_copies, pruning, rebuilding
 from backupcore.app.engine import Engine
 from backupcore.catalog import locked
@@ -57,16 +57,6 @@ def _dump(world):
         return world.dump()
     finally:
         world.catalog.close()
-
-
-@pytest.fixture
-def stowage(world, capsys):
-    def stowage(*words):
-        status = cli.main(["--config", str(world.root / "stowage.yml"), *words])
-        told = capsys.readouterr()
-        return status, told.out, told.err
-
-    return stowage
 
 
 def manifests(world):

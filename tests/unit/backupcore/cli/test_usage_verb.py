@@ -9,7 +9,7 @@ import pytest
 from backupcore.hookspecs import Spent
 from stage_world import World
 
-from backupcore import cli, clock
+from backupcore import clock
 from backupcore.catalog import spending
 from backupcore.settings import CopyRule
 
@@ -57,16 +57,6 @@ def copy_row(row, target, came):
 
     files = {f"f{number}": "1000 ab" for number in range(9)}
     return CopyRow(row.id, target, "done", {"files": files}, row.stored_size, came, came)
-
-
-@pytest.fixture
-def stowage(world, capsys):
-    def stowage(*words):
-        status = cli.main(["--config", str(world.root / "stowage.yml"), *words])
-        told = capsys.readouterr()
-        return status, told.out, told.err
-
-    return stowage
 
 
 @pytest.fixture
