@@ -24,10 +24,10 @@ class LockFile:
         self.fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
         _open.add(self)
 
-    def take(self) -> bool:
+    def take(self, wait: bool = False) -> bool:
         """Locks it until it is closed; False: another process has it, or looks at it this moment."""
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
         return True

@@ -12,7 +12,6 @@ has the SHA-256 that the index has. It proves nothing of bytes that it did not r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import random
@@ -41,6 +40,7 @@ from ..errors import (
     StowageError,
     WireError,
 )
+from ..locks import LockFile
 from ..restore import deliver
 from ..restore.report import Options
 from ..settings import Settings
@@ -333,17 +333,14 @@ def _alone(settings: Settings) -> Iterator[None]:
     """One drill at a time; what a killed one left here is removed. Raises Busy."""
     try:
         files.make_folder(settings.state)
-        handle = os.open(settings.state / "drill.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = LockFile(settings.state / "drill.lock")
     except OSError as error:
         raise CatalogError(f"{settings.state} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.closing(lock):
+        if not lock.take():
+            raise Busy("another drill is at work", "wait for it")
         _clean(settings)
         yield
-    except BlockingIOError:
-        raise Busy("another drill is at work", "wait for it") from None
-    finally:
-        os.close(handle)
 
 
 def _clean(settings: Settings) -> None:

@@ -7,7 +7,6 @@ prompts and files that somebody names in the command line.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shlex
@@ -22,6 +21,7 @@ from ..errors import Busy, RequestError, StowageError
 from ..image import recipients as wrapping
 from ..image.signing import PRIVATE, PUBLIC, Signer, load_public_keys, write_public
 from ..keys import kit, store
+from ..locks import LockFile
 
 HOLDING = "holding"
 ASKING = 50  # dumps that are looked at one after the other until a key was needed
@@ -265,17 +265,13 @@ class _Work:
 @contextlib.contextmanager
 def _alone(settings: Any) -> Iterator[None]:
     files.make_folder(settings.state)
-    handle = os.open(settings.state / "rewrap.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.closing(LockFile(settings.state / "rewrap.lock")) as lock:
+        if not lock.take():
+            raise Busy("keys are being renewed already", "wait for it")
         spool = settings.state / "rewrap"
         for path in spool.iterdir() if spool.is_dir() else ():
             path.unlink()  # what a killed one left
         yield
-    except BlockingIOError:
-        raise Busy("keys are being renewed already", "wait for it") from None
-    finally:
-        os.close(handle)
 
 
 def signing_key(settings: Any) -> Tuple[str, bool]:

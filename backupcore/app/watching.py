@@ -7,10 +7,9 @@ between tells once more, nobody hears nothing.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -19,6 +18,7 @@ from ..catalog import places, slim
 from ..catalog.records import FAIL, OK, WARN, RunRow
 from ..errors import CatalogError, StowageError
 from ..hookspecs import Event
+from ..locks import LockFile
 from ..report import watch
 from ..report.night import SourceLine, count
 from ..settings import HoldingDisk
@@ -236,11 +236,9 @@ def _alone(engine: Engine, dry: bool) -> Iterator[None]:
         return
     try:
         files.make_folder(engine.settings.state)
-        fd = os.open(places.watch_lock(engine.settings.state), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = LockFile(places.watch_lock(engine.settings.state))
     except OSError as error:
         raise CatalogError(f"{engine.settings.state} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with closing(lock):
+        lock.take(wait=True)
         yield
-    finally:
-        os.close(fd)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import json
 import os
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from ..ids import is_name
 from ..image import recipients as wrapping
 from ..image.recipients import PASSPHRASE, RSA, PrivateKey, Recipient
 from ..image.seal import FileKey
+from ..locks import LockFile
 
 SCHEMA = 1
 ACTIVE, REVOKED = "active", "revoked"
@@ -157,16 +157,13 @@ def changing(folder: Path) -> Iterator[None]:
     try:
         for path in (folder, folder / "recipients", folder / "private"):
             files.make_lasting(path)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = LockFile(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}", "the key folder must be the user stowage's") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.closing(lock):
+        if not lock.take():
+            raise Busy(f"{folder}: another command is changing keys", "wait for it")
         yield
-    except BlockingIOError:
-        raise Busy(f"{folder}: another command is changing keys", "wait for it") from None
-    finally:
-        os.close(handle)
 
 
 def generate(folder: Path, name: str, kind: str, ask: Any) -> Record:

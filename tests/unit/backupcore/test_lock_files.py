@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -13,6 +14,7 @@ from backupcore.locks import LockFile
 
 HOLD = """
 import sys
+import threading
 from backupcore.locks import LockFile
 lock = LockFile(sys.argv[1])
 print(lock.take(), flush=True); sys.stdin.read()
@@ -126,3 +128,19 @@ def test_what_cannot_be_opened_is_an_error_and_is_not_kept(path):
     path.symlink_to("/etc/hostname")
     with pytest.raises(OSError):
         LockFile(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def test_who_waits_has_it_when_the_other_has_given_it_back(path):
+    first, second = LockFile(path), LockFile(path)
+    try:
+        assert first.take()
+        waiter = threading.Thread(target=second.take, kwargs={"wait": True})
+        waiter.start()
+        waiter.join(0.05)
+        assert waiter.is_alive()
+        first.close()
+        waiter.join(60)
+        assert not waiter.is_alive() and not free(path)
+    finally:
+        first.close()
+        second.close()
