@@ -137,7 +137,7 @@ class _Kept:
         self._catalog = catalog
         self.row: Any = None
 
-    def put_copy(self, row: CopyRow) -> None:
+    def put_copy(self, row: CopyRow, lasting: bool = True) -> None:
         self.row = row
 
     def __getattr__(self, name: str) -> Any:

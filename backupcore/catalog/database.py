@@ -13,15 +13,29 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Optional, Self
+from typing import Any, Iterator, List, Mapping, Optional, Self
 
 import sqlalchemy as sa
 
 from .. import clock, files, text
 from ..errors import CatalogError
+from .statements import text_of
 from .tables import MIGRATIONS, schema
 
 BUSY_SECONDS = 60.0
+IDLE = 4  # connections that are kept for the next who asks
+
+
+class Plain:
+    """A connection past SQLAlchemy, whose own work is several times that of SQLite: for statements.py."""
+
+    def __init__(self, path: Path, synchronous: str):
+        self.raw = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        _prepare(self.raw, synchronous)
+
+    def execute(self, statement: sa.Executable, values: Mapping[str, Any]) -> sqlite3.Cursor:
+        """Runs one of them; its rows are tuples, with what SQLite has in place of a bool."""
+        return self.raw.execute(text_of(statement, tuple(values)), values)
 
 
 class Database:
@@ -43,6 +57,8 @@ class Database:
         self._engine = self._connected(4, "FULL")
         # what it commits is synced by _sync(), outside its lock
         self._writer = self._connected(1, "NORMAL")
+        self._idle: List[Plain] = []
+        self._plain_writer: Optional[Plain] = None
         try:
             self._migrate()
         except BaseException:
@@ -61,6 +77,12 @@ class Database:
         """Gives the database back; the catalog cannot be used after."""
         self._engine.dispose()
         self._writer.dispose()
+        while self._idle:
+            self._idle.pop().raw.close()
+        with self._writing:
+            if self._plain_writer is not None:
+                self._plain_writer.raw.close()
+                self._plain_writer = None
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +112,29 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             raise self._error(error) from None
 
+    def _rows(self, statement: sa.Executable, asked: Mapping[str, Any]) -> List[tuple]:
+        """What one of statements.py reads, as _look()."""
+        try:
+            connection = self._plain()
+            try:
+                rows = connection.execute(statement, asked).fetchall()
+            except BaseException:
+                connection.raw.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._error(error) from None
+        if len(self._idle) < IDLE:
+            self._idle.append(connection)
+        else:
+            connection.raw.close()
+        return rows
+
+    def _plain(self) -> Plain:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Plain(self.path, "FULL")
+
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         """All or nothing; what is written is there for good when this is left."""
@@ -109,6 +154,27 @@ class Database:
         except sa.exc.SQLAlchemyError as error:
             raise self._error(error) from None
         self._sync(mine)
+
+    @contextmanager
+    def _put(self, lasting: bool = True) -> Iterator[Plain]:
+        """_write() for statements.py. lasting False: it is seen by all at once, but a power cut may take it, until the
+        next that lasts; whoever is killed loses nothing."""
+        try:
+            with self._writing:
+                connection = self._plain_writer = self._plain_writer or Plain(self.path, "NORMAL")
+                connection.raw.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.raw.execute("COMMIT")
+                except BaseException:
+                    connection.raw.rollback()
+                    raise
+                self._written += 1
+                mine = self._written
+        except sqlite3.Error as error:
+            raise self._error(error) from None
+        if lasting:
+            self._sync(mine)
 
     def _sync(self, number: int) -> None:
         """Waits until a transaction is there for good. Raises CatalogError; after that nothing is believed any more,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 import sqlalchemy as sa
 
@@ -73,7 +73,7 @@ def stays_between(catalog: Catalog, begin_ns: int, end_ns: int) -> List[Stay]:
         return [Stay(**row) for row in connection.execute(query.order_by(stays.c.came_ns, stays.c.dump)).mappings()]
 
 
-def follow(connection: sa.Connection, row: CopyRow, now_ns: int) -> None:
+def follow(connection: Any, row: CopyRow, now_ns: int) -> None:
     """Brings the stay of a copy up to its row that is being written."""
     if row.target == HOLDING or row.state not in ("done", "verified", "expired"):
         return  # on its way, or as it was: what is damaged takes room, too
@@ -89,9 +89,8 @@ def follow(connection: sa.Connection, row: CopyRow, now_ns: int) -> None:
         told.update(objects=len(sizes), small=len(small), small_bytes=sum(small))
     if connection.execute(_there(tuple(told)), {**here, **told}).rowcount:
         return
-    of_it = connection.execute(_WHOSE, here).first()
-    if of_it is not None:
-        values = {"objects": 0, "small": 0, "small_bytes": 0, **told, "client": of_it.client, "source": of_it.source}
+    for client, source in connection.execute(_WHOSE, here):
+        values = {"objects": 0, "small": 0, "small_bytes": 0, **told, "client": client, "source": source}
         connection.execute(_CAME, {"dump": row.dump, "target": row.target, "came_ns": now_ns, **values})
 
 

@@ -10,13 +10,19 @@ from functools import lru_cache
 from typing import Tuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import dialect, insert
 
 from .tables import copies, counters, dumps, results
 
 
 def _is(*columns: sa.Column) -> Tuple[sa.ColumnElement, ...]:
     return tuple(column == sa.bindparam(column.name) for column in columns)
+
+
+@lru_cache(maxsize=None)
+def text_of(statement: sa.Executable, names: Tuple[str, ...]) -> str:
+    """The statement as SQLite takes it, for values of these names."""
+    return str(statement.compile(dialect=dialect(paramstyle="named"), column_keys=list(names)))
 
 
 @lru_cache(maxsize=None)

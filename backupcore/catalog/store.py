@@ -39,9 +39,11 @@ _TABLES = {DumpRow: dumps, CopyRow: copies, ProofRow: proofs, ResultRow: results
 @lru_cache(maxsize=None)
 def _places(cls: type) -> Tuple[Tuple[int, Optional[Callable[[str], Any]]], ...]:
     """For each field of a record: where its column stands in a row of its table, and what makes it of a text."""
-    names = _TABLES[cls].c.keys()
+    columns = _TABLES[cls].c
+    names = columns.keys()
     made = {"notes": lambda value: tuple(json.loads(value))} if cls is DumpRow else {}
     how = {name: made.get(name, json.loads) for name in _JSON_COLUMNS}
+    how.update({one.name: bool for one in columns if isinstance(one.type, sa.Boolean)})
     return tuple((names.index(one.name), how.get(one.name)) for one in fields(cls))
 
 
@@ -84,8 +86,8 @@ class Catalog(Database):
         return self._one(RunRow, sa.select(runs).where(runs.c.id == run))
 
     def add_result(self, row: ResultRow) -> None:
-        """What became of one source in a run."""
-        with self._write() as connection:
+        """What became of one source in a run; there for good with what is written next, the run's end at the latest."""
+        with self._put(lasting=False) as connection:
             connection.execute(statements.NEW_RESULT, _plain(row))
 
     def results(self, run: str) -> List[ResultRow]:
@@ -97,15 +99,16 @@ class Catalog(Database):
     def next_counter(self, client: str, source: str) -> int:
         """The next number of this source, 1…; given out once, also when the dump comes to nothing."""
         asked = {"client": client, "source": source}
-        with self._write() as connection:
-            value = (connection.execute(statements.COUNTER, asked).scalar() or 0) + 1
+        with self._put() as connection:
+            (last,) = connection.execute(statements.COUNTER, asked).fetchone() or (0,)
+            value = last + 1
             connection.execute(statements.RAISED, {**asked, "last": value})
         return value
 
     def add_dump(self, row: DumpRow, made: Sequence[CopyRow] = ()) -> None:
         """A dump whose image is whole, synced and signed; made: its copies that are there already, in the same step.
         Raises CatalogError when it is there already."""
-        with self._write() as connection:
+        with self._put() as connection:
             connection.execute(statements.NEW_DUMP, _plain(row))
             for copy in made:
                 connection.execute(statements.NEW_COPY, _dated(copy))
@@ -244,13 +247,14 @@ class Catalog(Database):
 
     # copies
 
-    def put_copy(self, row: CopyRow) -> None:
-        """Writes the row of one dump on one target, new or not; updated_ns 0 becomes now."""
+    def put_copy(self, row: CopyRow, lasting: bool = True) -> None:
+        """Writes the row of one dump on one target, new or not; updated_ns 0 becomes now. lasting False: a power cut
+        may take it, as long as nothing else is written."""
         if row.state not in COPY_STATES:
             raise ValueError(f"{row.state!r} is no state of a copy")
         values = _dated(row)
         known = {**values, "its_dump": row.dump, "its_target": row.target}
-        with self._write() as connection:
+        with self._put(lasting) as connection:
             if connection.execute(statements.SAME_COPY, known).rowcount == 0:
                 connection.execute(statements.NEW_COPY, values)
             follow(connection, row, values["updated_ns"])
@@ -351,14 +355,16 @@ class Catalog(Database):
             return [EstimateRow(*row) for row in connection.execute(query)]
 
     def _all(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> list:
+        if asked is not None:
+            return [_record(cls, row) for row in self._rows(query, asked)]
         with self._look() as connection:
-            return [_record(cls, row) for row in connection.execute(query, asked or {})]
+            return [_record(cls, row) for row in connection.execute(query)]
 
     def _one(self, cls: type, query: sa.Select, asked: Optional[Mapping[str, Any]] = None) -> Any:
         return next(iter(self._all(cls, query, asked)), None)
 
 
-def _raise(connection: sa.Connection, client: str, source: str, least: int) -> None:
+def _raise(connection: Any, client: str, source: str, least: int) -> None:
     """The source's next dump gets a higher number than least."""
     connection.execute(statements.RAISED, {"client": client, "source": source, "last": least})
 

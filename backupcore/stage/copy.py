@@ -83,7 +83,8 @@ class Copying:
             found = self.target.stat(self._at(manifest))
             if found is None or found.size != manifest.size:
                 raise TargetRefused(f"target {self.row.target} lost {self._at(manifest)}", "stowage check")
-        self._note("done", bytes=self.total)  # with its files: what it costs there is told by them
+        # with its files: what it costs there is told by them. The next note, not this one, is waited for
+        self._note("done", lasting=False, bytes=self.total)
         if self.files.get(manifest.name) != _proof(manifest) and not self._reads_right(manifest):
             # it came under this name by this copy or is the same dump's: without it the next try begins anew
             self._take_away(manifest)
@@ -272,15 +273,15 @@ class Copying:
         if new or time.monotonic() - self.saved >= SAVE_SECONDS:
             self._note("copying")
 
-    def _note(self, state: str, **values: Any) -> None:
-        """The row in the catalog: how far this copy is."""
+    def _note(self, state: str, lasting: bool = True, **values: Any) -> None:
+        """The row in the catalog: how far this copy is. lasting: as put_copy()."""
         upload: Dict[str, Any] = {"files": self.files, "current": self.current}
         if self.repair:
             upload["repair"] = True
         if self.asked:
             upload["asked"] = self.asked
         self.row = replace(self.row, **{"state": state, "upload": upload, "error": "", "updated_ns": 0, **values})
-        self.catalog.put_copy(self.row)
+        self.catalog.put_copy(self.row, lasting)
         self.saved, self.unsaved = time.monotonic(), False
 
 

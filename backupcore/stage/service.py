@@ -195,8 +195,8 @@ class Service:
                 dump = job.dump
                 self._places[key] = (dump.begun_ns, dump.client, dump.source, dump.counter, place)
                 self._rules[key] = rule_of(self.settings, dump, key[1])
-            if job.row.updated_ns == 0:
-                self.catalog.put_copy(job.row)
+            if job.row.updated_ns == 0:  # what a rule asks for is due again whatever the power took
+                self.catalog.put_copy(job.row, lasting=bool(job.row.upload))
             with self._changed:
                 self._queue[key] = job
                 self._changed.notify_all()

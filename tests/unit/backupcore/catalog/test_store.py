@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from backupcore.catalog import database, locked, marks
+from backupcore.catalog import database, locked, marks, statements
 from backupcore.catalog.records import CopyRow, DumpRow, EstimateRow, ProofRow, ResultRow
 from backupcore.catalog.store import Catalog
 from backupcore.errors import CatalogError
@@ -440,6 +440,46 @@ def test_every_answer_waits_for_an_fsync_that_began_after_its_commit(catalog, mo
     for thread in threads:
         thread.join(60)
     assert not late and 5 <= len(syncs) <= 40
+
+
+def test_only_what_can_be_found_out_again_is_not_waited_for(catalog, monkeypatch):
+    real, syncs = os.fdatasync, []
+    monkeypatch.setattr(database.os, "fdatasync", lambda fd: (syncs.append(fd), real(fd)))
+
+    def waited(step, *args, **more):
+        syncs.clear()
+        step(*args, **more)
+        return len(syncs)
+
+    row, run = dump_row(), catalog.begin_run("run").id
+    assert waited(catalog.add_dump, row) == 1
+    assert waited(catalog.put_copy, CopyRow(row.id, "nas", "verified")) == 1
+    assert waited(catalog.put_copy, CopyRow(row.id, "cloud"), lasting=False) == 0
+    assert waited(catalog.add_result, ResultRow(run, row.client, row.source, True)) == 0
+    with Catalog(catalog.path) as other:  # it is seen all the same, also by others
+        assert [one.target for one in other.copies(dump=row.id)] == ["cloud", "nas"] and other.results(run)
+    assert waited(catalog.end_run, run, "OK") == 1  # and is there for good with it
+
+
+def test_what_goes_past_sqlalchemy_comes_back_as_it_went(catalog):
+    rows = [dump_row(), dump_row("20261123T120000Z-L0-00000009", damaged=True, notes=("a", "b"))]
+    for row in rows:
+        catalog.add_dump(row)
+    with catalog._look() as connection:
+        by_it = connection.execute(statements.DUMP, {"id": rows[1].id}).one()
+    assert catalog._rows(statements.DUMP, {"id": rows[1].id}) == [tuple(by_it)]
+    found = catalog.dumps(rows[0].client, rows[0].source)
+    assert found == rows and [one.damaged for one in found] == [False, True]
+    assert all(type(one.damaged) is bool for one in found)
+
+
+def test_a_statement_that_fails_leaves_nothing_behind_it(catalog):
+    row = dump_row()
+    catalog.add_dump(row)
+    with pytest.raises(CatalogError):  # the dump's row went in before the copy, whose dump is unknown
+        catalog.add_dump(dump_row("20261123T120000Z-L0-00000009"), (CopyRow("gone", "nas", "verified"),))
+    assert [one.id for one in catalog.dumps()] == [row.id]
+    assert catalog.next_counter(row.client, row.source) == row.counter + 1
 
 
 def test_after_an_fsync_that_failed_nothing_is_believed(catalog, monkeypatch):

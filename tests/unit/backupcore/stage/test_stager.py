@@ -435,12 +435,12 @@ catalog = Catalog(places.catalog_file(settings.state))
 count = 0
 put_copy, world = catalog.put_copy, World.__new__(World)
 world.root, world.settings, world.server = Path(sys.argv[3]), settings, places.server_id(settings.state)
-def counted(row):
+def counted(row, lasting=True):
     global count
     count += 1
     if count == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    put_copy(row)
+    put_copy(row, lasting)
 catalog.put_copy = counted
 target = world.directory("nas")
 results = stager.stage(settings, catalog, lambda name: target)
