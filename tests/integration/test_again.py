@@ -59,7 +59,7 @@ def size_of(reader):
     return fcntl.fcntl(reader._fd, 1032)  # F_GETPIPE_SZ, which Python knows since 3.10
 
 
-def wait_for(what, seconds=30):
+def wait_for(what, seconds=60):
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
