@@ -9,14 +9,18 @@ has taken is no lock. Here lives taking it, and telling who has it; the keeper o
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import socket
 import time
 from typing import Any, Optional
 
 from ..errors import SourceBusy
 from ..text import escape
+from . import hashes
+
+try:
+    import _socket as socket  # all that is needed of it; the rest takes 2 ms to load
+except ImportError:
+    import socket  # type: ignore[no-redef]
 
 WAIT = 20.0  # seconds: an agent whose line is gone ends within 15
 STEP = 0.2
@@ -78,7 +82,7 @@ def _name(config: str, client: str, source: str) -> Optional[bytes]:
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     words = (os.geteuid(), folder.st_dev, folder.st_ino, os.path.basename(real), client, source)
-    told = hashlib.sha256(repr(words).encode("utf-8", "backslashreplace")).hexdigest()
+    told = hashes.own(repr(words).encode("utf-8", "backslashreplace")).hexdigest()
     return b"\0stowage/" + told.encode()
 
 

@@ -12,7 +12,6 @@ import os
 import stat
 import time
 from binascii import hexlify
-from hashlib import sha256
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ..image import pax
@@ -22,7 +21,7 @@ from ..image.order import member_name
 from ..image.state import SUSPECT, Row, signed
 from ..text import escape
 from ..wire import CONTINUES, LAST, MARK
-from . import linux
+from . import hashes, linux
 from .links import Link, Links
 from .outbox import FRAME_SIZE, Outbox
 from .resume import Half, member_head
@@ -35,7 +34,7 @@ LINES = 2048  # index lines sent together, fewer of long ones
 LINES_SIZE = 4 << 20
 SAFE_AGE = 2_000_000_000  # ns: what changed this shortly before it was read may have changed again unseen
 _HALF = 1 << 63
-_EMPTY = sha256(b"").digest()
+_EMPTY = hashes.own(b"").digest()
 _ZEROS = bytes(FRAME_SIZE)
 
 
@@ -68,6 +67,7 @@ class Archive:
         if marks:
             self.links.tell()
         self.entries = self.files = self.bytes = self.suspects = 0
+        self._sha256 = hashes.at_hand()
 
     def sums(self) -> Dict[str, int]:
         """The counters."""
@@ -259,7 +259,8 @@ class Archive:
         regular, flags, frame_size = pax.regular, linux.FILE_FLAGS, self._size
         buffer, place, start, lines, offsets = self._buffer, self._place, self._start, self._lines, self._offsets
         young = time.time_ns() - SAFE_AGE
-        view = memoryview(buffer)
+        view, sha256 = memoryview(buffer), self._hash_for(0)
+        little = hashes.LITTLE - self.bytes if sha256 is hashes.own else _HALF
         most = min(LINES, 1 + LINES_SIZE // (4 * len(prefix) + 1400))
         count = total = 0
         turn = begin
@@ -318,6 +319,8 @@ class Archive:
             place = end
             count += 1
             total += size
+            if total > little:
+                sha256, little = self._hash_for(total), _HALF
             put(name, (mode, size, mtime, ctime, inode if inode < _HALF else signed(inode), 1))
             if len(lines) >= most:
                 self.flush_lines()
@@ -363,6 +366,12 @@ class Archive:
             return None
         return self.entry(name, path)
 
+    def _hash_for(self, size: int) -> Any:
+        """The SHA-256 for so many bytes more."""
+        if self._sha256 is hashes.own and self.bytes + size > hashes.LITTLE:
+            self._sha256 = hashes.quick()
+        return self._sha256
+
     def _content(self, fd: int, path: bytes, status: os.stat_result, suspect: bool) -> Row:
         header, segments, stored = member_head(fd, path, status)
         length = len(header) + stored + -stored % 512
@@ -378,12 +387,12 @@ class Archive:
             data = os.read(fd, stored) if stored else b""
             if len(data) < stored:
                 data, missing = self._read_rest(fd, data, stored, path)
-            digest = sha256(data).digest() if stored else _EMPTY
+            digest = self._hash_for(stored)(data).digest() if stored else _EMPTY
             place = self._place
             self._buffer[place : place + length] = b"%b%b%b" % (header, data, _ZEROS[: -stored % 512])
             self._place = place + length
         else:
-            hashed = sha256()
+            hashed = self._hash_for(stored)()
             self._half = Half(path, status, suspect, offset, header, stored, hashed)
             self._add(header)
             for start, count in segments if segments is not None else ((0, stored),):

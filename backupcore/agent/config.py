@@ -6,23 +6,20 @@ sends names of sources only.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import json
 import os
-import re
 import stat
 from typing import Any, Dict, NamedTuple
 
 from .. import ids
 from ..errors import AgentRefused
 from ..text import escape
+from . import hashes
 
 SCHEMA = 1
 LIMIT = 4 << 20
 SITE = "run the playbook stowage.backup.site for this client"
-_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/\n]{300,16000}={0,2})\n-----END PUBLIC KEY-----\n?\Z")
+_KEY = r"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/\n]{300,16000}={0,2})\n-----END PUBLIC KEY-----\n?\Z"
 _DEFAULTS = {"scratch": "/var/lib/stowage/restore", "permits": "/run/stowage/permit"}
 
 
@@ -131,8 +128,12 @@ def _source(path: str, name: str, value: Any) -> Source:
 def _fingerprint(pem: str) -> str:
     """Hex SHA-256 of a public key's DER, as in image.recipients, '' when it is none: hello must not wait for
     python3-cryptography."""
-    match = _KEY.match(pem)
+    import base64
+    import binascii
+    import re
+
+    match = re.match(_KEY, pem)
     try:
-        return hashlib.sha256(base64.b64decode(match.group(1))).hexdigest() if match else ""
+        return hashes.own(base64.b64decode(match.group(1))).hexdigest() if match else ""
     except binascii.Error:
         return ""

@@ -12,6 +12,7 @@ the agent does, and the agent fails when one of them does.
 from __future__ import annotations
 
 import gc
+import hashlib  # noqa: F401 - before the processes are made: each of them would load it
 import json
 import marshal
 import mmap

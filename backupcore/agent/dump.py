@@ -23,7 +23,6 @@ from .archive import Archive
 from .full import Totals, folder_status, mount_row, own_row, tasks
 from .links import Link
 from .old import Old, OldRows
-from .scout import is_scouts
 from .walk import MOUNT, Level, Names, Walk, look
 
 _ONES = array("q", [1]) * ENTRIES
@@ -121,7 +120,7 @@ class Dump:
         if reason is not None:
             self._absent_folder(path, reason)
             return
-        if self._scout is not None and is_scouts(path) and self._seen_by_scout(name, path):
+        if self._scout is not None and self._scout.has(path) and self._seen_by_scout(name, path):
             return
         below = None
         try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from hashlib import sha256
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import RequestError
@@ -22,7 +21,7 @@ from ..image import pax
 from ..image.index import check_path
 from ..image.order import ROOT, key
 from ..wire import AGAIN, END, LINKS
-from . import linux
+from . import hashes, linux
 
 FORMAT = 1  # of marks, and of the order in which messages come
 POINTS = 8
@@ -80,7 +79,7 @@ class Resume(NamedTuple):
 def _sameness(status: os.stat_result, header: bytes) -> Dict[str, Any]:
     return {
         "inode": status.st_ino, "size": status.st_size, "mtime": status.st_mtime_ns, "ctime": status.st_ctime_ns,
-        "header": sha256(header).hexdigest(),
+        "header": hashes.own(header).hexdigest(),
     }  # fmt: skip
 
 
@@ -118,7 +117,7 @@ def identity(half: Any, source: Any, request: Dict[str, Any], codec: str) -> Opt
         return None
     asked = [request.get(name) for name in ("level", "compress", "segment", "newer")]
     text = json.dumps([FORMAT, tree, source.type, source.options, codec, asked], sort_keys=True)
-    return sha256(text.encode("ascii")).hexdigest()
+    return hashes.own(text.encode("ascii")).hexdigest()
 
 
 def of_request(request: Dict[str, Any]) -> Optional[Resume]:
@@ -194,7 +193,7 @@ def _open(root: bytes, path: bytes) -> int:
 
 def _hash(fd: int, segments: List[Tuple[int, int]], count: int) -> Any:
     """The SHA-256 of the first count bytes of segments; None when the file has fewer. Raises OSError."""
-    hashed, room = sha256(), memoryview(bytearray(_STEP))
+    hashed, room = hashes.quick()(), memoryview(bytearray(_STEP))
     for start, length in segments:
         os.lseek(fd, start, os.SEEK_SET)
         left = min(length, max(0, count))

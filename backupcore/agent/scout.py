@@ -78,6 +78,10 @@ class Scout:
         except BrokenPipeError:
             pass  # it is not needed
 
+    def has(self, path: bytes) -> bool:
+        """Whether it looks at the folder of this path."""
+        return is_scouts(path)
+
     def seen(self, path: bytes) -> Seen:
         """A folder as the scout found it. Paths are asked in walk order."""
         wanted = key(path, True)

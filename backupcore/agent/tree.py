@@ -7,7 +7,6 @@ is sources/tree.py, the walk is walk.py.
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import Any, Dict, List, Optional, Union
 
 from . import linux
@@ -53,6 +52,10 @@ def _commands(options: Dict[str, Any], word: str) -> List[Union[str, List[str]]]
 
 
 def _run(options: Dict[str, Any], word: str) -> None:
+    if not _commands(options, word):
+        return
+    import subprocess  # takes its time, and most sources have no scripts
+
     for command in _commands(options, word):
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
         try:

@@ -18,7 +18,7 @@ HALVES = {"tree": "backupcore.agent.tree"}
 START = "backupcore.agent.serve"
 BYTECODE = "backupcore.agent.bytecode"
 # What the agent looks for at run time and works without.
-OPTIONAL = frozenset(("compression", "cryptography", "zstandard"))
+OPTIONAL = frozenset(("_sha2", "_sha256", "_socket", "compression", "cryptography", "zstandard"))
 _MAIN = '''"""Starts the agent."""
 import os
 import sys
