@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from agent_peer import Peer
@@ -17,6 +19,7 @@ ASK = (
     "import backupcore.image.pax, backupcore.agent.tree\n"
     "print(used, type(serve.__loader__).__name__, serve.__file__, bool(serve.__loader__.get_source(serve.__name__)))\n"
 )
+ROOT = Path(__file__).resolve().parents[4]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps byte code")
 
 
@@ -88,7 +91,7 @@ def test_what_root_alone_did_not_write_is_not_used(peer, harm):
         path.unlink()
         os.mkfifo(path)
     else:
-        place = len(b"Stowage byte code 1\n") + 32  # which Python it is
+        place = len(b"Stowage byte code 2\n") + 32  # which Python it is
         path.write_bytes(data[:place] + bytes(32) + data[place + 32 :])
     assert ask(peer)[0] == "False"
     assert peer.dump().done["entries"] == 1  # and the agent works as without it
@@ -105,3 +108,26 @@ def test_looking_and_unpacking_keep_nothing(peer):
         [sys.executable, "-I", str(peer.pyz), "--config", str(peer.config), "hello"], capture_output=True
     )
     assert not done.returncode and not code(peer).exists()
+
+
+def test_agent_pyz_is_read_again_only_when_it_is_another_file_or_was_written_to(peer):
+    # where agent.pyz is read, this digest is no digest
+    asking = (
+        "import sys\nfrom backupcore.agent import bytecode, hashes\nhashes.own = lambda data: None\n"
+        "try:\n    print(bytecode.use(sys.argv[1]))\nexcept AttributeError:\n    print('read')\n"
+    )
+
+    def used() -> str:
+        done = subprocess.run([sys.executable, "-c", asking, str(peer.pyz)], capture_output=True, text=True, cwd=ROOT)
+        return done.stdout.strip() or done.stderr
+
+    peer.dump()
+    assert used() == "read"  # it was made a moment before: its times tell too little
+    code(peer).unlink()
+    time.sleep(1.1)
+    peer.dump()
+    assert used() == "True"
+    data = bytearray(peer.pyz.read_bytes())
+    data[-1] ^= 1
+    peer.pyz.write_bytes(data)
+    assert used() == "read" and ask(peer)[0] == "False"
