@@ -13,6 +13,10 @@ Subclass TargetConformance in a test module and give it a fixture `target` that 
         def plant(self, ...):  # if the place can be reached behind the target's back
             return lambda name, content: ...  # puts content there under a name in bytes, also a hostile one
 
+        @pytest.fixture
+        def again(self, ...):
+            return lambda: ...  # opens the place of `target` once more, as prune does: context with pruning=True
+
 Here live the behaviours the engine builds on; those of paced puts and of streams are target_streams.py, those of locks
 target_locks.py. Not how a driver tells its own place's errors.
 """
@@ -66,6 +70,11 @@ class TargetConformance(StreamConformance, LockConformance):
     def plant(self):
         """plant(name in bytes, content): a file at the place that came there by another way."""
         pytest.skip("give the suite a fixture named plant")
+
+    @pytest.fixture
+    def again(self):
+        """again() -> the place of target, opened once more with pruning=True in its context."""
+        pytest.skip("give the suite a fixture named again")
 
     # -- what goes in comes out
 
@@ -220,7 +229,8 @@ class TargetConformance(StreamConformance, LockConformance):
     def test_times_are_those_of_now(self, target, file):
         target.put("name", file(b"x"))
         (found,) = target.list("name")
-        assert found.modified_ns == 0 or abs(found.modified_ns - time.time_ns()) < 3600 * 10**9
+        for one in (found, target.stat("name")):
+            assert one.modified_ns == 0 or abs(one.modified_ns - time.time_ns()) < 3600 * 10**9
 
     # -- nothing half
 
@@ -379,6 +389,24 @@ class TargetConformance(StreamConformance, LockConformance):
             won = [index for index in pool.map(work, range(4)) if index is not None]
         assert len(won) == 1
         assert b"".join(target.read("race")) == b"%d" % won[0]
+
+    # -- two at one place
+
+    def test_prune_beside_it_sees_and_removes_the_same_files(self, target, file, again):
+        name = "beside/source/dump/file"
+        target.put(name, file(b"first"), if_absent=True)
+        with pytest.raises(TargetError):  # what was refused must leave nothing locked for others
+            target.put(name, file(b"second"), if_absent=True)
+        other = again()
+        try:
+            assert b"".join(other.read(name)) == b"first"
+            assert [found.name for found in other.list("beside/")] == [name]
+            other.delete(name)
+            assert target.stat(name) is None
+        finally:
+            other.close()
+        target.put(name, file(b"third"), if_absent=True)  # it goes on when the other is closed
+        assert b"".join(target.read(name)) == b"third"
 
     # -- what it says of itself
 

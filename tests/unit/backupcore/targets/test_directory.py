@@ -54,6 +54,10 @@ class TestDirectory(TargetConformance):
     def plant(self, place):
         return lambda name, content: planted(os.fsencode(place) + b"/" + name, content)
 
+    @pytest.fixture
+    def again(self, place, tmp_path):
+        return lambda: opened(place, tmp_path / "state")
+
 
 def planted(path, content):
     with open(path, "wb") as file:

@@ -122,6 +122,11 @@ class TestS3(TargetConformance):
 
         return put
 
+    @pytest.fixture
+    def again(self, shared):
+        context = TargetContext("cloud", SERVER, shared.folder, pruning=True)
+        return lambda: S3Target(shared.options, context)
+
 
 def uploads(plain):
     found = plain.list_multipart_uploads(Bucket="unit").get("Uploads", ())
