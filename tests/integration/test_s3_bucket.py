@@ -146,7 +146,8 @@ def test_a_rule_moves_parts_to_other_classes_beside_those_of_others(place):
     assert told.ok and told.changed
     rules = rules_of(plain, "moves")
     assert set(rules) == {"theirs", "stowage prod parts", "stowage prod unfinished uploads"}
-    assert [(one["StorageClass"], one["Days"]) for one in rules["stowage prod parts"]["Transitions"]] == [("GLACIER", 31)]
+    (transition,) = rules["stowage prod parts"]["Transitions"]
+    assert (transition["StorageClass"], transition["Days"]) == ("GLACIER", 31)
     told = make("moves", only)  # nobody asks for it any more: nothing is taken away
     assert "lifecycle" not in told and set(rules_of(plain, "moves")) == set(rules)
 
