@@ -249,7 +249,7 @@ class Crew:
             elif kind == _ASK:
                 found = self.links.find(marshal.loads(data))
                 reply = marshal.dumps(None if found is None else tuple(found))
-                os.write(worker.answer, struct.pack("<I", len(reply)) + reply)
+                _write_all(worker.answer, struct.pack("<I", len(reply)) + reply)
             elif kind == _PUT:
                 key, link, names = marshal.loads(data)
                 self.links.put(key, Link(*link), names)
@@ -263,6 +263,12 @@ class Crew:
             else:
                 told = json.loads(data)
                 raise SourceFailed(told["message"], told["hint"])
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # who is stopped while a full pipe lets it wait has written a part
+        view = view[os.write(fd, view) :]
 
 
 def _died() -> StowageError:
@@ -284,10 +290,8 @@ class _Out:
 
     def send(self, kind: bytes, data: Any) -> None:
         """One message."""
-        view = memoryview(_HEAD.pack(kind, len(data)) + data)
         with self._lock:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            _write_all(self._fd, _HEAD.pack(kind, len(data)) + data)
 
     def send_frame(self, length: int, flags: int, stored: bytes) -> None:
         """A frame, through the shared memory: waits for room there."""

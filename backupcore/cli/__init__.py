@@ -21,9 +21,11 @@ from typing import List, Optional
 def main(argv: Optional[List[str]] = None) -> int:
     """The command `stowage`. Returns the exit status; without argv this process is the command's own, and ends."""
     from ._main import main as start
+    from ._output import take_whole
 
     if argv is not None:
         return start(argv)
+    take_whole()
     # Loading makes 150,000 objects and no garbage: by the usual threshold a sixth of the time goes into looking.
     gc.set_threshold(200_000, 10, 10)
     status = start(None)

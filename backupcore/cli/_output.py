@@ -6,6 +6,7 @@ in the verbs. Everything that may come from a client is escaped before it gets h
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -94,6 +95,15 @@ def word(status: Any) -> str:
 
 def _now(value: Any) -> Any:
     return value() if callable(value) else value
+
+
+def take_whole() -> None:
+    """Makes standard output take all that it is given. By `python -u` and PYTHONUNBUFFERED it is a raw file: a process
+    that is stopped while a full pipe lets it wait loses, untold, what its write() had left."""
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        words = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors, "line_buffering": True}
+        sys.stdout = io.TextIOWrapper(open(raw.fileno(), "wb", closefd=False), **words)
 
 
 def line(words: str) -> None:

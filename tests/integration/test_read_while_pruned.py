@@ -7,6 +7,8 @@ import random
 import select
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 from cli_lab import Server
@@ -40,7 +42,7 @@ def reader(server, tmp_path):
     server.client("web1", {"data": {"path": str(tmp_path / "tree"), "policy": "p"}})
     server.stowage("run")
     words = ("restore", f"web1:{tmp_path}/tree/file", "--stdout")
-    child = server.start(*words, process_group=0)
+    child = server.start(*words, process_group=0, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     try:
         assert select.select([child.stdout], [], [], WITHIN)[0]
         child.begun = os.read(child.stdout.fileno(), 1)
@@ -68,6 +70,23 @@ def test_what_a_restore_reads_stays_until_it_has_ended(server, reader):
     assert reader.returncode == 0 and reader.begun + rest == reader.content, err
     assert [one["dump"] for one in server.json("prune")["removed"]] == both[:1]
     assert copies(server) == both[1:] and os.listdir(server.base / "state" / "reading") == []
+
+
+def test_a_restore_that_was_stopped_while_nobody_took_what_it_gave_gives_all_of_it(reader):
+    for _again in range(3):
+        wait_for_a_full_pipe(reader)
+        os.kill(reader.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, reader.pid, os.WSTOPPED)
+        os.kill(reader.pid, signal.SIGCONT)
+    rest, err = reader.communicate(timeout=WITHIN)
+    assert reader.returncode == 0 and reader.begun + rest == reader.content, (len(rest), err)
+
+
+def wait_for_a_full_pipe(reader):
+    until = time.monotonic() + WITHIN
+    while "pipe" not in Path(f"/proc/{reader.pid}/wchan").read_text():
+        assert time.monotonic() < until and reader.poll() is None
+        time.sleep(0.01)
 
 
 @pytest.mark.slow
