@@ -63,7 +63,7 @@ class CommandOptions(BaseModel):
     delete: List[str] = Field(min_length=1)
     stat: Optional[List[str]] = Field(default=None, min_length=1)
     move: Optional[List[str]] = Field(default=None, min_length=1)
-    missing: List[int] = Field(default=())
+    missing: List[int] = Field(default=[])
     credentials: Optional[Path] = None
     parallel: int = Field(default=4, ge=1, le=64)
     timeout: float = Field(default=300, gt=0, le=86_400)
