@@ -18,6 +18,7 @@ steps. Here live those after finish.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -69,15 +70,16 @@ def accept(
     May be called again after a kill at any step.
     """
     here = landing.final if made is None else landing.folder
-    if made is None and landing.folder.exists():
+    if made is None:
 
         def move() -> None:
             _make_synced(landing.final.parent, landing.disk)
             os.rename(landing.folder, landing.final)
 
         with writing(landing.disk):
-            again(move)
-            files.sync_folder(landing.final.parent)
+            if landing.folder.exists():
+                again(move)
+                files.sync_folder(landing.final.parent)
     notes = list(row.notes)
     folder = places.state_folder(settings.state, row.client, row.source, row.segment)
     state = folder / (row.id + ".state")
@@ -94,7 +96,8 @@ def accept(
     done = replace(row, holding=holding, state=None if state is None else state.name, notes=tuple(notes))
     if made is None:
         catalog.add_dump(done)
-        landing.remove_beside()
+        with contextlib.suppress(OSError):  # it is taken; what a failing disk keeps beside it is the next sweep's
+            landing.remove_beside()
     else:
         catalog.add_dump(done, made)
         landing.remove()
@@ -118,11 +121,11 @@ def _make_synced(folder: Path, top: Path) -> None:
 
 def _keep(settings: Settings, source: Path, dest: Path, notes: List[str], loss: str, link: bool = False) -> bool:
     """Keeps source at dest on the state disk: linked, moved or copied. False when it is not there then."""
-    if dest.exists():
-        return True  # a kill came after this step
-    if not source.exists():
-        return False
     try:
+        if dest.exists():
+            return True  # a kill came after this step
+        if not source.exists():
+            return False
         _make_synced(dest.parent, Path(settings.state))
         files.clear_killed(dest.parent)  # of runs and restores
         try:

@@ -33,7 +33,7 @@ OWNER = ".stowage"
 # What says that a disk as a whole cannot be written, not only one name on it.
 _DISK_IS_GONE = (
     errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EACCES,
-    errno.EPERM,
+    errno.EPERM, errno.EBADMSG, errno.EUCLEAN,
 )  # fmt: skip
 
 

@@ -248,11 +248,12 @@ def left(settings: Settings, client: str, source: str, segment: str) -> List[Cam
     found = []
     for disk in settings.holding:
         below = disk.path / INCOMING / client / places.source_folder(source, segment)
-        for path in sorted(below.glob("*" + CUT)):
-            place = _place(settings, disk.path, path)
-            came = read(place) if place is not None else None
-            if came is not None:
-                found.append(came)
+        with contextlib.suppress(OSError):  # of a disk that failed nothing is known
+            for path in sorted(below.glob("*" + CUT)):
+                place = _place(settings, disk.path, path)
+                came = read(place) if place is not None else None
+                if came is not None:
+                    found.append(came)
     return sorted(found, key=lambda one: one.place.folder.name, reverse=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple
 
 from .. import __version__, clock, ids, wire
@@ -176,7 +177,7 @@ class OneDump:
                 direct.settle()
             row = self._finish(place, name, begun, hello, start, received, sealing, direct)
         except BaseException as error:
-            whole = place.final.exists()  # but the catalog failed: the next run gives it its row
+            whole = _may_be_there(place.final)  # but the catalog failed: the next run gives it its row
             cause = error.error if isinstance(error, Unreached) else error
             if direct is not None:
                 direct.check, direct.hold = self.run.space.check_not_stopped, lambda on: None  # the agent is gone
@@ -389,6 +390,13 @@ class OneDump:
         kept_not = done.get("not_kept")
         if isinstance(kept_not, list) and kept_not:
             self.looked.append("not kept: " + ", ".join(_word(one) for one in kept_not[:10]))
+
+
+def _may_be_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a disk that failed does not tell: what it has is the next sweep's
+        return True
 
 
 def _word(value: Any) -> str:
